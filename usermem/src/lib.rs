@@ -1,0 +1,10 @@
+//! Guest memory, below any notion of a process: addresses, the memory file that holds anonymous pages, copies that
+//! survive a hostile guest, and the contract between the kernel and whatever runs guest code.
+
+pub mod addr;
+pub mod bytes;
+pub mod memmap;
+pub mod platform;
+pub mod safecopy;
+
+pub use addr::{Addr, AddrRange, PAGE_SIZE};

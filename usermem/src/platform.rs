@@ -1,0 +1,174 @@
+//! The platform contract: how the kernel runs guest code without knowing what runs it.
+//!
+//! A [`Platform`] makes [`AddressSpace`]s (one per guest process image) and these make [`Context`]s (one per guest
+//! thread, owned by the kernel thread that serves it). The kernel decides what is mapped; a platform only carries it
+//! out, and knows no Linux semantics. The crate's `contract` module (feature-free, `doc(hidden)`) is the suite that every
+//! platform runs.
+//!
+//! **Invariants.** When [`AddressSpace::apply`] returns, each removal or downgrade holds for *all* threads of the space,
+//! and only then may pages be freed; additions may be carried out as late as the first fault. Batching across calls is
+//! the kernel's business.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use arch::UserContext;
+
+use crate::addr::{Addr, AddrRange};
+
+bitflags::bitflags! {
+    /// What guest code may do with mapped memory; no bit means the range is mapped but inaccessible.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+    pub struct Prot: u8 {
+        /// Loads.
+        const READ = 1;
+        /// Stores; implies loads on every CPU we run on.
+        const WRITE = 2;
+        /// Instruction fetches.
+        const EXEC = 4;
+    }
+}
+
+/// What the CPU wanted to do when it faulted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// A load.
+    Read,
+    /// A store.
+    Write,
+    /// An instruction fetch.
+    Exec,
+}
+
+/// Where the bytes of a mapping are.
+#[derive(Clone, Debug)]
+pub enum Backing {
+    /// The memory file, from this page-aligned offset; always shared with the kernel process.
+    Memory { offset: u64 },
+    /// A host file, from this page-aligned offset. `shared` mappings write through to the file, others must not be
+    /// mapped with [`Prot::WRITE`].
+    Host { file: Arc<OwnedFd>, offset: u64, shared: bool },
+    /// Zeros that cost nothing (the host's zero page): never mapped with [`Prot::WRITE`].
+    Zero,
+}
+
+/// One change of an address space. Ranges are page-aligned and not empty.
+#[derive(Clone, Debug)]
+pub enum MapOp {
+    /// Replaces whatever is in `range`. `populate` asks for page-table entries now rather than by host faults.
+    Map { range: AddrRange, backing: Backing, prot: Prot, populate: bool },
+    /// Removes whatever is in `range`; holes are fine.
+    Unmap { range: AddrRange },
+    /// Changes the protection of what is mapped in `range`; holes are fine. Never adds [`Prot::WRITE`] to a mapping
+    /// that was made without it: the kernel maps anew instead.
+    Protect { range: AddrRange, prot: Prot },
+}
+
+/// Fixed properties of a platform.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Addresses the guest may use; the rest belongs to the platform.
+    pub user: AddrRange,
+    /// Largest number of threads in one address space.
+    pub max_threads: usize,
+}
+
+/// Why guest code stopped running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// A system call: `regs.orig_rax` holds its number, `regs.rax` is -ENOSYS, `regs.rip` is after the instruction.
+    Syscall,
+    /// A CPU exception.
+    Fault(FaultInfo),
+    /// [`Interrupt::interrupt`] was called; nothing else happened.
+    Interrupted,
+}
+
+/// A CPU exception of guest code, as the host reported it. All of it is the stub's word: validated by shape, never
+/// trusted for safety.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FaultInfo {
+    /// SIGSEGV, SIGBUS, SIGFPE, SIGILL or SIGTRAP.
+    pub signal: i32,
+    /// `si_code` as the host would give it.
+    pub code: i32,
+    /// `si_addr`.
+    pub addr: Addr,
+    /// x86 vector.
+    pub trapno: u32,
+    /// x86 error code.
+    pub error_code: u32,
+    /// For page faults (vector 14), what was attempted.
+    pub access: Access,
+}
+
+/// What a platform could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum PlatformError {
+    /// The host refused; the address space is unchanged or dead.
+    #[error("{what}: {source}")]
+    Host { what: &'static str, source: std::io::Error },
+    /// The stub is gone or answered nonsense: the guest process that it ran must be killed.
+    #[error("the guest's address space is gone: {0}")]
+    Dead(&'static str),
+    /// The platform's own limit is reached (threads, spaces).
+    #[error("limit reached: {0}")]
+    Limit(&'static str),
+}
+
+/// A host system call that a platform makes in the sandbox process, for its seccomp filter.
+#[derive(Clone, Copy, Debug)]
+pub struct HostCallRule {
+    /// Host call number.
+    pub nr: i64,
+    /// Allowed alternatives: each is a list of (argument index, mask, value) that must all match. Empty: any arguments.
+    pub args: &'static [&'static [(u8, u64, u64)]],
+    /// Who needs it and why.
+    pub reason: &'static str,
+}
+
+/// A way to run guest code on this host.
+pub trait Platform: Send + Sync {
+    /// Short name: "systrap".
+    fn name(&self) -> &'static str;
+    /// Fixed properties.
+    fn limits(&self) -> Limits;
+    /// A new, empty address space.
+    fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, PlatformError>;
+    /// What the seccomp filter of the sandbox process must allow for this platform.
+    fn host_calls(&self) -> &'static [HostCallRule];
+}
+
+/// One guest address space. Dropping the last reference frees it; contexts keep it alive.
+pub trait AddressSpace: Send + Sync {
+    /// Carries out `ops` in order. On error the space is dead.
+    fn apply(&self, ops: &[MapOp]) -> Result<(), PlatformError>;
+    /// A new thread of execution; with `copy_fpu_from`, it starts with that context's extended state.
+    fn new_context(&self, copy_fpu_from: Option<&dyn Context>) -> Result<Box<dyn Context>, PlatformError>;
+    /// Returns when every thread of the space has passed a full memory barrier.
+    fn barrier(&self) -> Result<(), PlatformError>;
+    /// Kills the space: every `switch` in it, now or later, returns [`PlatformError::Dead`]. Idempotent.
+    fn kill(&self);
+}
+
+/// One guest thread of execution, owned by the kernel thread that serves it.
+pub trait Context: Send {
+    /// Runs guest code from `user.regs` until something happens; then `user.regs` is current. Extended (FPU) state
+    /// stays in the platform until [`Context::pull_full`].
+    fn switch(&mut self, user: &mut UserContext) -> Result<Exit, PlatformError>;
+    /// Fills `user.fpu` with the extended state.
+    fn pull_full(&mut self, user: &mut UserContext) -> Result<(), PlatformError>;
+    /// Makes the next `switch` start with `user.fpu` as the extended state (already sanitized by `arch`).
+    fn set_full(&mut self, user: &UserContext) -> Result<(), PlatformError>;
+    /// A handle that makes `switch` return soon, from any thread.
+    fn interrupter(&self) -> Arc<dyn Interrupt>;
+    /// For `copy_fpu_from` implementations: the concrete context.
+    fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// Interrupts one context. An interrupt that finds no guest code running is remembered: the next `switch` returns
+/// [`Exit::Interrupted`] at once.
+pub trait Interrupt: Send + Sync {
+    /// Makes `switch` return soon. Never blocks.
+    fn interrupt(&self);
+}
