@@ -1,1 +1,49 @@
-fn main() {}
+//! `cargo xtask`: every command that builds, runs, tests or checks Casemate. A thin `match` over subcommand structs.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks on its streams")]
+
+mod bench;
+mod build;
+mod cargo;
+mod ci;
+mod programs;
+mod run;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, runs, tests and checks Casemate.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Build(build::Build),
+    Run(run::Run),
+    Test(test::Test),
+    Tidy(tidy::Tidy),
+    Bench(bench::Bench),
+    Ci(ci::Ci),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Build(command) => command.run().map(|_| ExitCode::SUCCESS),
+        Command::Run(command) => command.run(),
+        Command::Test(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Tidy(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Bench(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Ci(command) => command.run().map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::from(125)
+    })
+}

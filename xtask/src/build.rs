@@ -1,0 +1,42 @@
+//! `cargo xtask build`: the one static binary.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::cargo;
+
+/// The only target: static linking needs it named, so that build scripts and proc macros stay dynamic.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Build the casemate binary: static, one file, no sidecars.
+#[derive(Args, Default)]
+pub(crate) struct Build {
+    /// Optimised, stripped; at target/release/casemate instead of target/debug/casemate.
+    #[arg(long)]
+    pub(crate) release: bool,
+}
+
+impl Build {
+    /// Builds and says where the binary is.
+    pub(crate) fn run(&self) -> Result<PathBuf> {
+        let profile = if self.release { "release" } else { "dev" };
+        let folder = if self.release { "release" } else { "debug" };
+        let flags = format!(
+            "target.{TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\",\"-C\",\"force-frame-pointers=yes\"]"
+        );
+        let mut build = cargo::cargo(["build", "--quiet", "--package", "casemate-runner", "--bin", "casemate"]);
+        build.args(["--profile", profile, "--target", TARGET, "--config", &flags]);
+        cargo::check(&mut build)?;
+        let target = cargo::target_dir();
+        let built = target.join(TARGET).join(folder).join("casemate");
+        let binary = target.join(folder).join("casemate");
+        // A new file each time: the old one may be running.
+        std::fs::create_dir_all(target.join(folder))?;
+        let fresh = target.join(folder).join(format!(".casemate.{}", std::process::id()));
+        std::fs::copy(&built, &fresh).with_context(|| format!("cannot copy {}", built.display()))?;
+        std::fs::rename(&fresh, &binary).with_context(|| format!("cannot write {}", binary.display()))?;
+        Ok(binary)
+    }
+}

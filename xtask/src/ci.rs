@@ -1,0 +1,28 @@
+//! `cargo xtask ci`: what must hold before anything lands, in the order that fails soonest.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::build::Build;
+use crate::cargo::{cargo, check};
+use crate::test::Test;
+use crate::tidy::Tidy;
+
+/// Format, lints, tidy, documentation, tests: what CI runs.
+#[derive(Args)]
+pub(crate) struct Ci {}
+
+impl Ci {
+    pub(crate) fn run(&self) -> Result<()> {
+        check(&mut cargo(["fmt", "--all", "--check"]))?;
+        check(&mut cargo(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+        Tidy::default().run()?;
+        check(
+            cargo(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"])
+                .env("RUSTDOCFLAGS", "-D warnings"),
+        )?;
+        Test::default().run()?;
+        Build { release: true }.run()?;
+        Ok(())
+    }
+}

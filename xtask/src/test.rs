@@ -1,0 +1,124 @@
+//! `cargo xtask test`: unit, property and contract tests of every crate; then the guest tests, natively and inside.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::build::Build;
+use crate::cargo::{cargo, check, output};
+use crate::programs;
+
+/// Package of the tests that run twice: natively and inside Casemate.
+const GUEST_TESTS: &str = "casemate-guest-tests";
+
+/// Longest that one guest test binary may take.
+const GUEST_DEADLINE: Duration = Duration::from_secs(180);
+
+/// Run the tests: each crate's own, then guest tests natively and inside with the same assertions.
+#[derive(Args, Default)]
+pub(crate) struct Test {
+    /// Only the guest tests, natively and inside.
+    #[arg(long)]
+    guest: bool,
+    /// Also soaks, fuzzing and the other modes of the sandbox.
+    #[arg(long)]
+    long: bool,
+    /// Only guest tests whose name contains this.
+    filter: Option<String>,
+}
+
+impl Test {
+    pub(crate) fn run(&self) -> Result<()> {
+        programs::ensure()?;
+        let binary = Build { release: false }.run()?;
+        if !self.guest {
+            let mut tests = cargo(["test", "--quiet", "--workspace", "--exclude", GUEST_TESTS]);
+            tests.env("CASEMATE_BINARY", &binary);
+            if self.long {
+                tests.env("CASEMATE_LONG", "1");
+            }
+            check(&mut tests)?;
+        }
+        self.guest_tests(&binary)
+    }
+
+    fn guest_tests(&self, casemate: &Path) -> Result<()> {
+        let executables = guest_executables()?;
+        if executables.is_empty() {
+            bail!("{GUEST_TESTS} has no tests");
+        }
+        let mut modes: Vec<(&str, Vec<&str>)> = vec![("native", vec![]), ("casemate", vec!["run", "--"])];
+        if self.long {
+            modes.push(("casemate --isolation=seccomp", vec!["run", "--isolation=seccomp", "--"]));
+        }
+        let mut failed = Vec::new();
+        for (mode, prefix) in modes {
+            for executable in &executables {
+                let mut command = if prefix.is_empty() {
+                    Command::new(executable)
+                } else {
+                    let mut command = Command::new(casemate);
+                    command.args(&prefix).arg(executable);
+                    command
+                };
+                command.arg("--quiet").stdin(Stdio::null());
+                command.env("CASEMATE_INSIDE", if prefix.is_empty() { "0" } else { "1" });
+                if let Some(filter) = &self.filter {
+                    command.arg(filter);
+                }
+                let name = executable.file_stem().unwrap_or_default().to_string_lossy();
+                let name = name.rsplit_once('-').map_or(&*name, |(stem, _)| stem);
+                eprintln!("xtask: guest tests {name}, {mode}");
+                if let Err(error) = run_bounded(&mut command) {
+                    failed.push(format!("{name} ({mode}): {error}"));
+                }
+            }
+        }
+        if failed.is_empty() { Ok(()) } else { bail!("guest tests failed:\n  {}", failed.join("\n  ")) }
+    }
+}
+
+/// Builds the guest tests and says where their executables are.
+fn guest_executables() -> Result<Vec<PathBuf>> {
+    let lines =
+        output(&mut cargo(["test", "--quiet", "--package", GUEST_TESTS, "--no-run", "--message-format", "json"]))?;
+    let mut found = Vec::new();
+    for line in lines.lines() {
+        let message: serde_json::Value =
+            serde_json::from_str(line).context("cargo printed something other than JSON")?;
+        let is_test = message.pointer("/profile/test").and_then(serde_json::Value::as_bool) == Some(true);
+        if let (true, Some(path)) = (is_test, message.get("executable").and_then(serde_json::Value::as_str)) {
+            found.push(PathBuf::from(path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Runs `command` to its end, or kills it at the deadline.
+fn run_bounded(command: &mut Command) -> Result<()> {
+    let mut child = command.spawn().context("cannot start it")?;
+    let started = Instant::now();
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let id = child.id();
+    let guard = std::thread::spawn(move || {
+        let expired = wait.recv_timeout(GUEST_DEADLINE).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout);
+        if expired {
+            let _ = Command::new("kill").args(["-KILL", &id.to_string()]).status();
+        }
+        expired
+    });
+    let status = child.wait()?;
+    let _ = done.send(());
+    let expired = guard.join().unwrap_or(false);
+    if expired {
+        bail!("killed after {} s", started.elapsed().as_secs());
+    }
+    if !status.success() {
+        bail!("{status}");
+    }
+    Ok(())
+}
