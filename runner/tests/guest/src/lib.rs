@@ -63,13 +63,17 @@ pub fn inside() -> bool {
 /// A raw system call: `sys!(getppid)`, `sys!(close, fd)`. Arguments are cast to words; the result is the value or errno.
 #[macro_export]
 macro_rules! sys {
-    ($name:ident $(, $arg:expr)* $(,)?) => {{
-        let mut args = [0_u64; 6];
-        let mut at = 0;
-        $( args[at] = $arg as u64; at += 1; )*
-        let _ = at;
-        $crate::syscall($crate::nr::$name, args)
-    }};
+    ($name:ident $(, $arg:expr)* $(,)?) => {
+        // One expression, so that temporaries among the arguments live until the call is over.
+        $crate::syscall($crate::nr::$name, $crate::words(&[$($arg as u64),*]))
+    };
+}
+
+/// Up to six arguments as the six words of a call.
+pub fn words(given: &[u64]) -> [u64; 6] {
+    let mut all = [0; 6];
+    all[..given.len()].copy_from_slice(given);
+    all
 }
 
 /// Call numbers under their bare names, for [`sys!`].
@@ -166,14 +170,14 @@ impl Memory {
     pub fn get(&self, offset: usize) -> u8 {
         assert!(offset < self.len);
         // SAFETY: 1. inside the mapping, which lives as long as `self`.
-        unsafe { self.start.add(offset).read_volatile() }
+        unsafe { self.start.wrapping_add(offset).read_volatile() }
     }
 
     /// Changes the byte at `offset`.
     pub fn set(&self, offset: usize, value: u8) {
         assert!(offset < self.len);
         // SAFETY: 1. inside the mapping, which lives as long as `self`.
-        unsafe { self.start.add(offset).write_volatile(value) }
+        unsafe { self.start.wrapping_add(offset).write_volatile(value) }
     }
 }
 

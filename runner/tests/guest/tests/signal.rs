@@ -14,7 +14,9 @@ extern "C" fn note(signal: i32) {
 
 extern "C" fn note_address(signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: 1. the kernel passes a valid siginfo of a fault.
-    let address = unsafe { (*info).si_addr() };
+    let info = unsafe { &*info };
+    // SAFETY: 1. it is a fault's, so it has an address.
+    let address = unsafe { info.si_addr() };
     SEEN.store(signal, Ordering::Relaxed);
     WHERE.store(address as u64, Ordering::Relaxed);
     // SAFETY: 1. always sound; it does not return.

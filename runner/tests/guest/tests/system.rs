@@ -1,0 +1,177 @@
+//! What the system says of itself and of a process: uname, ids, limits, /proc, prctl.
+
+use casemate_guest_tests::{in_child, inside, sys};
+
+#[test]
+fn uname_is_linux() {
+    // SAFETY: 1. plain data.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    assert_eq!(sys!(uname, &raw mut name), Ok(0));
+    let text = |field: &[i8]| -> String {
+        field.iter().take_while(|&&c| c != 0).map(|&c| char::from(c.cast_unsigned())).collect()
+    };
+    assert_eq!(text(&name.sysname), "Linux");
+    assert_eq!(text(&name.machine), "x86_64");
+    if inside() {
+        assert!(text(&name.release).starts_with("6.12.0"), "{}", text(&name.release));
+    }
+}
+
+#[test]
+fn ids_are_consistent() {
+    let uid = sys!(getuid).unwrap();
+    let mut all = [9_u32; 3];
+    assert_eq!(sys!(getresuid, all.as_mut_ptr(), &raw mut all[1], &raw mut all[2]), Ok(0));
+    assert_eq!(i64::from(all[0]), uid);
+    assert_eq!(i64::from(all[1]), sys!(geteuid).unwrap());
+    assert!(sys!(getgroups, 0, 0).unwrap() >= 0);
+    if uid == 0 {
+        in_child(|| {
+            if sys!(setresuid, 1000, 1000, 1000) != Ok(0) {
+                return 1;
+            }
+            i32::from(sys!(setuid, 0) != Err(libc::EPERM) || sys!(geteuid) != Ok(1000))
+        });
+    }
+}
+
+#[test]
+fn limits_are_read_and_lowered() {
+    let mut limit = [0_u64; 2];
+    assert_eq!(sys!(prlimit64, 0, libc::RLIMIT_NOFILE, 0, limit.as_mut_ptr()), Ok(0));
+    assert!(limit[0] <= limit[1]);
+    assert_eq!(sys!(prlimit64, 0, 99, 0, limit.as_mut_ptr()), Err(libc::EINVAL));
+    in_child(|| {
+        let small = [16_u64, 16];
+        if sys!(prlimit64, 0, libc::RLIMIT_NOFILE, small.as_ptr(), 0) != Ok(0) {
+            return 1;
+        }
+        let mut last = Ok(0);
+        for _ in 0..20 {
+            last = sys!(dup, 0);
+            if last.is_err() {
+                break;
+            }
+        }
+        i32::from(last != Err(libc::EMFILE))
+    });
+}
+
+#[test]
+fn proc_self_tells_about_us() {
+    let pid = std::process::id();
+    let link = std::fs::read_link("/proc/self").unwrap();
+    assert_eq!(link.as_os_str(), std::ffi::OsStr::new(&pid.to_string()));
+    assert_eq!(std::fs::read_link("/proc/self/exe").unwrap(), std::env::current_exe().unwrap());
+    let arguments = std::fs::read("/proc/self/cmdline").unwrap();
+    assert_eq!(arguments.split(|&b| b == 0).next().unwrap(), std::env::args_os().next().unwrap().as_encoded_bytes());
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    assert!(status.lines().any(|line| line == format!("Pid:\t{pid}")), "{status}");
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    assert!(stat.starts_with(&format!("{pid} (")));
+    assert!(stat.split_whitespace().count() >= 52);
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    for part in ["[stack]", "[heap]", "libc"] {
+        assert!(maps.contains(part), "no {part} in\n{maps}");
+    }
+    let fds: Vec<_> = std::fs::read_dir("/proc/self/fd").unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(fds.iter().any(|fd| fd == "0"));
+    assert!(std::fs::read_dir("/proc/self/task").unwrap().count() >= 1);
+}
+
+#[test]
+fn proc_tells_about_the_system() {
+    for (path, word) in [
+        ("/proc/meminfo", "MemTotal:"),
+        ("/proc/cpuinfo", "processor"),
+        ("/proc/stat", "cpu "),
+        ("/proc/uptime", "."),
+        ("/proc/loadavg", "/"),
+        ("/proc/version", "Linux version"),
+        ("/proc/mounts", "/proc"),
+        ("/proc/self/mountinfo", "/proc"),
+        ("/proc/filesystems", "tmpfs"),
+        ("/proc/sys/kernel/osrelease", "."),
+        ("/proc/sys/kernel/pid_max", "\n"),
+        ("/proc/sys/vm/overcommit_memory", "\n"),
+        ("/sys/devices/system/cpu/online", "0"),
+    ] {
+        let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert!(text.contains(word), "{path}: {text}");
+    }
+}
+
+#[test]
+fn prctl_names_the_thread() {
+    std::thread::spawn(|| {
+        assert_eq!(sys!(prctl, libc::PR_SET_NAME, c"a-very-long-thread-name".as_ptr()), Ok(0));
+        let mut name = [0_u8; 16];
+        assert_eq!(sys!(prctl, libc::PR_GET_NAME, name.as_mut_ptr()), Ok(0));
+        assert_eq!(&name, b"a-very-long-thr\0");
+        let tid = sys!(gettid).unwrap();
+        assert_eq!(std::fs::read(format!("/proc/self/task/{tid}/comm")).unwrap(), b"a-very-long-thr\n");
+    })
+    .join()
+    .unwrap();
+    assert_eq!(sys!(prctl, 0x7fff_ffff, 0, 0, 0, 0), Err(libc::EINVAL));
+}
+
+#[test]
+fn affinity_and_cpu_numbers_agree() {
+    let mut mask = [0_u64; 16];
+    let bytes = sys!(sched_getaffinity, 0, 128, mask.as_mut_ptr()).unwrap();
+    assert!(bytes >= 8 && bytes % 8 == 0);
+    let mut cpu = 0_u32;
+    assert_eq!(sys!(getcpu, &raw mut cpu, 0, 0), Ok(0));
+    assert_ne!(mask[usize::try_from(cpu).unwrap() / 64] & (1 << (cpu % 64)), 0);
+    assert!(std::thread::available_parallelism().unwrap().get() >= 1);
+    assert_eq!(sys!(sched_getaffinity, 0, 1, mask.as_mut_ptr()), Err(libc::EINVAL));
+}
+
+#[test]
+fn parent_death_signal_arrives() {
+    in_child(|| {
+        if sys!(prctl, libc::PR_SET_CHILD_SUBREAPER, 1) != Ok(0) {
+            return 1;
+        }
+        // SAFETY: 1. both children only make system calls and leave by `_exit` or a signal.
+        let middle = unsafe { libc::fork() };
+        if middle == 0 {
+            let (read, write) = casemate_guest_tests::pipe(0);
+            // SAFETY: 1. as above.
+            if unsafe { libc::fork() } == 0 {
+                let _ = sys!(prctl, libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+                let _ = sys!(write, write, b"r".as_ptr(), 1);
+                loop {
+                    let _ = sys!(ppoll, 0, 0, 0, 0, 0);
+                }
+            }
+            let mut byte = 0_u8;
+            let _ = sys!(read, read, &raw mut byte, 1);
+            // SAFETY: 1. always sound; it does not return.
+            unsafe { libc::_exit(0) };
+        }
+        if casemate_guest_tests::wait_status(middle) != 0 {
+            return 2;
+        }
+        // The grandchild is ours now, and dies of the signal.
+        let mut status = 0;
+        if sys!(wait4, -1_i64, &raw mut status, 0, 0).is_err() {
+            return 3;
+        }
+        i32::from(!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGTERM))
+    });
+}
+
+#[test]
+fn sysinfo_and_rusage_are_plausible() {
+    // SAFETY: 1. plain data.
+    let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
+    // SAFETY: 1. plain data.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    assert_eq!(sys!(sysinfo, &raw mut info), Ok(0));
+    assert!(info.totalram > 0 && info.freeram <= info.totalram && info.procs > 0);
+    assert_eq!(sys!(getrusage, libc::RUSAGE_SELF, &raw mut usage), Ok(0));
+    assert!(usage.ru_maxrss > 0);
+    assert_eq!(sys!(getrusage, 7, &raw mut usage), Err(libc::EINVAL));
+}
