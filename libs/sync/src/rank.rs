@@ -1,0 +1,124 @@
+//! Lock classes and the debug-build check of their order.
+//!
+//! Each thread keeps a small stack of the classes it holds. The check costs a few nanoseconds and exists only with
+//! `debug_assertions`.
+
+/// What kind of lock this is and where it stands in the lock order.
+///
+/// Locks are taken in order of growing rank. Two locks of one class may be held together only through
+/// [`Mutex::lock_nested`](crate::Mutex::lock_nested), whose caller has another order for them (by address, by id).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LockClass {
+    /// Name for messages.
+    pub name: &'static str,
+    /// Place in the order: outermost locks have the smallest rank.
+    pub rank: u16,
+}
+
+impl LockClass {
+    /// A class called `name` at `rank`.
+    pub const fn new(name: &'static str, rank: u16) -> Self {
+        Self { name, rank }
+    }
+
+    /// A class for locks under which nothing else is taken.
+    pub const fn leaf(name: &'static str) -> Self {
+        Self { name, rank: u16::MAX }
+    }
+}
+
+/// How an acquisition relates to what the thread already holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Above everything held.
+    Strict,
+    /// Above, or equal: the caller orders the locks of one class itself.
+    Nested,
+    /// Cannot deadlock (a try), so any order is fine.
+    Try,
+}
+
+#[cfg(debug_assertions)]
+mod held {
+    use std::cell::RefCell;
+
+    use super::{LockClass, Order};
+
+    thread_local! {
+        static HELD: RefCell<Vec<LockClass>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Asserts that a thread may wait for a lock of `class` now.
+    #[track_caller]
+    pub(crate) fn check(class: LockClass, order: Order) {
+        if order == Order::Try {
+            return;
+        }
+        // A thread that is ending may have lost its stack of classes: it is then not checked.
+        let worst = HELD.try_with(|held| held.borrow().iter().copied().max_by_key(|c| c.rank)).ok().flatten();
+        let Some(worst) = worst else { return };
+        let fine = match order {
+            Order::Strict => worst.rank < class.rank,
+            Order::Nested => worst.rank <= class.rank,
+            Order::Try => true,
+        };
+        assert!(
+            fine,
+            "lock order: taking {} (rank {}) while holding {} (rank {})",
+            class.name, class.rank, worst.name, worst.rank
+        );
+    }
+
+    pub(crate) fn push(class: LockClass) {
+        let _ = HELD.try_with(|held| held.borrow_mut().push(class));
+    }
+
+    pub(crate) fn pop(class: LockClass) {
+        let _ = HELD.try_with(|held| {
+            let mut held = held.borrow_mut();
+            if let Some(at) = held.iter().rposition(|c| *c == class) {
+                held.remove(at);
+            }
+        });
+    }
+}
+
+/// A record that a lock of a class is held by this thread; nothing in release builds.
+pub(crate) struct Held {
+    #[cfg(debug_assertions)]
+    class: LockClass,
+}
+
+impl Held {
+    /// Asserts the order; called before waiting for the lock.
+    #[track_caller]
+    #[inline]
+    pub(crate) fn check(class: LockClass, order: Order) {
+        #[cfg(debug_assertions)]
+        held::check(class, order);
+        #[cfg(not(debug_assertions))]
+        let _ = (class, order);
+    }
+
+    /// Records that the lock was taken.
+    #[inline]
+    pub(crate) fn taken(class: LockClass) -> Self {
+        #[cfg(debug_assertions)]
+        {
+            held::push(class);
+            Self { class }
+        }
+        #[cfg(not(debug_assertions))]
+        {
+            let _ = class;
+            Self {}
+        }
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Held {
+    fn drop(&mut self) {
+        held::pop(self.class);
+    }
+}

@@ -1,0 +1,181 @@
+//! The queue of those who wait for one object.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use smallvec::SmallVec;
+use sync::{LockClass, Mutex};
+
+use crate::{EventMask, Waiter};
+
+/// A leaf: nothing is called with it held.
+const CLASS: LockClass = LockClass::leaf("waiter.queue");
+
+/// Whether a wake for one waiter is also a wake for the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Woken each time.
+    Shared,
+    /// Of all exclusive waiters, one is woken each time (EPOLLEXCLUSIVE, accept(2)).
+    Exclusive,
+}
+
+struct Entry {
+    id: u64,
+    interest: EventMask,
+    mode: Mode,
+    /// Exclusive only: it was the one woken, and has not said what came of it.
+    chosen: bool,
+    waiter: Arc<dyn Waiter>,
+}
+
+#[derive(Default)]
+struct Entries {
+    next_id: u64,
+    list: SmallVec<[Entry; 2]>,
+}
+
+struct Inner {
+    /// Number of entries; read without the lock to make waking nobody cheap.
+    count: AtomicUsize,
+    entries: Mutex<Entries>,
+}
+
+/// Those who wait for one object. A clone is the same queue.
+#[derive(Clone)]
+pub struct WaitQueue {
+    inner: Arc<Inner>,
+}
+
+impl Default for WaitQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for WaitQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WaitQueue({})", self.inner.count.load(Ordering::Relaxed))
+    }
+}
+
+impl WaitQueue {
+    /// An empty queue.
+    pub fn new() -> Self {
+        let entries = Mutex::new(CLASS, Entries::default());
+        Self { inner: Arc::new(Inner { count: AtomicUsize::new(0), entries }) }
+    }
+
+    /// Wakes `waiter` at each of `interest` (and [`EventMask::ALWAYS`]) until the registration is dropped. Check the
+    /// object's readiness *after* this call and before sleeping.
+    #[must_use = "dropping the registration ends it"]
+    pub fn register(&self, waiter: Arc<dyn Waiter>, interest: EventMask, mode: Mode) -> Registration {
+        let mut entries = self.inner.entries.lock();
+        let id = entries.next_id;
+        entries.next_id += 1;
+        entries.list.push(Entry { id, interest: interest | EventMask::ALWAYS, mode, chosen: false, waiter });
+        // SeqCst: before the caller's re-check of the state; pairs with the load in `wake`, which comes after the
+        // waker's change of the state.
+        self.inner.count.fetch_add(1, Ordering::SeqCst);
+        Registration { queue: Arc::clone(&self.inner), id, mode }
+    }
+
+    /// Tells the waiters interested in any of `events`. Call it after the state has changed, best without locks held.
+    /// With nobody registered it costs one load.
+    #[inline]
+    pub fn wake(&self, events: EventMask) {
+        // SeqCst: pairs with the increment in `register`.
+        if self.inner.count.load(Ordering::SeqCst) != 0 {
+            self.inner.wake(events);
+        }
+    }
+
+    /// Whether nobody is registered at this moment.
+    pub fn is_empty(&self) -> bool {
+        self.inner.count.load(Ordering::SeqCst) == 0
+    }
+}
+
+impl Inner {
+    #[cold]
+    fn wake(&self, events: EventMask) {
+        let mut woken: SmallVec<[Arc<dyn Waiter>; 4]> = SmallVec::new();
+        {
+            let mut entries = self.entries.lock();
+            let mut chosen = None;
+            for (at, entry) in entries.list.iter().enumerate() {
+                if !entry.interest.intersects(events) {
+                    continue;
+                }
+                match entry.mode {
+                    Mode::Shared => woken.push(Arc::clone(&entry.waiter)),
+                    Mode::Exclusive if chosen.is_none() => chosen = Some(at),
+                    Mode::Exclusive => {}
+                }
+            }
+            if let Some(at) = chosen {
+                // To the end, so that the next wake is another's.
+                let mut entry = entries.list.remove(at);
+                entry.chosen = true;
+                woken.push(Arc::clone(&entry.waiter));
+                entries.list.push(entry);
+            }
+        }
+        for waiter in woken {
+            waiter.wake(events);
+        }
+    }
+
+    /// Removes an entry; says for an exclusive one that was woken in which events it was interested.
+    fn remove(&self, id: u64) -> Option<EventMask> {
+        let entry = {
+            let mut entries = self.entries.lock();
+            let at = entries.list.iter().position(|e| e.id == id)?;
+            let entry = entries.list.remove(at);
+            self.count.fetch_sub(1, Ordering::SeqCst);
+            entry
+        };
+        // The waiter's last reference may go here, without the lock.
+        entry.chosen.then_some(entry.interest)
+    }
+}
+
+/// Membership in a [`WaitQueue`], ended by dropping it. Keeps the queue (not the object) alive.
+pub struct Registration {
+    queue: Arc<Inner>,
+    id: u64,
+    mode: Mode,
+}
+
+impl Registration {
+    /// Ends an exclusive registration whose wake was put to use. An exclusive registration that is woken and dropped
+    /// without this passes the wake on to another waiter.
+    pub fn satisfied(mut self) {
+        self.mode = Mode::Shared;
+    }
+
+    /// Changes what the waiter is woken for.
+    pub fn set_interest(&self, interest: EventMask) {
+        let mut entries = self.queue.entries.lock();
+        if let Some(entry) = entries.list.iter_mut().find(|e| e.id == self.id) {
+            entry.interest = interest | EventMask::ALWAYS;
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(events) = self.queue.remove(self.id)
+            && self.mode == Mode::Exclusive
+        {
+            self.queue.wake(events);
+        }
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Registration({})", self.id)
+    }
+}
