@@ -51,8 +51,17 @@ macro_rules! uapi_struct {
     };
 }
 
+pub mod clone;
+pub mod epoll;
 pub mod errno;
 pub mod fs;
+pub mod futex;
+pub mod mm;
+pub mod poll;
+pub mod sched;
+pub mod signal;
 pub mod stat;
+pub mod time;
+pub mod wait;
 
 pub use errno::Errno;
