@@ -51,17 +51,33 @@ macro_rules! uapi_struct {
     };
 }
 
+pub mod auxv;
+pub mod caps;
 pub mod clone;
+pub mod elf;
 pub mod epoll;
 pub mod errno;
 pub mod fs;
 pub mod futex;
+pub mod ioctl;
+pub mod ipc;
+pub mod keyctl;
 pub mod mm;
+pub mod nr;
 pub mod poll;
+pub mod prctl;
+pub mod ptrace;
+pub mod resource;
+pub mod rseq;
 pub mod sched;
+pub mod seccomp;
 pub mod signal;
+pub mod socket;
 pub mod stat;
+pub mod sysinfo;
 pub mod time;
+pub mod tty;
+pub mod utsname;
 pub mod wait;
 
 pub use errno::Errno;
