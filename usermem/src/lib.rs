@@ -3,8 +3,11 @@
 
 pub mod addr;
 pub mod bytes;
+pub mod host;
+pub mod memfile;
 pub mod memmap;
 pub mod platform;
+pub mod ptr;
 pub mod safecopy;
 
 pub use addr::{Addr, AddrRange, PAGE_SIZE};
