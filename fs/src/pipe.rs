@@ -1,0 +1,553 @@
+//! Pipes and FIFOs, pipe(7), fifo(7).
+//!
+//! A [`Pipe`] is a bounded ring of bytes that counts its readers and writers; each open file of it is a [`PipeEnd`]. A
+//! write of at most `PIPE_BUF` bytes goes in as a whole or not at all. With `O_DIRECT` each write is a packet of its own.
+//!
+//! **Locks.** `fs.pipe` may be held over a user copy (it stands before mm's locks); queues are woken without it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::fs::OpenFlags;
+use auth::{Caps, Gid, Uid};
+use sync::Mutex;
+use usermem::bytes::{IoDst, IoSrc};
+use usermem::ptr::UserMemory;
+use waiter::{EventMask, Pollable, WaitQueue};
+
+use crate::vfs::{AnonInode, File, FileOps, FileType, Path};
+use crate::{Context, lockclass};
+
+/// Largest write that is atomic, in bytes.
+pub const PIPE_BUF: usize = 4096;
+
+/// Capacity of a new pipe, in bytes.
+const DEFAULT_CAPACITY: usize = 65_536;
+
+/// Largest capacity without `CAP_SYS_RESOURCE`, in bytes (`/proc/sys/fs/pipe-max-size`).
+const MAX_CAPACITY: usize = 1 << 20;
+
+/// Largest capacity at all, in bytes.
+const HARD_CAPACITY: usize = 1 << 30;
+
+/// Size of a new ring, in bytes; it grows up to the capacity when it must.
+const FIRST_RING: usize = 4096;
+
+struct State {
+    /// The bytes: `len` of them from `start` on, wrapping around.
+    ring: Box<[u8]>,
+    start: usize,
+    len: usize,
+    /// Most bytes it may hold.
+    capacity: usize,
+    /// Lengths of packets from the front, while any were written with `O_DIRECT`; bytes without packets are one run.
+    packets: VecDeque<Packet>,
+    readers: usize,
+    writers: usize,
+    /// How often each side was opened: what a blocked `open` waits for.
+    reader_opens: u64,
+    writer_opens: u64,
+}
+
+/// A run of bytes with a border after it, or without one.
+#[derive(Clone, Copy)]
+struct Packet {
+    len: usize,
+    bordered: bool,
+}
+
+/// A pipe.
+pub struct Pipe {
+    state: Mutex<State>,
+    queue: WaitQueue,
+}
+
+impl Pipe {
+    /// An empty pipe that nobody has open.
+    pub fn new() -> Self {
+        let state = State {
+            ring: Box::default(),
+            start: 0,
+            len: 0,
+            capacity: DEFAULT_CAPACITY,
+            packets: VecDeque::new(),
+            readers: 0,
+            writers: 0,
+            reader_opens: 0,
+            writer_opens: 0,
+        };
+        Self { state: Mutex::new(lockclass::PIPE, state), queue: WaitQueue::new() }
+    }
+
+    /// Most bytes it holds, `F_GETPIPE_SZ`.
+    pub fn capacity(&self) -> usize {
+        self.state.lock().capacity
+    }
+
+    /// Changes the capacity, `F_SETPIPE_SZ`: rounded up to a power of two of pages; answers what it is then.
+    pub fn set_capacity(&self, ctx: &Context<'_>, bytes: usize) -> Result<usize, Errno> {
+        if bytes > HARD_CAPACITY {
+            return Err(Errno::EINVAL);
+        }
+        let capacity = bytes.max(PIPE_BUF).next_power_of_two();
+        let mut state = self.state.lock();
+        if capacity > state.capacity && capacity > MAX_CAPACITY && !ctx.creds.has(Caps::SYS_RESOURCE) {
+            return Err(Errno::EPERM);
+        }
+        if state.len > capacity {
+            return Err(Errno::EBUSY);
+        }
+        state.capacity = capacity;
+        if state.ring.len() > capacity {
+            state.resize(capacity)?;
+        }
+        drop(state);
+        self.queue.wake(EventMask::WRITABLE);
+        Ok(capacity)
+    }
+
+    /// Bytes in it.
+    pub fn readable_bytes(&self) -> usize {
+        self.state.lock().len
+    }
+
+    /// Takes bytes out; 0 when it is empty and nobody can write, `EAGAIN` when somebody can.
+    pub fn read(&self, dst: &mut dyn IoDst) -> Result<usize, Errno> {
+        if dst.remaining() == 0 {
+            return Ok(0);
+        }
+        let n = {
+            let mut state = self.state.lock();
+            if state.len == 0 {
+                return if state.writers == 0 { Ok(0) } else { Err(Errno::EAGAIN) };
+            }
+            state.read(dst)?
+        };
+        self.queue.wake(EventMask::WRITABLE);
+        Ok(n)
+    }
+
+    /// Puts bytes in, maybe not all; `EPIPE` without readers (the caller raises SIGPIPE), `EAGAIN` without room.
+    pub fn write(&self, src: &mut dyn IoSrc, packets: Borders) -> Result<usize, Errno> {
+        let n = {
+            let mut state = self.state.lock();
+            if state.readers == 0 {
+                return Err(Errno::EPIPE);
+            }
+            if src.remaining() == 0 {
+                return Ok(0);
+            }
+            state.write(src, packets)?
+        };
+        self.queue.wake(EventMask::READABLE);
+        Ok(n)
+    }
+
+    fn open_end(self: &Arc<Self>, reads: bool, writes: bool) -> PipeEnd {
+        let mut state = self.state.lock();
+        if reads {
+            state.readers += 1;
+            state.reader_opens += 1;
+        }
+        if writes {
+            state.writers += 1;
+            state.writer_opens += 1;
+        }
+        let writers_before = state.writer_opens;
+        drop(state);
+        PipeEnd { pipe: Arc::clone(self), reads, writes, writers_before }
+    }
+
+    fn close_end(&self, end: &PipeEnd) {
+        {
+            let mut state = self.state.lock();
+            if end.reads {
+                state.readers -= 1;
+            }
+            if end.writes {
+                state.writers -= 1;
+            }
+            if state.readers + state.writers == 0 {
+                state.ring = Box::default();
+                state.packets.clear();
+                state.start = 0;
+                state.len = 0;
+            }
+        }
+        self.queue.wake(EventMask::all());
+    }
+}
+
+impl Default for Pipe {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Whether a write keeps its borders.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Borders {
+    /// Bytes join what is there.
+    Joined,
+    /// Each write is a packet, `O_DIRECT`.
+    Packets,
+}
+
+impl State {
+    fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.len)
+    }
+
+    /// Moves the contents into a ring of `size` bytes, which holds them.
+    fn resize(&mut self, size: usize) -> Result<(), Errno> {
+        let mut ring = Vec::new();
+        ring.try_reserve_exact(size).map_err(|_| Errno::ENOMEM)?;
+        let (front, back) = self.runs(self.start, self.len);
+        ring.extend_from_slice(self.ring.get(front).unwrap_or_default());
+        ring.extend_from_slice(self.ring.get(back).unwrap_or_default());
+        ring.resize(size, 0);
+        self.ring = ring.into_boxed_slice();
+        self.start = 0;
+        Ok(())
+    }
+
+    /// The two index ranges of `len` bytes from `from` on.
+    fn runs(&self, from: usize, len: usize) -> (core::ops::Range<usize>, core::ops::Range<usize>) {
+        let size = self.ring.len();
+        let first = len.min(size - from);
+        (from..from + first, 0..len - first)
+    }
+
+    fn read(&mut self, dst: &mut dyn IoDst) -> Result<usize, Errno> {
+        let packet = self.packets.front().copied();
+        let available = packet.map_or(self.len, |packet| packet.len);
+        let (front, back) = self.runs(self.start, available);
+        let mut n = dst.put(self.ring.get(front.clone()).unwrap_or_default())?;
+        if n == front.len() && !back.is_empty() && dst.remaining() > 0 {
+            // A fault after some bytes leaves the rest in the pipe.
+            n += dst.put(self.ring.get(back).unwrap_or_default()).unwrap_or(0);
+        }
+        // The rest of a packet that was read in part is lost.
+        let gone = if packet.is_some_and(|packet| packet.bordered) { available } else { n };
+        self.start = (self.start + gone) % self.ring.len();
+        self.len -= gone;
+        if let Some(front) = self.packets.front_mut() {
+            front.len -= gone;
+            if front.len == 0 {
+                self.packets.pop_front();
+            }
+        }
+        Ok(n)
+    }
+
+    fn write(&mut self, src: &mut dyn IoSrc, borders: Borders) -> Result<usize, Errno> {
+        let wanted = src.remaining();
+        let room = self.room();
+        if room == 0 || (wanted <= PIPE_BUF && room < wanted) {
+            return Err(Errno::EAGAIN);
+        }
+        let len = match borders {
+            Borders::Joined => wanted.min(room),
+            Borders::Packets => wanted.min(PIPE_BUF).min(room),
+        };
+        let needed = self.len + len;
+        if needed > self.ring.len() {
+            self.resize(needed.next_power_of_two().max(FIRST_RING).min(self.capacity.max(needed)))?;
+        }
+        let at = (self.start + self.len) % self.ring.len();
+        let (front, back) = self.runs(at, len);
+        let mut n = src.take(self.ring.get_mut(front.clone()).unwrap_or_default())?;
+        if n == front.len() && !back.is_empty() {
+            n += src.take(self.ring.get_mut(back).unwrap_or_default()).unwrap_or(0);
+        }
+        self.note_packet(n, borders);
+        self.len += n;
+        Ok(n)
+    }
+
+    fn note_packet(&mut self, len: usize, borders: Borders) {
+        let bordered = borders == Borders::Packets;
+        if self.packets.is_empty() {
+            if !bordered {
+                return;
+            }
+            // The bytes before the first packet are a run of their own.
+            if self.len > 0 {
+                self.packets.push_back(Packet { len: self.len, bordered: false });
+            }
+        }
+        match self.packets.back_mut() {
+            Some(last) if !bordered && !last.bordered => last.len += len,
+            _ => self.packets.push_back(Packet { len, bordered }),
+        }
+    }
+}
+
+/// An open file of a pipe.
+pub struct PipeEnd {
+    pipe: Arc<Pipe>,
+    reads: bool,
+    writes: bool,
+    /// How often the pipe had been opened for writing when this end was: a reader that came first has seen no hang-up.
+    writers_before: u64,
+}
+
+impl Drop for PipeEnd {
+    fn drop(&mut self) {
+        self.pipe.close_end(self);
+    }
+}
+
+impl FileOps for PipeEnd {
+    fn read(&self, _ctx: &Context<'_>, _file: &File, dst: &mut dyn IoDst, _offset: u64) -> Result<usize, Errno> {
+        self.pipe.read(dst)
+    }
+
+    fn write(&self, _ctx: &Context<'_>, file: &File, src: &mut dyn IoSrc, _offset: u64) -> Result<usize, Errno> {
+        let direct = file.flags().contains(OpenFlags::O_DIRECT);
+        self.pipe.write(src, if direct { Borders::Packets } else { Borders::Joined })
+    }
+
+    fn ioctl(
+        &self,
+        _ctx: &Context<'_>,
+        _file: &File,
+        command: u32,
+        argument: u64,
+        mem: &dyn UserMemory,
+    ) -> Result<u64, Errno> {
+        if command != abi::tty::FIONREAD {
+            return Err(Errno::ENOTTY);
+        }
+        let bytes = i32::try_from(self.pipe.readable_bytes()).unwrap_or(i32::MAX);
+        mem.write(usermem::Addr(argument), &bytes.to_ne_bytes())?;
+        Ok(0)
+    }
+
+    fn readiness(&self, interest: EventMask) -> EventMask {
+        let state = self.pipe.state.lock();
+        let mut ready = EventMask::empty();
+        if self.reads {
+            if state.len > 0 {
+                ready |= EventMask::READABLE;
+            }
+            if state.writers == 0 && state.writer_opens > self.writers_before {
+                ready |= EventMask::HUP;
+            }
+        }
+        if self.writes {
+            // Room for an atomic write, or a poller would spin.
+            if state.room() >= PIPE_BUF {
+                ready |= EventMask::WRITABLE;
+            }
+            if state.readers == 0 {
+                ready |= EventMask::ERR;
+            }
+        }
+        ready & (interest | EventMask::ALWAYS)
+    }
+
+    fn queue(&self) -> Option<&WaitQueue> {
+        Some(&self.pipe.queue)
+    }
+
+    fn pipe(&self) -> Option<&Arc<Pipe>> {
+        Some(&self.pipe)
+    }
+}
+
+/// Makes a pipe, pipe2(2): the read end and the write end. `flags` may hold `O_NONBLOCK` and `O_DIRECT`.
+pub fn create(uid: Uid, gid: Gid, flags: OpenFlags) -> (Arc<File>, Arc<File>) {
+    let pipe = Arc::new(Pipe::new());
+    let mut reader = pipe.open_end(true, false);
+    // Both ends exist from the start: the reader sees the writer go.
+    reader.writers_before = 0;
+    let writer = pipe.open_end(false, true);
+    let inode = AnonInode::new(FileType::Fifo, 0o600, uid, gid);
+    let name = format!("pipe:[{}]", inode.ino());
+    let flags = flags & (OpenFlags::O_NONBLOCK | OpenFlags::O_DIRECT);
+    let file = |end: PipeEnd, access: u32| {
+        let access = OpenFlags::from_bits_retain(access);
+        File::pseudo(Arc::new(end), flags | access, name.as_bytes(), Arc::clone(&inode) as _)
+    };
+    (file(reader, abi::fs::O_RDONLY), file(writer, abi::fs::O_WRONLY))
+}
+
+/// Waits for the other side of a FIFO to be opened.
+struct OtherSide<'a> {
+    pipe: &'a Pipe,
+    /// Whether a writer is waited for, and the count of opens to be passed.
+    writer: bool,
+    seen: u64,
+}
+
+impl OtherSide<'_> {
+    fn came(&self) -> bool {
+        let state = self.pipe.state.lock();
+        if self.writer {
+            state.writers > 0 || state.writer_opens > self.seen
+        } else {
+            state.readers > 0 || state.reader_opens > self.seen
+        }
+    }
+}
+
+impl Pollable for OtherSide<'_> {
+    fn readiness(&self, interest: EventMask) -> EventMask {
+        if self.came() { interest } else { EventMask::empty() }
+    }
+
+    fn queue(&self) -> Option<&WaitQueue> {
+        Some(&self.pipe.queue)
+    }
+}
+
+/// Opens the FIFO at `place`, fifo(7): waits for the other side unless `O_NONBLOCK`.
+pub(crate) fn open_fifo(ctx: &Context<'_>, place: Path, flags: OpenFlags) -> Result<Arc<File>, Errno> {
+    let pipe = place.inode().slots().fifo();
+    let access = flags.bits() & abi::fs::O_ACCMODE;
+    let reads = access == abi::fs::O_RDONLY || access == abi::fs::O_RDWR;
+    let writes = access == abi::fs::O_WRONLY || access == abi::fs::O_RDWR;
+    let nonblocking = flags.contains(OpenFlags::O_NONBLOCK);
+    if writes && !reads && nonblocking && pipe.state.lock().readers == 0 {
+        return Err(Errno::ENXIO);
+    }
+    let seen = {
+        let state = pipe.state.lock();
+        if reads { state.writer_opens } else { state.reader_opens }
+    };
+    // Dropped again on error, which tells the others.
+    let end = pipe.open_end(reads, writes);
+    pipe.queue.wake(EventMask::all());
+    if reads != writes && !nonblocking {
+        let other = OtherSide { pipe: &pipe, writer: reads, seen };
+        while !other.came() {
+            ctx.blocker.wait(&other, EventMask::READABLE | EventMask::WRITABLE)?;
+        }
+    }
+    Ok(File::new(Arc::new(end), place, flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use abi::Errno;
+    use abi::fs::OpenFlags;
+    use auth::{Gid, Uid};
+    use proptest::prelude::*;
+    use usermem::bytes::{KernelDst, KernelSrc};
+    use waiter::{EventMask, Pollable as _};
+
+    use super::{Borders, PIPE_BUF, Pipe, create};
+    use crate::KernelContext;
+
+    fn read(pipe: &Pipe, len: usize) -> Result<Vec<u8>, Errno> {
+        let mut buffer = vec![0; len];
+        let n = pipe.read(&mut KernelDst::new(&mut buffer))?;
+        buffer.truncate(n);
+        Ok(buffer)
+    }
+
+    fn write(pipe: &Pipe, bytes: &[u8]) -> Result<usize, Errno> {
+        pipe.write(&mut KernelSrc::new(bytes), Borders::Joined)
+    }
+
+    fn pipe_with_ends() -> (Arc<Pipe>, super::PipeEnd, super::PipeEnd) {
+        let pipe = Arc::new(Pipe::new());
+        let (reader, writer) = (pipe.open_end(true, false), pipe.open_end(false, true));
+        (pipe, reader, writer)
+    }
+
+    #[test]
+    fn ends_and_errors() {
+        let (pipe, reader, writer) = pipe_with_ends();
+        assert_eq!(read(&pipe, 1), Err(Errno::EAGAIN));
+        assert_eq!(write(&pipe, b"abc"), Ok(3));
+        drop(writer);
+        assert_eq!(read(&pipe, 9).unwrap(), b"abc");
+        assert_eq!(read(&pipe, 9).unwrap(), b"");
+        drop(reader);
+        assert_eq!(write(&pipe, b"x"), Err(Errno::EPIPE));
+    }
+
+    #[test]
+    fn small_writes_are_atomic_and_large_ones_partial() {
+        let (pipe, _reader, _writer) = pipe_with_ends();
+        assert_eq!(write(&pipe, &vec![1; 65_536 - 10]), Ok(65_526));
+        assert_eq!(write(&pipe, &[2; 11]), Err(Errno::EAGAIN));
+        assert_eq!(write(&pipe, &[3; PIPE_BUF + 1]), Ok(10));
+        assert_eq!(write(&pipe, &[4]), Err(Errno::EAGAIN));
+        assert_eq!(read(&pipe, 100_000).unwrap().len(), 65_536);
+    }
+
+    #[test]
+    fn packets_keep_borders() {
+        let (pipe, _reader, _writer) = pipe_with_ends();
+        write(&pipe, b"run").unwrap();
+        pipe.write(&mut KernelSrc::new(b"packet"), Borders::Packets).unwrap();
+        write(&pipe, b"tail").unwrap();
+        write(&pipe, b"more").unwrap();
+        assert_eq!(read(&pipe, 99).unwrap(), b"run");
+        assert_eq!(read(&pipe, 3).unwrap(), b"pac");
+        assert_eq!(read(&pipe, 99).unwrap(), b"tailmore");
+    }
+
+    #[test]
+    fn capacity_changes() {
+        let kernel = KernelContext::default();
+        let ctx = kernel.context();
+        let (pipe, _reader, _writer) = pipe_with_ends();
+        assert_eq!(pipe.set_capacity(&ctx, 5000), Ok(8192));
+        assert_eq!(write(&pipe, &[1; 9000]), Ok(8192));
+        assert_eq!(pipe.set_capacity(&ctx, 4096), Err(Errno::EBUSY));
+        assert_eq!(pipe.set_capacity(&ctx, 1 << 17), Ok(1 << 17));
+        assert_eq!(write(&pipe, &[1; 5000]), Ok(5000));
+        assert_eq!(pipe.set_capacity(&ctx, 1 << 31), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn files_tell_readiness() {
+        let (reader, writer) = create(Uid::ROOT, Gid::ROOT, OpenFlags::empty());
+        let all = EventMask::all();
+        assert_eq!(reader.readiness(all), EventMask::empty());
+        assert_eq!(writer.readiness(all), EventMask::WRITABLE);
+        drop(writer);
+        assert_eq!(reader.readiness(all), EventMask::HUP);
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_come_out_as_they_went_in(steps in prop::collection::vec((any::<bool>(), 1_usize..20_000), 1..60)) {
+            let (pipe, _reader, _writer) = pipe_with_ends();
+            let mut model: VecDeque<u8> = VecDeque::new();
+            let mut next = 0_u8;
+            for (writes, len) in steps {
+                if writes {
+                    let bytes: Vec<u8> = (0..len).map(|i| next.wrapping_add(i.to_le_bytes()[0])).collect();
+                    match write(&pipe, &bytes) {
+                        Ok(n) => {
+                            prop_assert!(n == len || len > PIPE_BUF);
+                            model.extend(&bytes[..n]);
+                            next = next.wrapping_add(n.to_le_bytes()[0]);
+                        }
+                        Err(e) => prop_assert_eq!(e, Errno::EAGAIN),
+                    }
+                } else {
+                    match read(&pipe, len) {
+                        Ok(bytes) => {
+                            let expected: Vec<u8> = model.drain(..len.min(model.len())).collect();
+                            prop_assert_eq!(bytes, expected);
+                        }
+                        Err(e) => {
+                            prop_assert_eq!(e, Errno::EAGAIN);
+                            prop_assert!(model.is_empty());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Dentries: names in directories, cached.
+//!
+//! A dentry is always positive; absence is an entry in its directory's table of children. Children are held by their
+//! directory (that is the cache) and hold their parent, so what is in use keeps its way to the root. The cache is bounded:
+//! past the limit, unused leaves go, oldest first, with a second chance for those that were found meanwhile.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use sync::Mutex;
+
+use crate::Context;
+use crate::lockclass;
+use crate::vfs::inode::{Caching, DirOps, Inode};
+use crate::vfs::types::FileType;
+
+/// Names as they are shared between a dentry and its directory.
+pub(crate) type Name = Arc<[u8]>;
+
+/// A name for an inode.
+pub struct Dentry {
+    inode: Inode,
+    /// Identity of the superblock, to compare file systems cheaply.
+    superblock: u64,
+    links: Mutex<Links>,
+    children: Mutex<HashMap<Name, Child>>,
+    /// Held across each lookup that asks the file system and each change of this directory.
+    pub(crate) dir_op: Mutex<()>,
+    /// How many mounts are on this dentry, in any namespace. Relaxed: a walk that races a mount may miss it, as on Linux.
+    mounts: AtomicU32,
+    /// Found since the cache last looked. Relaxed: a hint.
+    used: AtomicBool,
+}
+
+struct Links {
+    parent: Option<Arc<Dentry>>,
+    name: Name,
+    /// Whether the name is gone: unlinked, or never was (`O_TMPFILE`).
+    state: LinkState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LinkState {
+    Linked,
+    Unlinked,
+    /// A pipe, a socket: the name is all of the path.
+    Pseudo,
+}
+
+enum Child {
+    Positive(Arc<Dentry>),
+    Negative,
+}
+
+/// What a directory's cache says about a name.
+pub(crate) enum Cached {
+    Positive(Arc<Dentry>),
+    Negative,
+    Unknown,
+}
+
+impl Dentry {
+    fn make(inode: Inode, superblock: u64, links: Links) -> Arc<Self> {
+        Arc::new(Self {
+            inode,
+            superblock,
+            links: Mutex::new(lockclass::DENTRY_LINKS, links),
+            children: Mutex::new(lockclass::DENTRY_CHILDREN, HashMap::new()),
+            dir_op: Mutex::new(lockclass::DIR_OP, ()),
+            mounts: AtomicU32::new(0),
+            used: AtomicBool::new(false),
+        })
+    }
+
+    /// The root of a superblock.
+    pub(crate) fn new_root(inode: Inode, superblock: u64) -> Arc<Self> {
+        Self::make(inode, superblock, Links { parent: None, name: Arc::from(&b"/"[..]), state: LinkState::Linked })
+    }
+
+    /// A dentry outside any directory, whose name is its whole path.
+    pub(crate) fn new_pseudo(inode: Inode, superblock: u64, name: &[u8]) -> Arc<Self> {
+        Self::make(inode, superblock, Links { parent: None, name: Arc::from(name), state: LinkState::Pseudo })
+    }
+
+    /// A dentry without a name, below `parent` (`O_TMPFILE`).
+    pub(crate) fn new_unlinked(inode: Inode, parent: &Arc<Self>, name: &[u8]) -> Arc<Self> {
+        let links = Links { parent: Some(Arc::clone(parent)), name: Arc::from(name), state: LinkState::Unlinked };
+        Self::make(inode, parent.superblock, links)
+    }
+
+    /// The object.
+    pub fn inode(&self) -> &Inode {
+        &self.inode
+    }
+
+    /// The directory this name is in; `None` at a root.
+    pub fn parent(&self) -> Option<Arc<Self>> {
+        self.links.lock().parent.clone()
+    }
+
+    /// The last part of the path.
+    pub fn name(&self) -> Arc<[u8]> {
+        Arc::clone(&self.links.lock().name)
+    }
+
+    /// Whether the name is gone.
+    pub fn is_unlinked(&self) -> bool {
+        self.links.lock().state == LinkState::Unlinked
+    }
+
+    /// Whether the name is the whole path (pipes, sockets).
+    pub(crate) fn is_pseudo(&self) -> bool {
+        self.links.lock().state == LinkState::Pseudo
+    }
+
+    /// Whether both are of the same file system.
+    pub(crate) fn same_superblock(&self, other: &Self) -> bool {
+        self.superblock == other.superblock
+    }
+
+    /// Whether this is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.inode.file_type() == FileType::Directory
+    }
+
+    /// The directory side; `ENOTDIR`.
+    pub(crate) fn dir(&self) -> Result<&dyn DirOps, Errno> {
+        self.inode.dir().ok_or(Errno::ENOTDIR)
+    }
+
+    pub(crate) fn is_mountpoint(&self) -> bool {
+        self.mounts.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn add_mount(&self) {
+        self.mounts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_mount(&self) {
+        self.mounts.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether `self` is `other` or above it.
+    pub(crate) fn is_ancestor_of(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        let mut cur = Arc::clone(other);
+        loop {
+            if Arc::ptr_eq(self, &cur) {
+                return true;
+            }
+            let Some(parent) = cur.parent() else { return false };
+            cur = parent;
+        }
+    }
+
+    pub(crate) fn cached(&self, name: &[u8]) -> Cached {
+        match self.children.lock().get(name) {
+            Some(Child::Positive(child)) => {
+                child.used.store(true, Ordering::Relaxed);
+                Cached::Positive(Arc::clone(child))
+            }
+            Some(Child::Negative) => Cached::Negative,
+            None => Cached::Unknown,
+        }
+    }
+
+    /// The child called `name`, from the cache or the file system.
+    pub(crate) fn lookup(self: &Arc<Self>, ctx: &Context<'_>, name: &[u8]) -> Result<Arc<Self>, Errno> {
+        let dir = self.dir()?;
+        if dir.caching() == Caching::Stable {
+            match self.cached(name) {
+                Cached::Positive(child) => return Ok(child),
+                Cached::Negative => return Err(Errno::ENOENT),
+                Cached::Unknown => {}
+            }
+        }
+        let _op = self.dir_op.lock();
+        self.lookup_locked(ctx, name)
+    }
+
+    /// [`Dentry::lookup`] for who holds this directory's `dir_op` or the tree for writing.
+    pub(crate) fn lookup_locked(self: &Arc<Self>, ctx: &Context<'_>, name: &[u8]) -> Result<Arc<Self>, Errno> {
+        let dir = self.dir()?;
+        let cached = self.cached(name);
+        let stable = dir.caching() == Caching::Stable;
+        if stable {
+            match &cached {
+                Cached::Positive(child) => return Ok(Arc::clone(child)),
+                Cached::Negative => return Err(Errno::ENOENT),
+                Cached::Unknown => {}
+            }
+        }
+        match dir.lookup(ctx, name) {
+            Ok(inode) => {
+                if let Cached::Positive(child) = cached {
+                    if child.inode.identity() == inode.identity() && child.inode.file_type() == inode.file_type() {
+                        return Ok(child);
+                    }
+                    self.drop_child(name);
+                }
+                Ok(self.instantiate(name, inode))
+            }
+            Err(Errno::ENOENT) => {
+                if let Cached::Positive(_) = cached {
+                    self.drop_child(name);
+                }
+                if stable && !self.is_unlinked() {
+                    self.insert_negative(name);
+                }
+                Err(Errno::ENOENT)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Enters a child that the file system has just named.
+    pub(crate) fn instantiate(self: &Arc<Self>, name: &[u8], inode: Inode) -> Arc<Self> {
+        let name: Name = Arc::from(name);
+        let links = Links { parent: Some(Arc::clone(self)), name: Arc::clone(&name), state: LinkState::Linked };
+        let child = Self::make(inode, self.superblock, links);
+        let old = self.children.lock().insert(name, Child::Positive(Arc::clone(&child)));
+        drop(old);
+        cache::inserted(&child);
+        child
+    }
+
+    fn insert_negative(&self, name: &[u8]) {
+        let mut children = self.children.lock();
+        // Absent names are bounded per directory: a guest may probe any number of them.
+        if children.len() >= cache::MAX_CHILDREN_WITH_NEGATIVES {
+            children.retain(|_, child| matches!(child, Child::Positive(_)));
+            if children.len() >= cache::MAX_CHILDREN_WITH_NEGATIVES {
+                return;
+            }
+        }
+        children.insert(Arc::from(name), Child::Negative);
+    }
+
+    /// Forgets what is known of a name; the old dentry counts as unlinked.
+    pub(crate) fn drop_child(&self, name: &[u8]) {
+        let old = self.children.lock().remove(name);
+        if let Some(Child::Positive(child)) = old {
+            child.links.lock().state = LinkState::Unlinked;
+        }
+    }
+
+    /// The child's name is gone: it stays as an unlinked dentry for those who hold it.
+    pub(crate) fn unlinked(&self, child: &Arc<Self>) {
+        let name = child.name();
+        let mut children = self.children.lock();
+        if matches!(children.get(&*name), Some(Child::Positive(cached)) if Arc::ptr_eq(cached, child)) {
+            children.remove(&*name);
+        }
+        drop(children);
+        child.links.lock().state = LinkState::Unlinked;
+    }
+
+    /// Forgets that a name is absent, before it is created.
+    pub(crate) fn forget_negative(&self, name: &[u8]) {
+        let mut children = self.children.lock();
+        if matches!(children.get(name), Some(Child::Negative)) {
+            children.remove(name);
+        }
+    }
+
+    /// Gives an unlinked dentry (`O_TMPFILE`) its name.
+    pub(crate) fn link_as(self: &Arc<Self>, child: &Arc<Self>, name: &[u8]) {
+        self.adopt(child, name);
+    }
+
+    fn adopt(self: &Arc<Self>, child: &Arc<Self>, name: &[u8]) {
+        let name: Name = Arc::from(name);
+        {
+            let mut links = child.links.lock();
+            links.parent = Some(Arc::clone(self));
+            links.name = Arc::clone(&name);
+            links.state = LinkState::Linked;
+        }
+        let old = self.children.lock().insert(name, Child::Positive(Arc::clone(child)));
+        drop(old);
+    }
+
+    /// Moves `child` of `self` to `new_dir` under `new_name`; the tree is held for writing.
+    pub(crate) fn moved(self: &Arc<Self>, child: &Arc<Self>, new_dir: &Arc<Self>, new_name: &[u8]) {
+        let name = child.name();
+        self.children.lock().remove(&*name);
+        new_dir.adopt(child, new_name);
+    }
+
+    /// Exchanges two dentries; the tree is held for writing.
+    pub(crate) fn exchanged(self: &Arc<Self>, child: &Arc<Self>, other_dir: &Arc<Self>, other: &Arc<Self>) {
+        let (name, other_name) = (child.name(), other.name());
+        self.adopt(other, &name);
+        other_dir.adopt(child, &other_name);
+    }
+
+    /// Removes this dentry from the cache if nobody else uses it; whether it went.
+    fn evict(self: &Arc<Self>) -> bool {
+        let Some(parent) = self.parent() else { return false };
+        let name = self.name();
+        let mut children = parent.children.lock();
+        // Two references: the table's and ours (`self`). More mean use, also by children, who hold their parent.
+        // New references come only through the table, whose lock is held.
+        let held = matches!(children.get(&*name), Some(Child::Positive(cached)) if Arc::ptr_eq(cached, self));
+        if !held || Arc::strong_count(self) > 2 || self.is_mountpoint() {
+            return false;
+        }
+        let old = children.remove(&*name);
+        drop(children);
+        drop(old);
+        self.inode.forget();
+        true
+    }
+}
+
+impl core::fmt::Debug for Dentry {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Dentry").field("name", &String::from_utf8_lossy(&self.name())).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Dentry {
+    fn drop(&mut self) {
+        // A deep path would drop its parents recursively: unwind it in a loop.
+        let mut parent = self.links.get_mut().parent.take();
+        while let Some(dentry) = parent {
+            match Arc::try_unwrap(dentry) {
+                Ok(mut only) => parent = only.links.get_mut().parent.take(),
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+/// The bound on how many dentries stay cached.
+mod cache {
+    use super::{Arc, AtomicUsize, Dentry, Mutex, Ordering, VecDeque, Weak, lockclass};
+
+    /// Names per directory past which absence is not remembered.
+    pub(super) const MAX_CHILDREN_WITH_NEGATIVES: usize = 4096;
+
+    /// Cached dentries at most; Relaxed: read as a hint.
+    pub(super) static LIMIT: AtomicUsize = AtomicUsize::new(65_536);
+
+    static LIST: Mutex<VecDeque<Weak<Dentry>>> = Mutex::new(lockclass::DCACHE, VecDeque::new());
+
+    /// Notes a new dentry and, past the limit, lets unused ones go.
+    pub(super) fn inserted(dentry: &Arc<Dentry>) {
+        let limit = LIMIT.load(Ordering::Relaxed);
+        let mut list = LIST.lock();
+        list.push_back(Arc::downgrade(dentry));
+        if list.len() <= limit {
+            return;
+        }
+        // A few candidates per insertion keep the list at its limit without a long pause.
+        let candidates: Vec<_> = (0..4).filter_map(|_| list.pop_front()).collect();
+        drop(list);
+        let mut keep = Vec::new();
+        for weak in candidates {
+            let Some(dentry) = weak.upgrade() else { continue };
+            if dentry.used.swap(false, Ordering::Relaxed) || !dentry.evict() {
+                if dentry.is_unlinked() {
+                    continue;
+                }
+                keep.push(weak);
+            }
+        }
+        LIST.lock().extend(keep);
+    }
+}
+
+/// Bounds how many dentries stay cached.
+pub fn set_dentry_cache_limit(limit: usize) {
+    cache::LIMIT.store(limit, Ordering::Relaxed);
+}
+
+/// How many dentries stay cached at most.
+pub fn dentry_cache_limit() -> usize {
+    cache::LIMIT.load(Ordering::Relaxed)
+}

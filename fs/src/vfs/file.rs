@@ -1,0 +1,688 @@
+//! Open file descriptions.
+//!
+//! A [`File`] is what descriptors refer to: status flags, a position, the path it was opened by, and a [`FileOps`] that
+//! does the work. [`FileOps`] has a default for everything, the errno that Linux gives for what a kind of file lacks, so
+//! that an implementation says only what it can.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use abi::Errno;
+use abi::fs::{FallocFlags, OpenFlags};
+use auth::{Gid, Uid};
+use sync::Mutex;
+use usermem::bytes::{IoDst, IoSrc};
+use usermem::memmap::Mappable;
+use crate::ioctl::UserMemory;
+use waiter::{EventMask, Pollable, WaitQueue};
+
+use crate::vfs::inode::{Inode, InodeOps, InodeSlots};
+use crate::vfs::mount::{Filesystem, Mount, MountOptions, Path, Superblock, new_device_id};
+use crate::vfs::types::{Attr, DirSink, FileType, SetAttr, StatFs, Timestamp};
+use crate::{Clock, Context, SystemClock, lockclass};
+
+/// From where `lseek(2)` counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whence {
+    /// The start.
+    Set,
+    /// The current position.
+    Current,
+    /// The end.
+    End,
+    /// The next data at or after the offset.
+    Data,
+    /// The next hole at or after the offset.
+    Hole,
+}
+
+impl Whence {
+    /// `SEEK_*`; `EINVAL`.
+    pub fn from_raw(raw: u32) -> Result<Self, Errno> {
+        Ok(match raw {
+            abi::fs::SEEK_SET => Self::Set,
+            abi::fs::SEEK_CUR => Self::Current,
+            abi::fs::SEEK_END => Self::End,
+            abi::fs::SEEK_DATA => Self::Data,
+            abi::fs::SEEK_HOLE => Self::Hole,
+            _ => return Err(Errno::EINVAL),
+        })
+    }
+}
+
+/// Whether a file has positions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Position {
+    /// Bytes stand at offsets: `read` moves a position, `pread` and `lseek` work.
+    Offsets,
+    /// A stream: every offset is ignored, `pread` and `lseek` are `ESPIPE`.
+    Stream,
+    /// Reads and writes ignore the offset, `lseek` succeeds and stays at 0 (`/dev/null`, ttys on Linux are streams).
+    Ignored,
+}
+
+/// The work behind an open file. Every method has the default of a file that cannot do it.
+///
+/// No method sleeps: what is not ready is `EAGAIN`, whether or not the description is `O_NONBLOCK`; who wants to wait does
+/// so on `queue`. `offset` is 0 for streams.
+pub trait FileOps: Any + Send + Sync {
+    /// Reads at most `dst.remaining()` bytes; 0 at the end.
+    fn read(&self, _ctx: &Context<'_>, _file: &File, _dst: &mut dyn IoDst, _offset: u64) -> Result<usize, Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Writes at most `src.remaining()` bytes.
+    fn write(&self, _ctx: &Context<'_>, _file: &File, _src: &mut dyn IoSrc, _offset: u64) -> Result<usize, Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Writes at the end, wherever that is when it happens; says where it began and how much it wrote.
+    fn append(&self, ctx: &Context<'_>, file: &File, src: &mut dyn IoSrc) -> Result<(u64, usize), Errno> {
+        let end = self.size()?;
+        Ok((end, self.write(ctx, file, src, end)?))
+    }
+
+    /// Whether offsets mean something.
+    fn position(&self) -> Position {
+        Position::Stream
+    }
+
+    /// Size for `SEEK_END`; only of files with offsets.
+    fn size(&self) -> Result<u64, Errno> {
+        Ok(0)
+    }
+
+    /// Finds the next data or hole at or after `offset` (below the size); the default: all of it is data.
+    fn seek_data_hole(&self, offset: u64, whence: Whence) -> Result<u64, Errno> {
+        let size = self.size()?;
+        if offset >= size {
+            return Err(Errno::ENXIO);
+        }
+        Ok(if whence == Whence::Data { offset } else { size })
+    }
+
+    /// Gives directory entries from `position` on to `sink` until that refuses; answers the new position.
+    fn readdir(&self, _ctx: &Context<'_>, _file: &File, _position: u64, _sink: &mut dyn DirSink) -> Result<u64, Errno> {
+        Err(Errno::ENOTDIR)
+    }
+
+    /// `ioctl(2)`; `mem` is the caller's memory, for arguments that are pointers.
+    fn ioctl(
+        &self,
+        _ctx: &Context<'_>,
+        _file: &File,
+        _command: u32,
+        _argument: u64,
+        _mem: &dyn UserMemory,
+    ) -> Result<u64, Errno> {
+        Err(Errno::ENOTTY)
+    }
+
+    /// Writes back, `fsync(2)`.
+    fn sync(&self, _what: SyncWhat) -> Result<(), Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Sets the size, `ftruncate(2)`.
+    fn truncate(&self, _ctx: &Context<'_>, _file: &File, _size: u64) -> Result<(), Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    /// `fallocate(2)`; the range is checked not to be empty and not to wrap.
+    fn allocate(&self, _ctx: &Context<'_>, _mode: FallocFlags, _offset: u64, _len: u64) -> Result<(), Errno> {
+        Err(Errno::ENODEV)
+    }
+
+    /// What to map; `ENODEV`.
+    fn mappable(&self, _file: &File) -> Result<Arc<dyn Mappable>, Errno> {
+        Err(Errno::ENODEV)
+    }
+
+    /// Which of `interest` (and errors) hold now; the default: always ready.
+    fn readiness(&self, interest: EventMask) -> EventMask {
+        interest & (EventMask::READABLE | EventMask::WRITABLE)
+    }
+
+    /// Where to wait for a change of readiness; `None` when it never changes (`epoll_ctl`: `EPERM`).
+    fn queue(&self) -> Option<&WaitQueue> {
+        None
+    }
+
+    /// Accepts new status flags, `F_SETFL`; `EINVAL` refuses them.
+    fn flags_changed(&self, _flags: OpenFlags) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    /// One descriptor of the description was closed, `close(2)`: its error is close's.
+    fn flush(&self, _ctx: &Context<'_>) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    /// The last reference is gone.
+    fn release(&self, _file: &File) {}
+
+    /// The pipe behind, for `splice`, `F_GETPIPE_SZ`.
+    fn pipe(&self) -> Option<&Arc<crate::pipe::Pipe>> {
+        None
+    }
+
+    /// The object with seals, `F_GET_SEALS`.
+    fn sealable(&self) -> Option<&dyn Sealable> {
+        None
+    }
+
+    /// Text for `/proc/[pid]/fdinfo`, whole lines after the common ones.
+    fn fdinfo(&self) -> String {
+        String::new()
+    }
+}
+
+/// What `fsync` and its kin must write back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SyncWhat {
+    /// Contents and metadata.
+    All,
+    /// Contents and what is needed to find them.
+    Data,
+}
+
+/// A file that can be sealed, `F_ADD_SEALS`.
+pub trait Sealable {
+    /// Seals now.
+    fn seals(&self) -> abi::fs::Seals;
+    /// Adds seals; `EPERM` when sealed against it, `EBUSY` while writable mappings exist.
+    fn add_seals(&self, seals: abi::fs::Seals) -> Result<(), Errno>;
+}
+
+static NEXT_FILE: AtomicU64 = AtomicU64::new(1);
+
+/// An open file description.
+pub struct File {
+    id: u64,
+    ops: Arc<dyn FileOps>,
+    path: Path,
+    /// What this may do, fixed at open.
+    readable: bool,
+    writable: bool,
+    /// `O_PATH`: names a place and can do nothing else.
+    path_only: bool,
+    /// Status flags (`F_GETFL` without the access mode). Relaxed: a change races with I/O on Linux too.
+    flags: AtomicU32,
+    position: Mutex<u64>,
+    /// The owner for SIGIO, kept for `F_GETOWN`: type and id.
+    owner: Mutex<Owner>,
+    /// Whether a lock was ever taken through this description. Relaxed: only a hint to skip work at close.
+    locked: AtomicBool,
+}
+
+/// Whom `F_SETOWN` named.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Owner {
+    /// `F_OWNER_*`.
+    pub kind: i32,
+    /// Thread, process or group id.
+    pub id: i32,
+    /// Signal in place of SIGIO; 0 for SIGIO.
+    pub signal: i32,
+}
+
+/// The flags that `F_GETFL` shows and `open` keeps.
+fn kept_flags(flags: OpenFlags) -> OpenFlags {
+    flags
+        & !(OpenFlags::O_CREAT | OpenFlags::O_EXCL | OpenFlags::O_NOCTTY | OpenFlags::O_TRUNC | OpenFlags::O_CLOEXEC
+            | OpenFlags::O_WRONLY
+            | OpenFlags::O_RDWR)
+}
+
+/// The flags that `F_SETFL` may change.
+const CHANGEABLE: OpenFlags = OpenFlags::O_APPEND
+    .union(OpenFlags::O_NONBLOCK)
+    .union(OpenFlags::O_ASYNC)
+    .union(OpenFlags::O_DIRECT)
+    .union(OpenFlags::O_NOATIME);
+
+impl File {
+    /// A description of an opened object. The access mode is in `flags`.
+    pub fn new(ops: Arc<dyn FileOps>, path: Path, flags: OpenFlags) -> Arc<Self> {
+        let access = flags.bits() & abi::fs::O_ACCMODE;
+        let path_only = flags.contains(OpenFlags::O_PATH);
+        Arc::new(Self {
+            id: NEXT_FILE.fetch_add(1, Ordering::Relaxed),
+            ops,
+            path,
+            readable: !path_only && (access == abi::fs::O_RDONLY || access == abi::fs::O_RDWR),
+            writable: !path_only && (access == abi::fs::O_WRONLY || access == abi::fs::O_RDWR),
+            path_only,
+            flags: AtomicU32::new(kept_flags(flags).bits()),
+            position: Mutex::new(lockclass::POSITION, 0),
+            owner: Mutex::new(lockclass::SLOTS, Owner::default()),
+            locked: AtomicBool::new(false),
+        })
+    }
+
+    /// A file without a place in any tree (eventfd, epoll, …). `name` is what `/proc/[pid]/fd` shows, such as
+    /// `anon_inode:[eventfd]`; `fstat` shows a mode of 0600 and no type.
+    pub fn anonymous(ops: Arc<dyn FileOps>, flags: OpenFlags, name: &str) -> Arc<Self> {
+        Self::pseudo(ops, flags, name.as_bytes(), AnonInode::new(FileType::Anonymous, 0o600, Uid::ROOT, Gid::ROOT))
+    }
+
+    /// A file without a place in any tree, with an inode of its own (pipes, sockets).
+    pub fn pseudo(ops: Arc<dyn FileOps>, flags: OpenFlags, name: &[u8], inode: Inode) -> Arc<Self> {
+        Self::new(ops, Path::pseudo(name, inode), flags)
+    }
+
+    /// Unique number of this description, never reused.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The object.
+    pub fn inode(&self) -> &Inode {
+        self.path.inode()
+    }
+
+    /// The work behind.
+    pub fn ops(&self) -> &Arc<dyn FileOps> {
+        &self.ops
+    }
+
+    /// The work behind as a `T`, if it is one.
+    pub fn ops_as<T: FileOps>(&self) -> Option<&T> {
+        let any: &dyn Any = self.ops.as_ref();
+        any.downcast_ref()
+    }
+
+    /// The work behind as a shared `T`, if it is one.
+    pub fn ops_arc<T: FileOps>(&self) -> Option<Arc<T>> {
+        let any: Arc<dyn Any + Send + Sync> = Arc::clone(&self.ops) as _;
+        any.downcast().ok()
+    }
+
+    /// Whether reading was asked for at open.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Whether writing was asked for at open.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Whether it was opened with `O_PATH`.
+    pub fn is_path_only(&self) -> bool {
+        self.path_only
+    }
+
+    /// Status flags, without the access mode.
+    pub fn flags(&self) -> OpenFlags {
+        OpenFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// What `F_GETFL` answers: status flags, access mode and `O_LARGEFILE` as 64-bit Linux has it.
+    pub fn flags_and_access(&self) -> u32 {
+        let access = match (self.readable, self.writable) {
+            (true, true) => abi::fs::O_RDWR,
+            (false, true) => abi::fs::O_WRONLY,
+            _ => abi::fs::O_RDONLY,
+        };
+        self.flags.load(Ordering::Relaxed) | access
+    }
+
+    /// Changes what `F_SETFL` may change.
+    pub fn set_flags(&self, flags: OpenFlags) -> Result<(), Errno> {
+        if self.path_only {
+            return Err(Errno::EBADF);
+        }
+        let new = (self.flags() & !CHANGEABLE) | (flags & CHANGEABLE);
+        self.ops.flags_changed(new)?;
+        self.flags.store(new.bits(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether `O_NONBLOCK` is set.
+    pub fn is_nonblocking(&self) -> bool {
+        self.flags().contains(OpenFlags::O_NONBLOCK)
+    }
+
+    /// Whom `F_SETOWN` named.
+    pub fn owner(&self) -> Owner {
+        *self.owner.lock()
+    }
+
+    /// Names whom to signal.
+    pub fn set_owner(&self, owner: Owner) {
+        *self.owner.lock() = owner;
+    }
+
+    /// Notes that a file lock was taken through this description.
+    pub(crate) fn note_locked(&self) {
+        self.locked.store(true, Ordering::Relaxed);
+    }
+
+    fn check_read(&self) -> Result<(), Errno> {
+        if !self.readable {
+            return Err(Errno::EBADF);
+        }
+        if self.inode().file_type() == FileType::Directory { Err(Errno::EISDIR) } else { Ok(()) }
+    }
+
+    fn check_write(&self) -> Result<(), Errno> {
+        if self.writable { Ok(()) } else { Err(Errno::EBADF) }
+    }
+
+    /// Reads at the position and moves it, `read(2)`.
+    pub fn read(&self, ctx: &Context<'_>, dst: &mut dyn IoDst) -> Result<usize, Errno> {
+        self.check_read()?;
+        if self.ops.position() != Position::Offsets {
+            return self.ops.read(ctx, self, dst, 0);
+        }
+        let mut position = self.position.lock();
+        let n = self.ops.read(ctx, self, dst, *position)?;
+        *position = position.saturating_add(n as u64);
+        Ok(n)
+    }
+
+    /// Writes at the position (at the end with `O_APPEND`) and moves it, `write(2)`.
+    pub fn write(&self, ctx: &Context<'_>, src: &mut dyn IoSrc) -> Result<usize, Errno> {
+        self.check_write()?;
+        if self.ops.position() != Position::Offsets {
+            return self.ops.write(ctx, self, src, 0);
+        }
+        let mut position = self.position.lock();
+        if self.flags().contains(OpenFlags::O_APPEND) {
+            let (start, n) = self.ops.append(ctx, self, src)?;
+            *position = start.saturating_add(n as u64);
+            return Ok(n);
+        }
+        let n = self.ops.write(ctx, self, src, *position)?;
+        *position = position.saturating_add(n as u64);
+        Ok(n)
+    }
+
+    fn check_offset(&self, offset: u64) -> Result<(), Errno> {
+        if self.ops.position() == Position::Stream {
+            return Err(Errno::ESPIPE);
+        }
+        if i64::try_from(offset).is_err() { Err(Errno::EINVAL) } else { Ok(()) }
+    }
+
+    /// Reads at `offset`, `pread(2)`.
+    pub fn read_at(&self, ctx: &Context<'_>, dst: &mut dyn IoDst, offset: u64) -> Result<usize, Errno> {
+        self.check_offset(offset)?;
+        self.check_read()?;
+        self.ops.read(ctx, self, dst, offset)
+    }
+
+    /// Writes at `offset`, `pwrite(2)`; at the end with `O_APPEND`, as Linux does.
+    pub fn write_at(&self, ctx: &Context<'_>, src: &mut dyn IoSrc, offset: u64) -> Result<usize, Errno> {
+        self.check_offset(offset)?;
+        self.check_write()?;
+        if self.flags().contains(OpenFlags::O_APPEND) {
+            return Ok(self.ops.append(ctx, self, src)?.1);
+        }
+        self.ops.write(ctx, self, src, offset)
+    }
+
+    /// Writes at the end whatever the flags, `RWF_APPEND`.
+    pub fn append(&self, ctx: &Context<'_>, src: &mut dyn IoSrc) -> Result<usize, Errno> {
+        self.check_write()?;
+        if self.ops.position() != Position::Offsets {
+            return self.ops.write(ctx, self, src, 0);
+        }
+        Ok(self.ops.append(ctx, self, src)?.1)
+    }
+
+    /// The position now.
+    pub fn position(&self) -> u64 {
+        *self.position.lock()
+    }
+
+    /// Moves the position, `lseek(2)`; answers the new one.
+    pub fn seek(&self, ctx: &Context<'_>, offset: i64, whence: Whence) -> Result<u64, Errno> {
+        if self.path_only {
+            return Err(Errno::EBADF);
+        }
+        match self.ops.position() {
+            Position::Stream => return Err(Errno::ESPIPE),
+            Position::Ignored => return Ok(0),
+            Position::Offsets => {}
+        }
+        let mut position = self.position.lock();
+        let base = match whence {
+            Whence::Set => 0,
+            Whence::Current => *position,
+            Whence::End => self.ops.size()?,
+            Whence::Data | Whence::Hole => {
+                let from = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+                *position = self.ops.seek_data_hole(from, whence)?;
+                return Ok(*position);
+            }
+        };
+        let base = i64::try_from(base).map_err(|_| Errno::EOVERFLOW)?;
+        let target = base.checked_add(offset).and_then(|sum| u64::try_from(sum).ok()).ok_or(Errno::EINVAL)?;
+        // A directory that is rewound shows what is there now.
+        if target == 0 && self.inode().file_type() == FileType::Directory {
+            self.ops.readdir(ctx, self, 0, &mut RefuseAll)?;
+        }
+        *position = target;
+        Ok(target)
+    }
+
+    /// Gives directory entries to `sink` from the position on, and moves it. `sink` refusing the first entry moves nothing.
+    pub fn readdir(&self, ctx: &Context<'_>, sink: &mut dyn DirSink) -> Result<(), Errno> {
+        if !self.readable {
+            return Err(Errno::EBADF);
+        }
+        let mut position = self.position.lock();
+        *position = self.ops.readdir(ctx, self, *position, sink)?;
+        Ok(())
+    }
+
+    /// `ioctl(2)`, but for what concerns descriptors.
+    pub fn ioctl(&self, ctx: &Context<'_>, command: u32, argument: u64, mem: &dyn UserMemory) -> Result<u64, Errno> {
+        if self.path_only {
+            return Err(Errno::EBADF);
+        }
+        self.ops.ioctl(ctx, self, command, argument, mem)
+    }
+
+    /// `fsync(2)`, `fdatasync(2)`.
+    pub fn sync(&self, what: SyncWhat) -> Result<(), Errno> {
+        if self.path_only {
+            return Err(Errno::EBADF);
+        }
+        self.ops.sync(what)
+    }
+
+    /// `ftruncate(2)`.
+    pub fn truncate(&self, ctx: &Context<'_>, size: u64) -> Result<(), Errno> {
+        if self.path_only {
+            return Err(Errno::EBADF);
+        }
+        if !self.writable || i64::try_from(size).is_err() {
+            return Err(Errno::EINVAL);
+        }
+        self.ops.truncate(ctx, self, size)
+    }
+
+    /// `fallocate(2)`.
+    pub fn allocate(&self, ctx: &Context<'_>, mode: FallocFlags, offset: i64, len: i64) -> Result<(), Errno> {
+        if !self.writable {
+            return Err(Errno::EBADF);
+        }
+        let offset = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+        let len = u64::try_from(len).ok().filter(|len| *len > 0).ok_or(Errno::EINVAL)?;
+        let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
+        if end.is_none() {
+            return Err(Errno::EFBIG);
+        }
+        match self.inode().file_type() {
+            FileType::Fifo => Err(Errno::ESPIPE),
+            FileType::Directory => Err(Errno::EISDIR),
+            FileType::Regular => self.ops.allocate(ctx, mode, offset, len),
+            _ => Err(Errno::ENODEV),
+        }
+    }
+
+    /// What to map; `ENODEV` for files that cannot be mapped. Access is the caller's to check.
+    pub fn mappable(&self) -> Result<Arc<dyn Mappable>, Errno> {
+        if self.path_only {
+            return Err(Errno::EBADF);
+        }
+        self.ops.mappable(self)
+    }
+
+    /// Metadata, `fstat(2)`.
+    pub fn attr(&self) -> Result<Attr, Errno> {
+        self.inode().attr()
+    }
+
+    /// Figures of its file system, `fstatfs(2)`.
+    pub fn statfs(&self) -> Result<StatFs, Errno> {
+        self.path.mount.superblock().fs().statfs()
+    }
+
+    /// A descriptor was closed: POSIX locks of the owner on this inode go.
+    pub fn flush(&self, ctx: &Context<'_>) -> Result<(), Errno> {
+        if self.path_only {
+            return Ok(());
+        }
+        if let Some(locks) = self.inode().slots().locks_if_any() {
+            locks.release_posix(ctx.lock_owner);
+        }
+        self.ops.flush(ctx)
+    }
+}
+
+struct RefuseAll;
+
+impl DirSink for RefuseAll {
+    fn entry(&mut self, _name: &[u8], _ino: u64, _file_type: FileType, _next: u64) -> bool {
+        false
+    }
+}
+
+impl Pollable for File {
+    fn readiness(&self, interest: EventMask) -> EventMask {
+        if self.path_only { EventMask::NVAL } else { self.ops.readiness(interest) }
+    }
+
+    fn queue(&self) -> Option<&WaitQueue> {
+        self.ops.queue()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        if *self.locked.get_mut() && let Some(locks) = self.path.inode().slots().locks_if_any() {
+            locks.release_description(self.id);
+        }
+        let ops = Arc::clone(&self.ops);
+        ops.release(self);
+    }
+}
+
+impl core::fmt::Debug for File {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("File").field("id", &self.id).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Behind an `O_PATH` description: nothing.
+pub(crate) struct PathOnly;
+
+impl FileOps for PathOnly {}
+
+/// The inode of a file without a place.
+pub struct AnonInode {
+    ino: u64,
+    file_type: FileType,
+    attr: Mutex<Attr>,
+    slots: InodeSlots,
+}
+
+impl AnonInode {
+    /// An inode of this kind, owned by these ids, with times of now.
+    pub fn new(file_type: FileType, mode: u32, uid: Uid, gid: Gid) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let ino = NEXT.fetch_add(1, Ordering::Relaxed);
+        let now: Timestamp = SystemClock.now();
+        let attr = Attr { uid, gid, btime: None, ..Attr::new(PSEUDO.device, ino, file_type, mode, now) };
+        Arc::new(Self { ino, file_type, attr: Mutex::new(lockclass::INODE, attr), slots: InodeSlots::new() })
+    }
+
+    /// Inode number, for names such as `pipe:[7]`.
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+}
+
+impl InodeOps for AnonInode {
+    fn attr(&self) -> Result<Attr, Errno> {
+        Ok(*self.attr.lock())
+    }
+
+    fn file_type(&self) -> FileType {
+        self.file_type
+    }
+
+    fn identity(&self) -> (u64, u64) {
+        (PSEUDO.device, self.ino)
+    }
+
+    fn slots(&self) -> &InodeSlots {
+        &self.slots
+    }
+
+    fn set_attr(&self, ctx: &Context<'_>, change: &SetAttr) -> Result<(), Errno> {
+        if change.size.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        crate::vfs::generic_attr_change(&mut self.attr.lock(), change, ctx.clock);
+        Ok(())
+    }
+}
+
+/// The file system of files without a place.
+struct PseudoFs {
+    device: u64,
+}
+
+impl Filesystem for PseudoFs {
+    fn type_name(&self) -> &str {
+        "anon_inodefs"
+    }
+
+    fn root(&self) -> Inode {
+        AnonInode::new(FileType::Directory, 0o555, Uid::ROOT, Gid::ROOT)
+    }
+
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        Ok(StatFs { magic: abi::stat::ANON_INODE_FS_MAGIC, block_size: 4096, name_max: 255, ..StatFs::default() })
+    }
+
+    fn device(&self) -> u64 {
+        self.device
+    }
+}
+
+static PSEUDO: LazyLock<PseudoFs> = LazyLock::new(|| PseudoFs { device: new_device_id() });
+static PSEUDO_MOUNT: LazyLock<Arc<Mount>> = LazyLock::new(|| {
+    let fs = Arc::new(PseudoFs { device: PSEUDO.device });
+    Mount::new(&Superblock::new(fs), b"none", MountOptions::NOSUID | MountOptions::NODEV | MountOptions::NOEXEC)
+});
+
+impl Path {
+    /// The place of an object that is in no tree.
+    pub fn pseudo(name: &[u8], inode: Inode) -> Self {
+        let mount = Arc::clone(&PSEUDO_MOUNT);
+        let dentry = mount.superblock().pseudo(inode, name);
+        Self { mount, dentry }
+    }
+}

@@ -1,0 +1,34 @@
+//! The file system core: what Linux calls the VFS.
+//!
+//! An [`Inode`] is an object of a file system, a [`Dentry`] a name for it in a directory, a [`Mount`] a tree of dentries
+//! hung somewhere in a [`MountNs`], a [`Path`] a dentry seen through a mount, a [`File`] an open file description.
+//! Operations by name are methods of [`At`], which says who asks and from where.
+
+pub(crate) mod attrs;
+mod dentry;
+mod device;
+mod dirfile;
+mod file;
+mod inode;
+mod locks;
+mod modify;
+mod mount;
+mod open;
+mod perm;
+mod types;
+mod walk;
+
+pub use dentry::{Dentry, dentry_cache_limit, set_dentry_cache_limit};
+pub use device::{DeviceKind, Devices, DeviceOpener};
+pub use file::{AnonInode, File, FileOps, Owner, Position, Sealable, SyncWhat, Whence};
+pub use inode::{Caching, DirOps, Inode, InodeOps, InodeSlots, NewNode, NodeKind, Rename, XattrOps, generic_attr_change};
+pub use locks::{FlockKind, LockKind, LockRange, PosixLock};
+pub use mount::{
+    Detach, Filesystem, Mount, MountNs, MountOptions, Path, Recursive, Superblock, may_mount, new_device_id,
+};
+pub use perm::{Perm, check as check_permission};
+pub use types::{
+    Attr, DirEntry, DirSink, FileType, LookupFlags, OpenHow, PermAttr, SetAttr, SetTime, StatFs, Timestamp, major, makedev,
+    minor,
+};
+pub use walk::At;
