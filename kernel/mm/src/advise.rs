@@ -1,0 +1,188 @@
+//! `madvise(2)`, and populating memory ahead of use.
+
+use abi::Errno;
+use usermem::platform::{Access, Prot};
+use usermem::{Addr, AddrRange};
+
+use crate::mm::Mm;
+use crate::state::{Batch, State};
+use crate::unmap::Empty;
+use crate::vma::{Vma, VmaFlags};
+use crate::{Fault, Sharing};
+
+/// What `madvise(2)` says about a range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the names are madvise(2)'s MADV_*")]
+pub enum Advice {
+    Normal,
+    Random,
+    Sequential,
+    WillNeed,
+    DontNeed,
+    DontNeedLocked,
+    Free,
+    Remove,
+    DontFork,
+    DoFork,
+    HugePage,
+    NoHugePage,
+    DontDump,
+    DoDump,
+    WipeOnFork,
+    KeepOnFork,
+    Cold,
+    PageOut,
+    PopulateRead,
+    PopulateWrite,
+}
+
+impl Mm {
+    /// Takes the advice for `[addr, addr + len)`. Holes in the range are skipped and give `ENOMEM` at the end; `EINVAL`
+    /// where the advice does not fit the mapping.
+    pub fn advise(&self, addr: Addr, len: u64, advice: Advice) -> Result<(), Errno> {
+        let range = self.lock().range_of(addr, len, Empty::Fine)?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        match advice {
+            Advice::PopulateRead => self.populate_with(range, Access::Read),
+            Advice::PopulateWrite => self.populate_with(range, Access::Write),
+            Advice::Remove => self.remove(range),
+            _ => self.lock().advise(range, advice),
+        }
+    }
+
+    /// Brings the pages of `range` in as its mappings allow, for MAP_POPULATE and mlock(2).
+    pub(crate) fn populate(&self, range: AddrRange) -> Result<(), Errno> {
+        let mut at = range.start;
+        while at < range.end {
+            // The lock is given up between steps: others fault meanwhile.
+            let mut state = self.lock();
+            let Some((piece, vma)) = state.vmas.at_or_after(at).map(|(piece, vma)| (piece, vma.clone())) else { break };
+            at = at.max(piece.start);
+            if at >= range.end {
+                break;
+            }
+            if vma.prot.is_empty() {
+                at = piece.end;
+                continue;
+            }
+            let access = if vma.is_private_writable() { Access::Write } else { Access::Read };
+            at = state.populate_step(at, piece.end.min(range.end), access).map_err(|_| Errno::ENOMEM)?;
+        }
+        Ok(())
+    }
+
+    /// MADV_POPULATE_READ and MADV_POPULATE_WRITE.
+    fn populate_with(&self, range: AddrRange, access: Access) -> Result<(), Errno> {
+        let mut at = range.start;
+        while at < range.end {
+            at = self.lock().populate_step(at, range.end, access).map_err(|fault| match fault {
+                Fault::NotMapped | Fault::Oom | Fault::Dead => Errno::ENOMEM,
+                Fault::NotAllowed => Errno::EINVAL,
+                Fault::Bus => Errno::EFAULT,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// MADV_REMOVE: frees the bytes in the object behind a shared writable mapping.
+    fn remove(&self, range: AddrRange) -> Result<(), Errno> {
+        let pieces: Vec<(AddrRange, Vma)> = self.lock().vmas.within(range).collect();
+        let mut outcome = Ok(());
+        let mut at = range.start;
+        for (piece, vma) in pieces {
+            if piece.start != at {
+                outcome = Err(Errno::ENOMEM);
+            }
+            at = piece.end;
+            if vma.flags.contains(VmaFlags::LOCKED) {
+                return Err(Errno::EINVAL);
+            }
+            let Some(file) = &vma.file else { return Err(Errno::EINVAL) };
+            if vma.sharing != Sharing::Shared || !vma.max_prot.contains(Prot::WRITE) {
+                return Err(Errno::EACCES);
+            }
+            file.file.punch(file.offset, piece.len())?;
+        }
+        if at < range.end { Err(Errno::ENOMEM) } else { outcome }
+    }
+}
+
+impl State {
+    /// Brings in what one fault at `at` brings in; answers where to go on.
+    fn populate_step(&mut self, at: Addr, end: Addr, access: Access) -> Result<Addr, Fault> {
+        self.fault(at, access)?;
+        let reached = self.installed.get(at).map_or(at.0.saturating_add(usermem::PAGE_SIZE), |(piece, _)| piece.end.0);
+        Ok(Addr(reached).min(end))
+    }
+
+    fn advise(&mut self, range: AddrRange, advice: Advice) -> Result<(), Errno> {
+        let mut outcome = Ok(());
+        let mut at = range.start;
+        let mut batch = Batch::default();
+        for (piece, vma) in self.vmas.within(range).collect::<Vec<_>>() {
+            if piece.start != at {
+                outcome = Err(Errno::ENOMEM);
+            }
+            at = piece.end;
+            if let Err(errno) = self.advise_vma(piece, &vma, advice, &mut batch) {
+                outcome = Err(errno);
+                at = range.end;
+                break;
+            }
+        }
+        self.commit(batch).map_err(|_| Errno::ENOMEM)?;
+        if at < range.end { Err(Errno::ENOMEM) } else { outcome }
+    }
+
+    fn advise_vma(&mut self, piece: AddrRange, vma: &Vma, advice: Advice, batch: &mut Batch) -> Result<(), Errno> {
+        let special = vma.flags.contains(VmaFlags::SPECIAL);
+        let locked = vma.flags.contains(VmaFlags::LOCKED);
+        let anonymous = vma.is_private() && vma.file.is_none();
+        let (clear, set) = match advice {
+            Advice::Normal => (VmaFlags::RANDOM | VmaFlags::SEQUENTIAL, VmaFlags::empty()),
+            Advice::Random => (VmaFlags::SEQUENTIAL, VmaFlags::RANDOM),
+            Advice::Sequential => (VmaFlags::RANDOM, VmaFlags::SEQUENTIAL),
+            Advice::DontFork => (VmaFlags::empty(), VmaFlags::DONTFORK),
+            Advice::DoFork if special => return Err(Errno::EINVAL),
+            Advice::DoFork => (VmaFlags::DONTFORK, VmaFlags::empty()),
+            Advice::HugePage => (VmaFlags::NOHUGEPAGE, VmaFlags::HUGEPAGE),
+            Advice::NoHugePage => (VmaFlags::HUGEPAGE, VmaFlags::NOHUGEPAGE),
+            Advice::DontDump => (VmaFlags::empty(), VmaFlags::DONTDUMP),
+            Advice::DoDump if special => return Err(Errno::EINVAL),
+            Advice::DoDump => (VmaFlags::DONTDUMP, VmaFlags::empty()),
+            Advice::WipeOnFork if !anonymous => return Err(Errno::EINVAL),
+            Advice::WipeOnFork => (VmaFlags::empty(), VmaFlags::WIPEONFORK),
+            Advice::KeepOnFork => (VmaFlags::WIPEONFORK, VmaFlags::empty()),
+            // No swap and a host that reads ahead by itself: nothing to do early.
+            Advice::WillNeed => return Ok(()),
+            Advice::Cold | Advice::PageOut if locked => return Err(Errno::EINVAL),
+            Advice::Cold | Advice::PageOut => return Ok(()),
+            Advice::DontNeed | Advice::Free if locked => return Err(Errno::EINVAL),
+            Advice::Free if !anonymous => return Err(Errno::EINVAL),
+            Advice::DontNeed | Advice::DontNeedLocked | Advice::Free => {
+                self.discard(piece, vma, batch);
+                return Ok(());
+            }
+            // Not advice for one mapping: the callers deal with them.
+            Advice::Remove | Advice::PopulateRead | Advice::PopulateWrite => return Err(Errno::EINVAL),
+        };
+        self.change_vmas(piece, |vma| vma.flags = (vma.flags - clear) | set);
+        Ok(())
+    }
+
+    /// Private pages of `piece` are as if never written.
+    fn discard(&mut self, piece: AddrRange, vma: &Vma, batch: &mut Batch) {
+        if !vma.is_private() {
+            return;
+        }
+        for (part, pma) in self.pmas.within(piece).collect::<Vec<_>>() {
+            if vma.file.is_none() && !pma.cow && self.pool.punch(pma.offset, part.len()) {
+                // The host takes the pages from every mapping of them: what is installed shows zeros.
+                continue;
+            }
+            self.drop_pages(part, batch);
+        }
+    }
+}

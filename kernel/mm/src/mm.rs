@@ -1,0 +1,230 @@
+//! [`Mm`]: one address space, its lock, and how it is made and ends.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use sync::{Condvar, LockClass, Mutex, MutexGuard};
+use usermem::memfile::MemoryFile;
+use usermem::memmap::{MappingObserver, Truncated};
+use usermem::platform::{Access, AddressSpace};
+use usermem::Addr;
+
+use crate::pool::Pool;
+use crate::state::State;
+use crate::types::{Bounds, Fault, FutexKey, Layout, Limits};
+use crate::vma::Force;
+
+/// The class of the lock of an address space. Locks held while guest memory is copied rank before it, locks that
+/// `Mappable::locate` takes rank after it.
+pub const MM_LOCK: LockClass = LockClass::new("mm", 30_000);
+
+/// Identity of an address space, never used again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct MmId(pub u64);
+
+/// What a new address space is made of.
+pub struct NewMm {
+    /// Where guest code runs; empty.
+    pub space: Arc<dyn AddressSpace>,
+    /// Where its pages are.
+    pub memory: Arc<MemoryFile>,
+    /// Where mappings go.
+    pub layout: Layout,
+    /// The process's limits.
+    pub limits: Limits,
+}
+
+/// One guest address space, shared by the tasks that share memory.
+pub struct Mm {
+    id: MmId,
+    space: Arc<dyn AddressSpace>,
+    pub(crate) pool: Pool,
+    state: Mutex<State>,
+    /// Copies into guest memory by the kernel that are under way: fork waits for them, because a page that is being
+    /// written must not become shared. Counted up with `state` locked.
+    writes: AtomicU32,
+    /// Forks that wait for `writes` to be zero.
+    forks_waiting: AtomicU32,
+    /// Signalled, with `state` locked, when `writes` becomes zero and a fork waits.
+    writes_done: Condvar,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl Mm {
+    /// An empty address space.
+    pub fn new(parts: NewMm) -> Arc<Self> {
+        Self::with_state(parts.space, parts.memory, parts.layout, parts.limits)
+    }
+
+    fn with_state(
+        space: Arc<dyn AddressSpace>,
+        memory: Arc<MemoryFile>,
+        layout: Layout,
+        limits: Limits,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|weak: &Weak<Self>| {
+            let observer: Arc<dyn MappingObserver> = Arc::new(Observer { mm: Weak::clone(weak) });
+            let pool = Pool::new(memory);
+            let state = State::new(Arc::clone(&space), pool.clone(), layout, limits, observer);
+            Self {
+                id: MmId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+                space,
+                pool,
+                state: Mutex::new(MM_LOCK, state),
+                writes: AtomicU32::new(0),
+                forks_waiting: AtomicU32::new(0),
+                writes_done: Condvar::new(),
+            }
+        })
+    }
+
+    /// Identity.
+    pub fn id(&self) -> MmId {
+        self.id
+    }
+
+    /// Where its guest code runs.
+    pub fn space(&self) -> &Arc<dyn AddressSpace> {
+        &self.space
+    }
+
+    /// Where its pages are.
+    pub fn memory(&self) -> &Arc<MemoryFile> {
+        self.pool.memory()
+    }
+
+    /// Replaces the limits, after `setrlimit(2)`.
+    pub fn set_limits(&self, limits: Limits) {
+        self.lock().limits = limits;
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        self.lock().limits
+    }
+
+    /// Where mappings go.
+    pub fn layout(&self) -> Layout {
+        self.lock().layout
+    }
+
+    /// Addresses of the process image.
+    pub fn bounds(&self) -> Bounds {
+        self.lock().bounds
+    }
+
+    /// Replaces the addresses of the process image, after exec or `prctl(PR_SET_MM)`.
+    pub fn set_bounds(&self, bounds: Bounds) {
+        self.lock().bounds = bounds;
+    }
+
+    /// Resolves a page fault of guest code: when it returns `Ok`, the access can be tried again.
+    pub fn handle_fault(&self, addr: Addr, access: Access) -> Result<(), Fault> {
+        self.lock().fault(addr, access)
+    }
+
+    /// Explains a SIGBUS that the host raised for guest code at `addr`. `Ok`: the mapping has changed, try again.
+    pub fn handle_bus(&self, addr: Addr, access: Access) -> Result<(), Fault> {
+        self.lock().bus(addr, access)
+    }
+
+    /// Makes every thread of the address space pass a memory barrier, for `membarrier(2)`.
+    pub fn barrier(&self) -> Result<(), Errno> {
+        self.space.barrier().map_err(|e| {
+            log::debug!("barrier: {e}");
+            Errno::EIO
+        })
+    }
+
+    /// The identity of the futex word at `addr`: of the address space for private ones (`FUTEX_PRIVATE_FLAG`, or memory
+    /// that is not shared), of the mapped object else. `EFAULT` where nothing readable is mapped.
+    pub fn futex_key(&self, addr: Addr, scope: crate::types::Sharing) -> Result<FutexKey, Errno> {
+        let private = FutexKey::Private { mm: self.id.0, addr: addr.0 };
+        if scope == crate::types::Sharing::Private {
+            return Ok(private);
+        }
+        let mut state = self.lock();
+        let (range, vma) = state.vma_for(addr).ok_or(Errno::EFAULT)?;
+        if !vma.allows(Access::Read, Force::No) {
+            return Err(Errno::EFAULT);
+        }
+        Ok(match &vma.file {
+            Some(file) if !vma.is_private() => {
+                FutexKey::Shared { object: file.object.id(), offset: vma.offset_of(range, addr) }
+            }
+            _ => private,
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// As [`Mm::lock`], for the child of a fork inside its parent.
+    pub(crate) fn lock_child(&self) -> MutexGuard<'_, State> {
+        self.state.lock_nested()
+    }
+
+    /// Locks when no copy into guest memory is under way.
+    pub(crate) fn lock_without_writes(&self) -> MutexGuard<'_, State> {
+        // SeqCst on both sides: either the last writer sees the waiter, or the waiter sees no writer (`WriteGuard`).
+        self.forks_waiting.fetch_add(1, Ordering::SeqCst);
+        let mut state = self.lock();
+        while self.writes.load(Ordering::SeqCst) != 0 {
+            state = self.writes_done.wait(state);
+        }
+        self.forks_waiting.fetch_sub(1, Ordering::SeqCst);
+        state
+    }
+
+    /// Announces a copy into guest memory; `_state` shows that the lock is held.
+    pub(crate) fn begin_write(&self, _state: &State) -> WriteGuard<'_> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        WriteGuard { mm: self }
+    }
+}
+
+/// A copy into guest memory that is under way.
+pub(crate) struct WriteGuard<'a> {
+    mm: &'a Mm,
+}
+
+impl Drop for WriteGuard<'_> {
+    fn drop(&mut self) {
+        // SeqCst pairs with `lock_without_writes`.
+        if self.mm.writes.fetch_sub(1, Ordering::SeqCst) == 1 && self.mm.forks_waiting.load(Ordering::SeqCst) != 0 {
+            let state = self.mm.lock();
+            self.mm.writes_done.notify_all();
+            drop(state);
+        }
+    }
+}
+
+impl Drop for Mm {
+    fn drop(&mut self) {
+        // Guest code must not reach the pages any more when they are given back.
+        self.space.kill();
+        self.state.get_mut().release();
+    }
+}
+
+impl std::fmt::Debug for Mm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mm").field("id", &self.id.0).finish_non_exhaustive()
+    }
+}
+
+/// What mapped objects hold of an address space: nothing that keeps it alive.
+struct Observer {
+    mm: Weak<Mm>,
+}
+
+impl MappingObserver for Observer {
+    fn invalidate(&self, object: u64, offset: u64, len: u64, truncated: Truncated) {
+        if let Some(mm) = self.mm.upgrade() {
+            mm.lock().invalidate(object, offset, len, truncated);
+        }
+    }
+}

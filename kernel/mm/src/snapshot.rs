@@ -1,0 +1,185 @@
+//! What `/proc/[pid]/maps`, `smaps`, `statm` and `status` show.
+
+use usermem::platform::Prot;
+use usermem::{Addr, AddrRange};
+
+use crate::Sharing;
+use crate::mm::Mm;
+use crate::pma::Place;
+use crate::state::State;
+use crate::vma::{Vma, VmaFlags};
+
+/// One line of `/proc/[pid]/maps`.
+#[derive(Clone, Debug)]
+pub struct VmaInfo {
+    /// Addresses.
+    pub range: AddrRange,
+    /// Protection as asked for.
+    pub prot: Prot,
+    /// Private or shared.
+    pub sharing: Sharing,
+    /// Offset in the file; 0 if there is none.
+    pub offset: u64,
+    /// Device number of the file; 0 if there is none.
+    pub dev: u64,
+    /// Inode number of the file; 0 if there is none.
+    pub ino: u64,
+    /// Path of the file, or a name like `[stack]`; may be empty.
+    pub name: Vec<u8>,
+    /// `VmFlags` of smaps: two letters each, with spaces.
+    pub vm_flags: String,
+    /// Bytes present, as [`Mm::vmas_with_usage`] counts them, else 0.
+    pub rss: u64,
+    /// Of these, private copies and anonymous pages.
+    pub anonymous: u64,
+    /// Locked.
+    pub locked: bool,
+}
+
+/// Sums in bytes, for `/proc/[pid]/statm` and `status`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct MemoryStat {
+    /// All that is mapped: VmSize.
+    pub total: u64,
+    /// Private, writable, no stack: VmData.
+    pub data: u64,
+    /// Stacks: VmStk.
+    pub stack: u64,
+    /// Executable: VmExe and VmLib.
+    pub exec: u64,
+    /// Locked: VmLck.
+    pub locked: u64,
+    /// Present: VmRSS.
+    pub rss: u64,
+    /// Of these, anonymous: RssAnon.
+    pub anonymous: u64,
+    /// Number of mappings.
+    pub count: usize,
+}
+
+impl Mm {
+    /// All mappings, in order of address.
+    pub fn vmas(&self) -> Vec<VmaInfo> {
+        let state = self.lock();
+        state.vmas.iter().map(|(range, vma)| state.describe(range, vma)).collect()
+    }
+
+    /// As [`Mm::vmas`], with the bytes present counted.
+    pub fn vmas_with_usage(&self) -> Vec<VmaInfo> {
+        let state = self.lock();
+        let describe = |(range, vma): (AddrRange, &Vma)| {
+            let mut info = state.describe(range, vma);
+            (info.rss, info.anonymous) = state.present(range);
+            info
+        };
+        state.vmas.iter().map(describe).collect()
+    }
+
+    /// The mapping that holds `addr`.
+    pub fn vma_at(&self, addr: Addr) -> Option<VmaInfo> {
+        let state = self.lock();
+        state.vmas.get(addr).map(|(range, vma)| state.describe(range, vma))
+    }
+
+    /// The sums. Cheap but for `rss` and `anonymous`, which ask the memory file.
+    pub fn stat(&self) -> MemoryStat {
+        let state = self.lock();
+        let (rss, anonymous) = state.present(state.layout.user);
+        let usage = state.usage;
+        MemoryStat {
+            total: usage.total,
+            data: usage.data,
+            stack: usage.stack,
+            exec: usage.exec,
+            locked: usage.locked,
+            rss,
+            anonymous,
+            count: state.vmas.len(),
+        }
+    }
+
+    /// Bytes mapped in all.
+    pub fn total(&self) -> u64 {
+        self.lock().usage.total
+    }
+}
+
+impl State {
+    fn describe(&self, range: AddrRange, vma: &Vma) -> VmaInfo {
+        let (offset, dev, ino, name) = match &vma.file {
+            Some(file) if vma.label.is_empty() => (file.offset, file.file.dev(), file.file.ino(), file.file.path()),
+            _ if vma.label.is_empty() && vma.flags.contains(VmaFlags::STACK) => (0, 0, 0, b"[stack]".to_vec()),
+            _ => (0, 0, 0, vma.label.as_bytes().to_vec()),
+        };
+        VmaInfo {
+            range,
+            prot: vma.prot,
+            sharing: vma.sharing,
+            offset,
+            dev,
+            ino,
+            name,
+            vm_flags: vm_flags(vma),
+            rss: 0,
+            anonymous: 0,
+            locked: vma.flags.contains(VmaFlags::LOCKED),
+        }
+    }
+
+    /// Bytes present in `range`, and those of them that are private pages.
+    fn present(&self, range: AddrRange) -> (u64, u64) {
+        let anonymous: u64 = self
+            .pmas
+            .within(range)
+            .flat_map(|(piece, pma)| self.pool.data_runs(pma.offset, piece.len()))
+            .map(|(_, len)| len)
+            .sum();
+        // What is mapped of files is taken as present.
+        let files: u64 = self
+            .installed
+            .within(range)
+            .filter(|(piece, installed)| match installed.place {
+                Place::Host { .. } => true,
+                Place::Memory { .. } => !self.pmas.overlaps(*piece),
+                Place::Zero => false,
+            })
+            .map(|(piece, _)| piece.len())
+            .sum();
+        (anonymous.saturating_add(files), anonymous)
+    }
+}
+
+/// The two-letter names of `proc_pid_smaps(5)`.
+fn vm_flags(vma: &Vma) -> String {
+    let shared = !vma.is_private();
+    let table = [
+        (vma.prot.contains(Prot::READ), "rd"),
+        (vma.prot.contains(Prot::WRITE), "wr"),
+        (vma.prot.contains(Prot::EXEC), "ex"),
+        (shared, "sh"),
+        (vma.max_prot.contains(Prot::READ), "mr"),
+        (vma.max_prot.contains(Prot::WRITE), "mw"),
+        (vma.max_prot.contains(Prot::EXEC), "me"),
+        (shared, "ms"),
+        (vma.flags.contains(VmaFlags::GROWSDOWN), "gd"),
+        (vma.flags.contains(VmaFlags::LOCKED), "lo"),
+        (vma.flags.contains(VmaFlags::SEQUENTIAL), "sr"),
+        (vma.flags.contains(VmaFlags::RANDOM), "rr"),
+        (vma.flags.contains(VmaFlags::DONTFORK), "dc"),
+        (vma.flags.contains(VmaFlags::SPECIAL), "de"),
+        (!vma.flags.contains(VmaFlags::NORESERVE) && vma.is_private_writable(), "ac"),
+        (vma.flags.contains(VmaFlags::NORESERVE), "nr"),
+        (vma.flags.contains(VmaFlags::WIPEONFORK), "wf"),
+        (vma.flags.contains(VmaFlags::DONTDUMP), "dd"),
+        (vma.flags.contains(VmaFlags::HUGEPAGE), "hg"),
+        (vma.flags.contains(VmaFlags::NOHUGEPAGE), "nh"),
+    ];
+    let mut text = String::new();
+    for (set, name) in table {
+        if set {
+            text.push_str(name);
+            text.push(' ');
+        }
+    }
+    text
+}

@@ -1,0 +1,301 @@
+//! The state of an address space behind its lock, and the one way in which changes reach the platform.
+//!
+//! Operations collect what to tell the platform and what to give back in a [`Batch`]; [`State::commit`] tells the platform
+//! first and gives pages back after, so that no page is reused while guest code can reach it.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use usermem::memmap::{Mappable, MappingObserver, Truncated};
+use usermem::platform::{AddressSpace, MapOp, Prot};
+use usermem::{Addr, AddrRange, PAGE_SIZE};
+
+use crate::addrmap::AddrMap;
+use crate::pma::{Home, Installed, Place, Pma};
+use crate::pool::Pool;
+use crate::types::{Bounds, Fault, Layout, Limits};
+use crate::vma::{Vma, VmaFlags};
+
+/// Size and alignment of the windows in which memory is mapped ahead: what one page-table page covers.
+pub(crate) const WINDOW: u64 = 2 << 20;
+
+/// `vm.max_map_count`.
+pub(crate) const MAX_MAP_COUNT: usize = 65_530;
+
+/// `stack_guard_gap`: what stays free below a mapping that grows down.
+pub(crate) const STACK_GUARD: u64 = 256 * PAGE_SIZE;
+
+/// Bytes mapped, by kind.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// All.
+    pub(crate) total: u64,
+    /// Private, writable, no stack.
+    pub(crate) data: u64,
+    /// Stacks.
+    pub(crate) stack: u64,
+    /// Executable and not writable.
+    pub(crate) exec: u64,
+    /// Locked.
+    pub(crate) locked: u64,
+}
+
+/// The heap of `brk(2)`.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Heap {
+    pub(crate) start: Addr,
+    pub(crate) end: Addr,
+}
+
+/// What to tell the platform and what to give back afterwards.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) ops: Vec<MapOp>,
+    /// Parts of the memory file (offset, length) of which a reference is dropped.
+    pub(crate) freed: Vec<(u64, u64)>,
+}
+
+impl Batch {
+    pub(crate) fn free(&mut self, range: AddrRange, offset: u64) {
+        match self.freed.last_mut() {
+            Some((last, len)) if *last + *len == offset => *len += range.len(),
+            _ => self.freed.push((offset, range.len())),
+        }
+    }
+}
+
+/// An object of which something is mapped.
+struct Attached {
+    object: Arc<dyn Mappable>,
+    bytes: u64,
+}
+
+/// An address space.
+pub(crate) struct State {
+    pub(crate) space: Arc<dyn AddressSpace>,
+    pub(crate) pool: Pool,
+    pub(crate) layout: Layout,
+    pub(crate) limits: Limits,
+    pub(crate) bounds: Bounds,
+    pub(crate) heap: Heap,
+    pub(crate) usage: Usage,
+    /// `mlockall(MCL_FUTURE)`: what new mappings get.
+    pub(crate) lock_future: VmaFlags,
+    pub(crate) vmas: AddrMap<Vma>,
+    pub(crate) pmas: AddrMap<Pma>,
+    pub(crate) homes: AddrMap<Home>,
+    pub(crate) installed: AddrMap<Installed>,
+    objects: HashMap<u64, Attached>,
+    observer: Arc<dyn MappingObserver>,
+    /// Set when the platform failed: nothing can be told to it any more.
+    dead: bool,
+    /// What could not be given back because the platform failed, until the end.
+    limbo: Vec<(u64, u64)>,
+}
+
+impl State {
+    pub(crate) fn new(
+        space: Arc<dyn AddressSpace>,
+        pool: Pool,
+        layout: Layout,
+        limits: Limits,
+        observer: Arc<dyn MappingObserver>,
+    ) -> Self {
+        Self {
+            space,
+            pool,
+            layout,
+            limits,
+            bounds: Bounds::default(),
+            heap: Heap::default(),
+            usage: Usage::default(),
+            lock_future: VmaFlags::empty(),
+            vmas: AddrMap::new(),
+            pmas: AddrMap::new(),
+            homes: AddrMap::new(),
+            installed: AddrMap::new(),
+            objects: HashMap::new(),
+            observer,
+            dead: false,
+            limbo: Vec::new(),
+        }
+    }
+
+    /// Tells the platform, then gives back.
+    pub(crate) fn commit(&mut self, batch: Batch) -> Result<(), Fault> {
+        if !batch.ops.is_empty() && !self.dead
+            && let Err(error) = self.space.apply(&batch.ops)
+        {
+            log::debug!("address space lost: {error}");
+            self.dead = true;
+            self.space.kill();
+        }
+        if self.dead {
+            self.limbo.extend(batch.freed);
+            return Err(Fault::Dead);
+        }
+        for (offset, len) in batch.freed {
+            self.pool.dec_ref(offset, len);
+        }
+        Ok(())
+    }
+
+    /// Gives everything back; the platform's side is gone.
+    pub(crate) fn release(&mut self) {
+        for attached in std::mem::take(&mut self.objects).into_values() {
+            attached.object.detach(&self.observer);
+        }
+        self.vmas.take_all();
+        self.installed.take_all();
+        let mut batch = Batch::default();
+        for (range, pma) in self.pmas.take_all() {
+            batch.free(range, pma.offset);
+        }
+        for (range, home) in self.homes.take_all() {
+            batch.free(range, home.offset);
+        }
+        for (offset, len) in batch.freed.into_iter().chain(std::mem::take(&mut self.limbo)) {
+            self.pool.dec_ref(offset, len);
+        }
+    }
+
+    /// Adds a VMA where none is.
+    pub(crate) fn add_vma(&mut self, range: AddrRange, vma: Vma) {
+        self.account(range, &vma, Count::Add);
+        if let Some(file) = &vma.file {
+            let attached = self.objects.entry(file.object.id()).or_insert_with(|| {
+                file.object.attach(&self.observer);
+                Attached { object: Arc::clone(&file.object), bytes: 0 }
+            });
+            attached.bytes = attached.bytes.saturating_add(range.len());
+        }
+        self.vmas.insert(range, vma);
+    }
+
+    /// Removes the VMAs of a range, and nothing else of it.
+    pub(crate) fn take_vmas(&mut self, range: AddrRange) -> Vec<(AddrRange, Vma)> {
+        let taken = self.vmas.take(range);
+        for (piece, vma) in &taken {
+            self.account(*piece, vma, Count::Remove);
+            let Some(file) = &vma.file else { continue };
+            let id = file.object.id();
+            if let Some(attached) = self.objects.get_mut(&id) {
+                attached.bytes = attached.bytes.saturating_sub(piece.len());
+                if attached.bytes == 0 {
+                    attached.object.detach(&self.observer);
+                    self.objects.remove(&id);
+                }
+            }
+        }
+        taken
+    }
+
+    /// Changes the VMAs of a range without changing what they map.
+    pub(crate) fn change_vmas(&mut self, range: AddrRange, mut change: impl FnMut(&mut Vma)) {
+        for (piece, mut vma) in self.vmas.take(range) {
+            self.account(piece, &vma, Count::Remove);
+            change(&mut vma);
+            self.account(piece, &vma, Count::Add);
+            self.vmas.insert(piece, vma);
+        }
+    }
+
+    fn account(&mut self, range: AddrRange, vma: &Vma, count: Count) {
+        let apply = |sum: &mut u64| {
+            *sum = match count {
+                Count::Add => sum.saturating_add(range.len()),
+                Count::Remove => sum.saturating_sub(range.len()),
+            };
+        };
+        apply(&mut self.usage.total);
+        if vma.is_data() {
+            apply(&mut self.usage.data);
+        }
+        if vma.flags.intersects(VmaFlags::GROWSDOWN | VmaFlags::STACK) {
+            apply(&mut self.usage.stack);
+        }
+        if vma.prot.contains(Prot::EXEC) && !vma.prot.contains(Prot::WRITE) {
+            apply(&mut self.usage.exec);
+        }
+        if vma.flags.contains(VmaFlags::LOCKED) {
+            apply(&mut self.usage.locked);
+        }
+    }
+
+    /// Takes from the platform whatever it holds in `range`.
+    pub(crate) fn uninstall(&mut self, range: AddrRange, batch: &mut Batch) {
+        let taken = self.installed.take(range);
+        if let (Some((first, _)), Some((last, _))) = (taken.first(), taken.last()) {
+            batch.ops.push(MapOp::Unmap { range: AddrRange { start: first.start, end: last.end } });
+        }
+    }
+
+    /// Has the platform map `range` from `place`, in place of whatever it holds there. `prot` without any bit is
+    /// nothing to install.
+    pub(crate) fn install(&mut self, range: AddrRange, place: Place, prot: Prot, batch: &mut Batch) {
+        if prot.is_empty() {
+            self.uninstall(range, batch);
+            return;
+        }
+        let old = self.installed.take(range);
+        let again = match old.as_slice() {
+            [(piece, was)] => {
+                let upgradable = was.made_writable || !prot.contains(Prot::WRITE);
+                *piece == range && upgradable && was.place.same(&place)
+            }
+            _ => false,
+        };
+        let made_writable = match old.first() {
+            Some((_, was)) if again => was.made_writable,
+            _ => prot.contains(Prot::WRITE),
+        };
+        batch.ops.push(if again {
+            MapOp::Protect { range, prot }
+        } else {
+            let populate = matches!(place, Place::Memory { .. }) && range.len() <= POPULATE_MAX && old.len() == 1;
+            MapOp::Map { range, backing: place.backing(), prot, populate }
+        });
+        self.installed.insert(range, Installed { place, prot, made_writable });
+    }
+
+    /// The file's bytes `[offset, offset + len)` have gone or moved.
+    pub(crate) fn invalidate(&mut self, object: u64, offset: u64, len: u64, truncated: Truncated) {
+        let end = offset.saturating_add(len);
+        let mut hit = Vec::new();
+        for (range, vma) in self.vmas.iter() {
+            let Some(file) = &vma.file else { continue };
+            if file.object.id() != object {
+                continue;
+            }
+            let from = offset.max(file.offset) - file.offset;
+            let to = end.saturating_sub(file.offset).min(range.len()).next_multiple_of(PAGE_SIZE);
+            let from = from & !(PAGE_SIZE - 1);
+            if from < to.min(range.len()) {
+                hit.push((
+                    AddrRange { start: Addr(range.start.0 + from), end: Addr(range.start.0 + to.min(range.len())) },
+                    vma.is_private(),
+                ));
+            }
+        }
+        let mut batch = Batch::default();
+        for (range, private) in hit {
+            if private && truncated == Truncated::Yes {
+                for (piece, pma) in self.pmas.take(range) {
+                    batch.free(piece, pma.offset);
+                }
+            }
+            self.uninstall(range, &mut batch);
+        }
+        // A dead address space is noticed by the tasks in it.
+        let _ = self.commit(batch);
+    }
+}
+
+/// Private copies of at most this many bytes are entered in page tables when mapped: they are about to be used.
+const POPULATE_MAX: u64 = 64 << 10;
+
+#[derive(Clone, Copy)]
+enum Count {
+    Add,
+    Remove,
+}

@@ -1,0 +1,1 @@
+//! Tests against a platform made of a table.

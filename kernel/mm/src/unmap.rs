@@ -1,0 +1,78 @@
+//! `munmap(2)`.
+
+use abi::Errno;
+use usermem::{Addr, AddrRange};
+
+use crate::fault::block;
+use crate::mm::Mm;
+use crate::state::{Batch, MAX_MAP_COUNT, State, WINDOW};
+
+impl Mm {
+    /// Removes the mappings of the pages that hold `[addr, addr + len)`; nothing there is fine.
+    pub fn unmap(&self, addr: Addr, len: u64) -> Result<(), Errno> {
+        let mut state = self.lock();
+        let range = state.range_of(addr, len, Empty::Refused)?;
+        state.check_split(range)?;
+        state.unmap(range).map_err(|_| Errno::ENOMEM)
+    }
+}
+
+/// What an operation makes of a length of zero.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Empty {
+    /// `EINVAL`.
+    Refused,
+    /// Nothing to do.
+    Fine,
+}
+
+impl State {
+    /// The pages of `[addr, addr + len)`; `EINVAL` if that is not a range of user addresses that starts at a page.
+    pub(crate) fn range_of(&self, addr: Addr, len: u64, empty: Empty) -> Result<AddrRange, Errno> {
+        if !addr.is_page_aligned() || (len == 0 && empty == Empty::Refused) {
+            return Err(Errno::EINVAL);
+        }
+        let len = Addr(len).page_up().ok_or(Errno::EINVAL)?.0;
+        let range = AddrRange::of_len(addr, len).ok_or(Errno::EINVAL)?;
+        if range.end > self.layout.user.end { Err(Errno::EINVAL) } else { Ok(range) }
+    }
+
+    /// `ENOMEM` if cutting `range` out would leave too many mappings.
+    pub(crate) fn check_split(&self, range: AddrRange) -> Result<(), Errno> {
+        let splits = self.vmas.get(range.start).is_some_and(|(vma, _)| vma.start < range.start && vma.end > range.end);
+        if splits && self.vmas.len() >= MAX_MAP_COUNT { Err(Errno::ENOMEM) } else { Ok(()) }
+    }
+
+    /// Removes all in `range`.
+    pub(crate) fn unmap(&mut self, range: AddrRange) -> Result<(), crate::Fault> {
+        if range.is_empty() || self.take_vmas(range).is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        self.drop_pages(range, &mut batch);
+        self.drop_homes(range, &mut batch);
+        self.commit(batch)
+    }
+
+    /// Forgets the private pages of `range` and takes the range from the platform.
+    pub(crate) fn drop_pages(&mut self, range: AddrRange, batch: &mut Batch) {
+        self.uninstall(range, batch);
+        for (piece, pma) in self.pmas.take(range) {
+            batch.free(piece, pma.offset);
+        }
+    }
+
+    /// Gives up what is reserved for `range`, from which the VMAs have gone, and in the windows around it where no VMA
+    /// is left.
+    pub(crate) fn drop_homes(&mut self, range: AddrRange, batch: &mut Batch) {
+        let below = self.vmas.before(range.start).map_or(0, |(vma, _)| block(Addr(vma.end.0 - 1), WINDOW).end.0);
+        let above = self.vmas.at_or_after(range.end).map_or(u64::MAX, |(vma, _)| block(vma.start, WINDOW).start.0);
+        let outer = AddrRange {
+            start: block(range.start, WINDOW).start.max(Addr(below)).min(range.start),
+            end: block(Addr(range.end.0 - 1), WINDOW).end.min(Addr(above)).max(range.end),
+        };
+        for (piece, home) in self.homes.take(outer) {
+            batch.free(piece, home.offset);
+        }
+    }
+}
