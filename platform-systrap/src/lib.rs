@@ -1,1 +1,167 @@
+//! Runs guest code in stub processes, trapped by seccomp: works on any Linux from 5.15, without privileges.
+//!
+//! Each guest address space is a stub process; each guest thread is a thread of it, paired with the kernel thread that
+//! serves it. Guest code runs there natively until it makes a system call, faults, or is kicked; then the thread waits in
+//! a seccomp notification while the kernel reads and edits its registers in shared memory. Design and measurements:
+//! DESIGN.md §4; choices of this stage: docs/adr/0010-systrap-first-stage.md.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | `stub` | the code in the stub, assembly |
+//! | `layout` | addresses and offsets that it shares with us |
+//! | `filter` | the seccomp filters |
+//! | `zygote` | the process from which stubs are forked |
+//! | `machine` | what stubs have in common, and the pool |
+//! | `process` | a stub: memory thread, leader, death |
+//! | `thread` | an application thread: its signal frame |
+//! | `context`, `space` | the platform traits |
+//! | `shared`, `fpu`, `host` | shared files, XSAVE images, host calls |
+//!
+//! **Invariants.**
+//! - Nothing in stub memory is trusted: not for safety, not for what another address space may see.
+//! - Threads that run guest code have no permitted host call. Threads with permitted calls read no memory that the guest
+//!   can write.
+//! - Lock order: pool (`machine`) → stub (`process`) → units (`shared`).
 
+mod context;
+mod filter;
+mod fpu;
+mod host;
+mod layout;
+mod machine;
+mod process;
+mod shared;
+mod space;
+mod stub;
+mod thread;
+mod zygote;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use usermem::platform::{AddressSpace, HostCallRule, Limits, Platform, PlatformError};
+use usermem::{Addr, AddrRange};
+
+pub use context::SystrapContext;
+pub use space::SystrapSpace;
+
+use layout::{KICK_SIGNAL, MAX_SLABS};
+use machine::Machine;
+
+/// Lowest address a guest may map: the usual `vm.mmap_min_addr`, rounded up to what every host allows.
+const USER_START: u64 = 0x1_0000;
+
+/// What a [`Systrap`] is made with.
+#[derive(Clone, Debug)]
+pub struct SystrapConfig {
+    /// The sandbox's memory file, writable.
+    pub memory: Arc<OwnedFd>,
+    /// The same file, opened read-only: what the guest may not write is mapped from here.
+    pub memory_read_only: Arc<OwnedFd>,
+    /// Stubs kept ready for the next address space.
+    pub spare_stubs: usize,
+}
+
+impl SystrapConfig {
+    /// The usual settings for a memory file.
+    pub fn new(memory: Arc<OwnedFd>, memory_read_only: Arc<OwnedFd>) -> Self {
+        Self { memory, memory_read_only, spare_stubs: 1 }
+    }
+}
+
+/// The platform.
+#[derive(Debug)]
+pub struct Systrap {
+    machine: Arc<Machine>,
+}
+
+impl Systrap {
+    /// Sets up the platform and forks its zygote.
+    ///
+    /// Call it before the process has threads or a seccomp filter, from the thread that will live longest: when that
+    /// thread ends, the host kills all stubs. Needs no /proc. What the process's no_new_privs, namespaces and
+    /// oom_score_adj are now, those of all stubs will be; capabilities are dropped. Nobody but this crate may wait for the
+    /// children it makes (they send no signal; `waitpid(-1)` without `__WALL` does not see them).
+    ///
+    /// # Errors
+    /// [`PlatformError`] with the step that the host refused.
+    pub fn new(config: &SystrapConfig) -> Result<Self, PlatformError> {
+        let machine = Machine::new([config.memory.as_fd(), config.memory_read_only.as_fd()], config.spare_stubs)?;
+        Ok(Self { machine: Arc::new(machine) })
+    }
+}
+
+impl Platform for Systrap {
+    fn name(&self) -> &'static str {
+        "systrap"
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            user: AddrRange { start: Addr(USER_START), end: Addr(self.machine.base) },
+            max_threads: MAX_SLABS as usize - 1,
+        }
+    }
+
+    fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, PlatformError> {
+        let stub = self.machine.take_stub()?;
+        Ok(Arc::new(SystrapSpace::new(stub, self.limits().user)))
+    }
+
+    fn host_calls(&self) -> &'static [HostCallRule] {
+        HOST_CALLS
+    }
+}
+
+const WORD: u64 = u32::MAX as u64;
+
+/// What the platform calls in the sandbox process once it runs guests. [`Systrap::new`] calls more.
+const HOST_CALLS: &[HostCallRule] = &[
+    HostCallRule {
+        nr: libc::SYS_ioctl,
+        args: &[&[(1, WORD, host::NOTIF_RECV)], &[(1, WORD, host::NOTIF_SEND)], &[(1, WORD, host::NOTIF_SET_FLAGS)]],
+        reason: "systrap: wait for stub threads, answer them, and wake them on the current CPU",
+    },
+    HostCallRule {
+        nr: libc::SYS_poll,
+        args: &[&[(1, WORD, 1)]],
+        reason: "systrap: whether a stub thread is dead; before Linux 6.11 also ahead of each wait",
+    },
+    HostCallRule {
+        nr: libc::SYS_tgkill,
+        args: &[&[(2, WORD, KICK_SIGNAL as u64)]],
+        reason: "systrap: interrupt guest code",
+    },
+    HostCallRule {
+        nr: libc::SYS_pidfd_send_signal,
+        args: &[&[(1, WORD, libc::SIGKILL as u64), (3, WORD, 0)]],
+        reason: "systrap: kill a stub",
+    },
+    HostCallRule {
+        nr: libc::SYS_waitid,
+        args: &[&[(0, WORD, libc::P_PIDFD as u64)]],
+        reason: "systrap: wait until a stub's address space is gone, reap it",
+    },
+    HostCallRule {
+        nr: libc::SYS_sendmsg,
+        args: &[],
+        reason: "systrap: ask the zygote for a stub, a leader for a thread, hand host files to a memory thread",
+    },
+    HostCallRule {
+        nr: libc::SYS_recvmsg,
+        args: &[],
+        reason: "systrap: receive new stubs and the listeners of new threads",
+    },
+    HostCallRule { nr: libc::SYS_close, args: &[], reason: "systrap: descriptors of dead stubs" },
+    HostCallRule {
+        nr: libc::SYS_fallocate,
+        args: &[&[(1, WORD, (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u64)]],
+        reason: "systrap: clear the slabs of a dead stub",
+    },
+    HostCallRule {
+        nr: libc::SYS_sched_setaffinity,
+        args: &[],
+        reason: "systrap: before Linux 6.6, keep a stub thread on the CPU of its kernel thread",
+    },
+    HostCallRule { nr: libc::SYS_getcpu, args: &[], reason: "systrap: as above, where the vDSO does not answer" },
+];

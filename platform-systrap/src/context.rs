@@ -1,0 +1,159 @@
+//! Running guest code in a stub thread, and interrupting it.
+//!
+//! ## Kicks
+//! The state that decides is ours, not the stub's: one word per context.
+//!
+//! ```text
+//! IDLE ──switch──> RUNNING ──thread handed over──> IDLE
+//!   └──interrupt──> IDLE|PENDING        └──interrupt: tgkill──> RUNNING|PENDING ──> IDLE|PENDING
+//! ```
+//! `switch` consumes PENDING: it returns `Interrupted` without running anything, or, when a kick ended the run, at its end.
+//! A kick is sent only by the `interrupt` that sets PENDING in RUNNING, so at most one per run. It may be late and hit a
+//! later run: the handler never drops a kick on the way to guest code, so the stub hands over again, and `switch` finds
+//! PENDING clear and just continues.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arch::UserContext;
+use usermem::platform::{Context, Exit, Interrupt, PlatformError};
+
+use crate::host::{self, Gone};
+use crate::layout::KICK_SIGNAL;
+use crate::process::{Process, Stub};
+use crate::thread::{Event, Impossible, Thread};
+
+const IDLE: u32 = 0;
+const RUNNING: u32 = 1;
+const PENDING: u32 = 2;
+
+/// The interruptible part of a context.
+#[derive(Debug)]
+pub(crate) struct Kick {
+    process: Arc<Process>,
+    tid: i32,
+    state: AtomicU32,
+}
+
+impl Kick {
+    /// Before guest code runs. `false`: an interrupt was pending, and is consumed.
+    fn begin(&self) -> bool {
+        // Pairs with `interrupt`: what the interrupter did before is seen by our caller when this returns false.
+        let begun = self.state.compare_exchange(IDLE, RUNNING, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if !begun {
+            // Pairs with `interrupt`.
+            self.state.store(IDLE, Ordering::Release);
+        }
+        begun
+    }
+
+    /// Guest code has stopped. Keeps a pending interrupt.
+    fn end(&self) {
+        // Pairs with `interrupt`.
+        self.state.fetch_and(!RUNNING, Ordering::AcqRel);
+    }
+
+    /// Takes a pending interrupt.
+    fn consume(&self) -> bool {
+        // Pairs with `interrupt`.
+        self.state.fetch_and(!PENDING, Ordering::AcqRel) & PENDING != 0
+    }
+}
+
+impl Interrupt for Kick {
+    fn interrupt(&self) {
+        // Pairs with `begin`, `end` and `consume`.
+        if self.state.fetch_or(PENDING, Ordering::AcqRel) == RUNNING {
+            host::signal_thread(self.process.pid, self.tid, KICK_SIGNAL);
+        }
+    }
+}
+
+/// A guest thread of execution in a stub.
+#[derive(Debug)]
+pub struct SystrapContext {
+    stub: Arc<Stub>,
+    /// Always there, but while dropping.
+    thread: Option<Thread>,
+    kick: Arc<Kick>,
+}
+
+const NO_THREAD: PlatformError = PlatformError::Dead("no thread");
+
+impl SystrapContext {
+    /// A context on a thread of `stub`, with the extended state of `fpu_of` or that of a new program.
+    pub(crate) fn new(stub: Arc<Stub>, fpu_of: Option<&Self>) -> Result<Self, PlatformError> {
+        let image = match fpu_of {
+            Some(other) => other.read_image()?,
+            None => stub.machine.xsave.initial(),
+        };
+        let thread = stub.take_thread()?;
+        let condemn = |Impossible(why)| stub.process.condemn(why);
+        thread.write_image(image).map_err(condemn)?;
+        let kick = Kick { process: Arc::clone(&stub.process), tid: thread.tid, state: AtomicU32::new(IDLE) };
+        Ok(Self { stub, thread: Some(thread), kick: Arc::new(kick) })
+    }
+
+    fn read_image(&self) -> Result<Vec<u8>, PlatformError> {
+        let thread = self.thread.as_ref().ok_or(NO_THREAD)?;
+        thread.read_image().map_err(|Impossible(why)| self.stub.process.condemn(why))
+    }
+}
+
+impl Context for SystrapContext {
+    fn switch(&mut self, user: &mut UserContext) -> Result<Exit, PlatformError> {
+        let thread = self.thread.as_mut().ok_or(NO_THREAD)?;
+        let process = &self.stub.process;
+        loop {
+            if process.is_dead() {
+                return Err(PlatformError::Dead("killed"));
+            }
+            if let Err(fault) = thread.load(&user.regs) {
+                return Ok(fault);
+            }
+            if !self.kick.begin() {
+                return Ok(Exit::Interrupted);
+            }
+            let ran = thread.run();
+            self.kick.end();
+            if let Err(Gone) = ran {
+                return Err(process.condemn("the stub is gone"));
+            }
+            match thread.read(&mut user.regs) {
+                Ok(Event::Exit(exit)) => return Ok(exit),
+                Ok(Event::Kicked) if self.kick.consume() => return Ok(Exit::Interrupted),
+                // A kick for an earlier run: on with it.
+                Ok(Event::Kicked) => {}
+                Err(Impossible(why)) => return Err(process.condemn(why)),
+            }
+        }
+    }
+
+    fn pull_full(&mut self, user: &mut UserContext) -> Result<(), PlatformError> {
+        user.fpu.image = self.read_image()?;
+        Ok(())
+    }
+
+    fn set_full(&mut self, user: &UserContext) -> Result<(), PlatformError> {
+        let thread = self.thread.as_ref().ok_or(NO_THREAD)?;
+        thread.write_image(user.fpu.image.clone()).map_err(|Impossible(why)| self.stub.process.condemn(why))
+    }
+
+    fn interrupter(&self) -> Arc<dyn Interrupt> {
+        let kick: Arc<Kick> = Arc::clone(&self.kick);
+        kick
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Drop for SystrapContext {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.stub.park(thread);
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! A stub process: its memory thread, its application threads, its death.
+//!
+//! Lock: [`Stub::inner`] serialises everything that involves the memory thread, the leader or the stub's descriptor table,
+//! because descriptors are named by the number the host will give them next.
+//!
+//! **Invariants.**
+//! - A stub that gave an impossible answer is killed, and its address space is [`PlatformError::Dead`] from then on.
+//! - The chunks and control pages of a stub are reused only after the host has confirmed its death.
+//! - The pid stays taken (as a zombie) while an interrupter that names it lives.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use smallvec::SmallVec;
+use sync::{LockClass, Mutex};
+use usermem::platform::PlatformError;
+
+use crate::host::{self, Gone, Listener, MAX_FDS, Reap};
+use crate::layout::{
+    ALTSTACK, CHUNK, CHUNK_SLABS, CONTROL, FD_FREE, FD_OPS, FD_SLABS, MAX_SLABS, SLAB, SLABS, control, own_slab,
+};
+use crate::machine::Machine;
+use crate::thread::Thread;
+use crate::zygote::Born;
+
+/// A host call for the memory thread: number and arguments.
+pub(crate) type Op = [u64; 7];
+
+/// Most operations in one batch; two places are kept for receiving and closing descriptors.
+pub(crate) const BATCH: usize = control::OPS_MAX - 2;
+/// Most host files in one batch.
+pub(crate) const BATCH_FILES: usize = MAX_FDS;
+
+/// Identity of a stub process. Dropped last, it gives the pid back.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// In our pid namespace.
+    pub(crate) pid: i32,
+    pidfd: OwnedFd,
+    /// Set before the process is killed. Pairs with the loads in `is_dead`.
+    dead: AtomicBool,
+}
+
+impl Process {
+    /// Whether [`Self::kill`] was called.
+    pub(crate) fn is_dead(&self) -> bool {
+        // Pairs with the store in `kill`.
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// Kills all threads and waits until the host has torn down the address space.
+    pub(crate) fn kill(&self) {
+        // Pairs with the load in `is_dead`.
+        self.dead.store(true, Ordering::Release);
+        host::kill(self.pidfd.as_fd());
+        host::wait_dead(self.pidfd.as_fd(), Reap::Leave);
+    }
+
+    /// Kills the process because of `why`, for the caller to report.
+    pub(crate) fn condemn(&self, why: &'static str) -> PlatformError {
+        if !self.is_dead() {
+            log::warn!("stub {} killed: {why}", self.pid);
+        }
+        self.kill();
+        PlatformError::Dead(why)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        host::wait_dead(self.pidfd.as_fd(), Reap::Take);
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// The memory thread.
+    ops: Listener,
+    /// The hand-over of the memory thread that waits for our answer.
+    ops_pending: u64,
+    /// Offsets of the stub's chunks in the slab file.
+    chunks: Vec<u64>,
+    /// Slabs given to threads so far; the first is the stub's own.
+    slabs: u64,
+    /// Threads without a context.
+    parked: Vec<Thread>,
+}
+
+/// A stub process.
+#[derive(Debug)]
+pub(crate) struct Stub {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) process: Arc<Process>,
+    leader: OwnedFd,
+    ops_socket: OwnedFd,
+    /// Offset of its control pages in the control file.
+    control: u64,
+    inner: Mutex<Inner>,
+}
+
+const INNER: LockClass = LockClass::new("systrap stub", 60_000);
+
+fn refused(what: &'static str, source: io::Error) -> PlatformError {
+    PlatformError::Host { what, source }
+}
+
+/// The units a stub is made with; gives them back unless a [`Stub`] has taken them over.
+#[derive(Debug)]
+pub(crate) struct Units {
+    pub(crate) control: u64,
+    pub(crate) chunk: u64,
+}
+
+impl Stub {
+    /// Fills the control pages with what a leader needs for its first thread, before the zygote forks it.
+    pub(crate) fn lay_out(machine: &Machine, units: &Units) {
+        write_altstack(machine, units.control, 1);
+    }
+
+    /// Takes over a process that the zygote has forked and waits for its first threads.
+    pub(crate) fn adopt(machine: Arc<Machine>, units: Units, born: Born) -> Result<Arc<Self>, PlatformError> {
+        let process = Arc::new(Process { pid: born.pid, pidfd: born.pidfd, dead: AtomicBool::new(false) });
+        let threads = (|| {
+            let ops = receive_listener(&born.leader, &machine)?;
+            let app = receive_listener(&born.leader, &machine)?;
+            let ops_pending = ops.receive().map_err(|Gone| io::Error::other("the memory thread died"))?.id;
+            let first = Thread::adopt(Arc::clone(&machine), app, units.chunk + SLAB, machine.base + SLABS + SLAB)?;
+            Ok((ops, ops_pending, first))
+        })();
+        let (ops, ops_pending, first) = match threads {
+            Ok(threads) => threads,
+            Err(source) => {
+                process.kill();
+                machine.control.free(units.control);
+                machine.slabs.free(units.chunk);
+                return Err(refused("start of a stub", source));
+            }
+        };
+        let inner = Inner { ops, ops_pending, chunks: vec![units.chunk], slabs: 2, parked: vec![first] };
+        Ok(Arc::new(Self {
+            machine,
+            process,
+            leader: born.leader,
+            ops_socket: born.ops,
+            control: units.control,
+            inner: Mutex::new(INNER, inner),
+        }))
+    }
+
+    /// Carries out a batch in the memory thread: at most [`BATCH`] operations, of which some name `files` as [`FD_FREE`]
+    /// plus an index. Any refusal kills the stub.
+    pub(crate) fn run(&self, ops: &[Op], files: &[Arc<OwnedFd>]) -> Result<(), PlatformError> {
+        self.run_locked(&mut self.inner.lock(), ops, files)
+    }
+
+    fn run_locked(&self, inner: &mut Inner, ops: &[Op], files: &[Arc<OwnedFd>]) -> Result<(), PlatformError> {
+        if self.process.is_dead() {
+            return Err(PlatformError::Dead("killed"));
+        }
+        let control = &self.machine.control;
+        let mut count = 0;
+        let mut put = |op: &Op| {
+            let at = self.control + control::OPS + count * control::OP_LEN;
+            for (index, word) in op.iter().enumerate() {
+                control.write_u64(at + index as u64 * 8, *word);
+            }
+            count += 1;
+        };
+        if !files.is_empty() {
+            let fds: SmallVec<[_; 4]> = files.iter().map(|file| file.as_fd()).collect();
+            if let Err(source) = host::send(self.ops_socket.as_fd(), &[0], &fds) {
+                self.process.kill();
+                return Err(refused("passing host files to a stub", source));
+            }
+            let message = self.lay_out_receive(inner, fds.len());
+            put(&[libc::SYS_recvmsg as u64, FD_OPS as u64, message, 0, 0, 0, 0]);
+        }
+        ops.iter().for_each(&mut put);
+        if !files.is_empty() {
+            put(&[libc::SYS_close_range as u64, FD_FREE as u64, u64::from(u32::MAX), 0, 0, 0, 0]);
+        }
+        control.write_u64(self.control + control::OPS_COUNT, count);
+        match inner.ops.resume(inner.ops_pending) {
+            Ok(true) => {}
+            Ok(false) | Err(Gone) => return Err(self.process.condemn("the memory thread is gone")),
+        }
+        let Ok(answer) = inner.ops.receive() else {
+            return Err(self.process.condemn("the memory thread is gone"));
+        };
+        inner.ops_pending = answer.id;
+        // Arguments of the hand-over: operations carried out, and what the last one returned.
+        let [done, result, ..] = answer.args;
+        if done == count {
+            return Ok(());
+        }
+        self.process.kill();
+        let errno = (result as i64).wrapping_neg() as i32;
+        log::warn!("stub {}: operation {done} of {count} failed with errno {errno}", self.process.pid);
+        Err(refused("memory operation in a stub", io::Error::from_raw_os_error(errno)))
+    }
+
+    /// Writes the `msghdr` for `count` descriptors into the stub's own slab; returns its address in the stub. The guest
+    /// can change it: then the descriptors do not arrive, the batch fails, and the guest is dead.
+    fn lay_out_receive(&self, inner: &Inner, count: usize) -> u64 {
+        let slabs = &self.machine.slabs;
+        let file = inner.chunks[0];
+        let stub = self.machine.base + SLABS;
+        slabs.write_u64(file + own_slab::FD_IOV, stub + own_slab::FD_BYTE);
+        slabs.write_u64(file + own_slab::FD_IOV + 8, 1);
+        let control_len = (16 + 4 * count as u64).next_multiple_of(8);
+        let header = [0, 0, stub + own_slab::FD_IOV, 1, stub + own_slab::FD_CONTROL, control_len, 0];
+        for (index, word) in header.iter().enumerate() {
+            slabs.write_u64(file + own_slab::FD_MSG + index as u64 * 8, *word);
+        }
+        stub + own_slab::FD_MSG
+    }
+
+    /// Returns when every thread of the stub has passed a full memory barrier.
+    pub(crate) fn barrier(&self) -> Result<(), PlatformError> {
+        let expedited = libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED as u64;
+        self.run(&[[libc::SYS_membarrier as u64, expedited, 0, 0, 0, 0, 0]], &[])
+    }
+
+    /// A thread without a context: a parked one, or a new one.
+    pub(crate) fn take_thread(&self) -> Result<Thread, PlatformError> {
+        let mut inner = self.inner.lock();
+        if self.process.is_dead() {
+            return Err(PlatformError::Dead("killed"));
+        }
+        if let Some(thread) = inner.parked.pop() {
+            return Ok(thread);
+        }
+        let slab = inner.slabs;
+        if slab >= MAX_SLABS {
+            return Err(PlatformError::Limit("threads in one address space"));
+        }
+        if slab / CHUNK_SLABS == inner.chunks.len() as u64 {
+            self.grow(&mut inner)?;
+        }
+        let chunk = inner.chunks[(slab / CHUNK_SLABS) as usize];
+        let file_offset = chunk + slab % CHUNK_SLABS * SLAB;
+        write_altstack(&self.machine, self.control, slab);
+        let thread = host::send(self.leader.as_fd(), &[0], &[])
+            .and_then(|()| receive_listener(&self.leader, &self.machine))
+            .and_then(|app| {
+                let address = self.machine.base + SLABS + slab * SLAB;
+                Thread::adopt(Arc::clone(&self.machine), app, file_offset, address)
+            });
+        match thread {
+            Ok(thread) => {
+                inner.slabs = slab + 1;
+                Ok(thread)
+            }
+            // The thread may exist all the same, and then this slab is its.
+            Err(source) if source.kind() == io::ErrorKind::QuotaExceeded => {
+                Err(PlatformError::Limit("threads of the host"))
+            }
+            Err(source) => {
+                self.process.kill();
+                Err(refused("start of a stub thread", source))
+            }
+        }
+    }
+
+    /// Maps one more chunk of slabs.
+    fn grow(&self, inner: &mut Inner) -> Result<(), PlatformError> {
+        let chunk = self.machine.slabs.allocate().ok_or(PlatformError::Limit("stub threads"))?;
+        let address = self.machine.base + SLABS + inner.chunks.len() as u64 * CHUNK;
+        // Owned by the stub from here on, so that it is freed even if mapping fails.
+        inner.chunks.push(chunk);
+        let flags = (libc::MAP_SHARED | libc::MAP_FIXED) as u64;
+        let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        self.run_locked(inner, &[[libc::SYS_mmap as u64, address, CHUNK, access, flags, FD_SLABS as u64, chunk]], &[])
+    }
+
+    /// Keeps a thread for the next context.
+    pub(crate) fn park(&self, thread: Thread) {
+        if !self.process.is_dead() {
+            self.inner.lock().parked.push(thread);
+        }
+    }
+}
+
+impl Drop for Stub {
+    fn drop(&mut self) {
+        self.process.kill();
+        self.machine.control.free(self.control);
+        for chunk in self.inner.get_mut().chunks.drain(..) {
+            self.machine.slabs.free(chunk);
+        }
+    }
+}
+
+/// Writes the `stack_t` of the next application thread, which gets slab `slab`.
+fn write_altstack(machine: &Machine, control_pages: u64, slab: u64) {
+    let stack = [machine.base + SLABS + slab * SLAB + ALTSTACK, 0, SLAB - ALTSTACK];
+    for (index, word) in stack.iter().enumerate() {
+        machine.control.write_u64(control_pages + control::ALTSTACK + index as u64 * 8, *word);
+    }
+    debug_assert!(machine.base + CONTROL > machine.base, "control pages lie in the region");
+}
+
+/// The listener that a leader passes.
+fn receive_listener(leader: &OwnedFd, machine: &Machine) -> io::Result<Listener> {
+    let mut byte = [0];
+    let (len, fds) = host::receive(leader.as_fd(), &mut byte)?;
+    let fd = fds.into_iter().next().filter(|_| len == 1);
+    let fd = fd.ok_or_else(|| io::Error::other("the stub's leader is gone"))?;
+    Listener::new(fd, machine.features)
+}

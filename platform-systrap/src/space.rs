@@ -1,0 +1,140 @@
+//! An address space: map operations become host calls of the stub's memory thread.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use usermem::AddrRange;
+use usermem::platform::{AddressSpace, Backing, Context, MapOp, PlatformError, Prot};
+
+use crate::context::SystrapContext;
+use crate::layout::{FD_FREE, FD_MEMORY, FD_MEMORY_RO};
+use crate::process::{BATCH, BATCH_FILES, Op, Stub};
+
+/// One guest address space: one stub process.
+#[derive(Debug)]
+pub struct SystrapSpace {
+    stub: Arc<Stub>,
+    user: AddrRange,
+}
+
+/// Host calls and the files they name, for one round trip.
+#[derive(Default)]
+struct Batch {
+    ops: SmallVec<[Op; 8]>,
+    files: SmallVec<[Arc<OwnedFd>; 2]>,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.ops.len() >= BATCH || self.files.len() >= BATCH_FILES
+    }
+
+    /// The number that `file` will have in the stub.
+    fn number_of(&mut self, file: &Arc<OwnedFd>) -> u64 {
+        let known = self.files.iter().position(|other| Arc::ptr_eq(other, file));
+        let index = known.unwrap_or_else(|| {
+            self.files.push(Arc::clone(file));
+            self.files.len() - 1
+        });
+        FD_FREE as u64 + index as u64
+    }
+
+    fn add(&mut self, op: &MapOp) {
+        let op = match op {
+            MapOp::Unmap { range } => [libc::SYS_munmap as u64, range.start.0, range.len(), 0, 0, 0, 0],
+            MapOp::Protect { range, prot } => {
+                [libc::SYS_mprotect as u64, range.start.0, range.len(), host_prot(*prot), 0, 0, 0]
+            }
+            MapOp::Map { range, backing, prot, populate } => {
+                let (flags, fd, offset) = match backing {
+                    // Without write access from a descriptor that has none: no later mprotect can add it.
+                    Backing::Memory { offset } => {
+                        let fd = if prot.contains(Prot::WRITE) { FD_MEMORY } else { FD_MEMORY_RO };
+                        (libc::MAP_SHARED, fd as u64, *offset)
+                    }
+                    Backing::Host { file, offset, shared } => {
+                        let kind = if *shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+                        (kind, self.number_of(file), *offset)
+                    }
+                    Backing::Zero => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, u64::MAX, 0),
+                };
+                let populate = if *populate { libc::MAP_POPULATE } else { 0 };
+                let flags = (flags | libc::MAP_FIXED | populate) as u64;
+                [libc::SYS_mmap as u64, range.start.0, range.len(), host_prot(*prot), flags, fd, offset]
+            }
+        };
+        self.ops.push(op);
+    }
+}
+
+fn host_prot(prot: Prot) -> u64 {
+    let bit = |has: Prot, host: i32| if prot.contains(has) { host as u64 } else { 0 };
+    bit(Prot::READ, libc::PROT_READ) | bit(Prot::WRITE, libc::PROT_WRITE) | bit(Prot::EXEC, libc::PROT_EXEC)
+}
+
+/// The operation's range, and whether it asks for write access to something that has none.
+fn shape(op: &MapOp) -> (AddrRange, bool) {
+    match op {
+        MapOp::Unmap { range } | MapOp::Protect { range, .. } => (*range, false),
+        MapOp::Map { range, backing, prot, .. } => {
+            let read_only = match backing {
+                Backing::Memory { .. } => false,
+                Backing::Host { shared, .. } => !shared,
+                Backing::Zero => true,
+            };
+            (*range, read_only && prot.contains(Prot::WRITE))
+        }
+    }
+}
+
+impl SystrapSpace {
+    pub(crate) fn new(stub: Arc<Stub>, user: AddrRange) -> Self {
+        Self { stub, user }
+    }
+}
+
+impl AddressSpace for SystrapSpace {
+    fn apply(&self, ops: &[MapOp]) -> Result<(), PlatformError> {
+        // Checked before anything is done: the stub's own pages lie outside, and must stay out of reach.
+        let fine = ops.iter().all(|op| {
+            let (range, forbidden) = shape(op);
+            self.user.contains_range(range) && range.is_page_aligned() && !range.is_empty() && !forbidden
+        });
+        if !fine {
+            let source = io::Error::from(io::ErrorKind::InvalidInput);
+            return Err(PlatformError::Host { what: "map operation against the contract", source });
+        }
+        let mut batch = Batch::default();
+        for op in ops {
+            if batch.is_full() {
+                let full = std::mem::take(&mut batch);
+                self.stub.run(&full.ops, &full.files)?;
+            }
+            batch.add(op);
+        }
+        if batch.ops.is_empty() { Ok(()) } else { self.stub.run(&batch.ops, &batch.files) }
+    }
+
+    fn new_context(&self, copy_fpu_from: Option<&dyn Context>) -> Result<Box<dyn Context>, PlatformError> {
+        let other = match copy_fpu_from {
+            None => None,
+            Some(context) => Some(
+                context
+                    .as_any()
+                    .downcast_ref::<SystrapContext>()
+                    .ok_or(PlatformError::Limit("a context of another platform"))?,
+            ),
+        };
+        Ok(Box::new(SystrapContext::new(Arc::clone(&self.stub), other)?))
+    }
+
+    fn barrier(&self) -> Result<(), PlatformError> {
+        self.stub.barrier()
+    }
+
+    fn kill(&self) {
+        self.stub.process.kill();
+    }
+}

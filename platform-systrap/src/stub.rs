@@ -1,0 +1,589 @@
+//! The code that runs in stub processes and in the zygote: assembly in a section of its own, copied to a page.
+//!
+//! **Invariants.**
+//! - Position independent, without relocations: only labels local to this block, reached relative to rip.
+//! - The zygote, the leader and the memory thread keep everything in registers or in pages that the stub can only read,
+//!   and run with rsp = 0: they hold rights that guest code has not (mmap, clone), and guest code in the same address
+//!   space can write any stack.
+//! - Threads that run guest code hold no right but the hand-over. What they read back from their slab may have been
+//!   forged by another thread of the same guest process, which hurts only that process.
+//!
+//! ## Ways through an application thread
+//! `trap` (SIGSYS, SIGSEGV, …) leaves the registers where the host put them, in the signal frame on the alternate stack,
+//! notes where that is, and hands over; the kernel edits the frame in place. `exit` undoes the frame by hand. Until its
+//! last instruction it only reads the frame and keeps rsp on the alternate stack, so that it can be restarted at any
+//! point: that is what the kick handler does when it finds the thread there. At `leave` (the last jump of the fast exit,
+//! rsp is the guest's already) all registers are the guest's, and the handler moves rip to the guest's.
+
+use core::arch::global_asm;
+
+use crate::layout::{
+    CHUNK, CONFIG, CONFIG_LEN, CONTROL, CONTROL_LEN, FD_CONTROL, FD_FREE, FD_LEADER, FD_OPS, FD_SLABS, HANDOFF_NR,
+    KICK_SIGNAL, SCRATCH, SLAB, SLABS, ZYGOTE_END, config, control, frame, line, own_slab, scratch,
+};
+
+/// Clone flags of every thread of a stub.
+const THREAD: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM) as u64;
+
+global_asm!(
+    r#"
+    .pushsection .text.casemate_stub, "ax", @progbits
+    .balign 4096
+    .globl casemate_stub_start
+    .hidden casemate_stub_start
+casemate_stub_start:
+.Lcs_base:
+
+    // Loads everything but rip, rflags and rsp from the frame at rdx; leaves its address in rsp (plus \off).
+    .macro cs_load_gprs off
+    mov r8, [rsp + \off + {R8}]
+    mov r9, [rsp + \off + {R9}]
+    mov r10, [rsp + \off + {R10}]
+    mov r12, [rsp + \off + {R12}]
+    mov r13, [rsp + \off + {R13}]
+    mov r14, [rsp + \off + {R14}]
+    mov r15, [rsp + \off + {R15}]
+    mov rdi, [rsp + \off + {RDI}]
+    mov rsi, [rsp + \off + {RSI}]
+    mov rbp, [rsp + \off + {RBP}]
+    mov rbx, [rsp + \off + {RBX}]
+    mov rax, [rsp + \off + {RAX}]
+    mov rdx, [rsp + \off + {RDX}]
+    .endm
+
+    // Extended state of the frame at rdx. Clobbers rax, rcx, rdi; keeps rdx.
+    .macro cs_load_xstate
+    mov rcx, rdx
+    mov rdi, [rdx + {FPSTATE}]
+    mov eax, [rip + .Lcs_base + {CONFIG} + {XFEATURES}]
+    mov edx, [rip + .Lcs_base + {CONFIG} + {XFEATURES} + 4]
+    xrstor64 [rdi]
+    mov rdx, rcx
+    .endm
+
+    // Leaves through iretq to what the frame at rdx says. NT set would make iretq fault.
+    .macro cs_iret
+    mov rsp, rdx
+    push 2
+    popfq
+    push 0x2b
+    push [rdx + {RSP}]
+    push [rdx + {EFLAGS}]
+    movzx eax, word ptr [rdx + {SEGMENTS}]
+    push rax
+    push [rdx + {RIP}]
+    cs_load_gprs 40
+    mov r11, [rsp + 40 + {R11}]
+    mov rcx, [rsp + 40 + {RCX}]
+    iretq
+    .endm
+
+    // ---- application threads -------------------------------------------------------------------------------------
+    .globl casemate_stub_trap
+    .hidden casemate_stub_trap
+    .balign 64
+casemate_stub_trap:
+.Lcs_trap:
+    // rdi = signal, rdx = ucontext, on the alternate stack
+    mov rbx, rdx
+    and rbx, -{SLAB}
+    mov [rbx + {L_FRAME}], rdx
+    mov [rbx + {L_SIGNAL}], edi
+    rdfsbase rax
+    mov [rbx + {L_FS}], rax
+    rdgsbase rax
+    mov [rbx + {L_GS}], rax
+.Lcs_handoff:
+    mov eax, {HANDOFF}
+    syscall
+.Lcs_exit:
+    // Restartable from here to .Lcs_exit_end. rsp lies in the slab.
+    mov rbx, rsp
+    and rbx, -{SLAB}
+    mov rdx, [rbx + {L_FRAME}]
+    lea rsp, [rdx - 8]
+    cmp dword ptr [rbx + {L_KICKED}], 0
+    jne .Lcs_kicked
+    mov esi, [rbx + {L_FLAGS}]
+    test esi, {SET_BASES}
+    jz 1f
+    mov rax, [rbx + {L_FS}]
+    wrfsbase rax
+    mov rax, [rbx + {L_GS}]
+    wrgsbase rax
+1:
+    cs_load_xstate
+    test esi, {FAST_EXIT}
+    jz .Lcs_slow_exit
+    mov rsp, rdx
+    mov rcx, [rsp + {RIP}]
+    mov r11, [rsp + {EFLAGS}]
+    push r11
+    popfq
+    cs_load_gprs 0
+    mov rsp, [rsp + {RSP}]
+.Lcs_leave:
+    jmp rcx
+.Lcs_slow_exit:
+    cs_iret
+.Lcs_exit_end:
+
+.Lcs_kicked:
+    // The frame is intact and complete: hand over again.
+    mov dword ptr [rbx + {L_KICKED}], 0
+    mov dword ptr [rbx + {L_SIGNAL}], {KICK}
+    rdfsbase rax
+    rdgsbase rcx
+    test dword ptr [rbx + {L_FLAGS}], {SET_BASES}
+    jnz .Lcs_handoff
+    mov [rbx + {L_FS}], rax
+    mov [rbx + {L_GS}], rcx
+    jmp .Lcs_handoff
+
+    .globl casemate_stub_kick
+    .hidden casemate_stub_kick
+    .balign 64
+casemate_stub_kick:
+    mov rbx, rdx
+    and rbx, -{SLAB}
+    mov rax, [rdx + {RIP}]
+    lea rcx, [rip + .Lcs_base]
+    cmp rax, rcx
+    jb .Lcs_trap
+    lea rcx, [rip + .Lcs_end]
+    cmp rax, rcx
+    jae .Lcs_trap
+    // At work in the stub.
+    lea rcx, [rip + .Lcs_leave]
+    cmp rax, rcx
+    jne 2f
+    mov rcx, [rdx + {RCX}]
+    mov [rdx + {RIP}], rcx
+    jmp .Lcs_trap
+2:
+    mov dword ptr [rbx + {L_KICKED}], 1
+    lea rcx, [rip + .Lcs_exit_end]
+    cmp rax, rcx
+    jae 3f
+    lea rcx, [rip + .Lcs_exit]
+    cmp rax, rcx
+    jb 3f
+    mov [rdx + {RIP}], rcx
+3:
+    // Back to where the kick came in. Not the exit above, which a second kick would restart.
+    cs_load_xstate
+    cs_iret
+
+    // ---- threads of a stub ---------------------------------------------------------------------------------------
+    .balign 16
+.Lcs_app:
+    // A new application thread: alternate stack, filter, then a call that traps, so that it is parked like any other.
+    mov eax, {NR_sigaltstack}
+    lea rdi, [rip + .Lcs_base + {CONTROL} + {C_ALTSTACK}]
+    xor esi, esi
+    syscall
+    mov eax, {NR_seccomp}
+    mov edi, 1
+    mov rsi, [rip + .Lcs_base + {CONFIG} + {LISTEN_FLAGS}]
+    lea rdx, [rip + .Lcs_base + {CONFIG} + {APP_PROG}]
+    syscall
+    test rax, rax
+    js .Lcs_refused
+    mov eax, {NR_getpid}
+    syscall
+    ud2
+
+.Lcs_refused:
+    // No listener. The leader waits for a descriptor with that number: give it one that is none.
+    mov eax, {NR_dup}
+    mov edi, {FD_LEADER}
+    syscall
+    mov eax, {NR_exit}
+    xor edi, edi
+    syscall
+    ud2
+
+    .balign 16
+.Lcs_ops:
+    mov eax, {NR_seccomp}
+    mov edi, 1
+    mov rsi, [rip + .Lcs_base + {CONFIG} + {LISTEN_FLAGS}]
+    lea rdx, [rip + .Lcs_base + {CONFIG} + {OPS_PROG}]
+    syscall
+    test rax, rax
+    js .Lcs_refused
+    xor r13d, r13d
+    xor r14d, r14d
+.Lcs_ops_loop:
+    mov rdi, r13
+    mov rsi, r14
+    mov eax, {HANDOFF}
+    syscall
+    test rax, rax
+    jnz .Lcs_die
+    mov r12, [rip + .Lcs_base + {CONTROL} + {C_COUNT}]
+    lea rbx, [rip + .Lcs_base + {CONTROL} + {C_OPS}]
+    xor r13d, r13d
+4:
+    cmp r13, r12
+    jae .Lcs_ops_loop
+    mov rax, [rbx]
+    mov rdi, [rbx + 8]
+    mov rsi, [rbx + 16]
+    mov rdx, [rbx + 24]
+    mov r10, [rbx + 32]
+    mov r8, [rbx + 40]
+    mov r9, [rbx + 48]
+    syscall
+    mov r14, rax
+    cmp rax, -4095
+    jae .Lcs_ops_loop
+    inc r13
+    add rbx, {OP_LEN}
+    jmp 4b
+
+    // ---- leader --------------------------------------------------------------------------------------------------
+.Lcs_publish:
+    // Passes the listener that a new thread is about to make, then closes it. Returns to r15.
+    mov eax, {NR_sendmsg}
+    mov edi, {FD_LEADER}
+    lea rsi, [rip + .Lcs_base + {CONFIG} + {LISTENER_MSG}]
+    xor edx, edx
+    syscall
+    cmp rax, -9
+    jne 5f
+    mov eax, {NR_sched_yield}
+    syscall
+    jmp .Lcs_publish
+5:
+    test rax, rax
+    js .Lcs_die
+    mov eax, {NR_close}
+    mov edi, {FD_FREE}
+    syscall
+    jmp r15
+
+.Lcs_leader:
+    mov eax, {NR_read}
+    mov edi, {FD_LEADER}
+    lea rsi, [rip + .Lcs_base + {SLABS} + {LEADER_BUF}]
+    mov edx, 16
+    syscall
+    test rax, rax
+    jle .Lcs_die
+.Lcs_new_app:
+    mov eax, {NR_clone}
+    mov edi, {THREAD}
+    xor esi, esi
+    xor edx, edx
+    xor r10d, r10d
+    xor r8d, r8d
+    syscall
+    test rax, rax
+    jz .Lcs_app
+    js .Lcs_no_thread
+    lea r15, [rip + .Lcs_leader]
+    jmp .Lcs_publish
+.Lcs_no_thread:
+    mov eax, {NR_dup}
+    mov edi, {FD_LEADER}
+    syscall
+    lea r15, [rip + .Lcs_leader]
+    jmp .Lcs_publish
+
+.Lcs_die:
+    mov eax, {NR_exit_group}
+    mov edi, 1
+    syscall
+    ud2
+
+    // ---- zygote --------------------------------------------------------------------------------------------------
+    .globl casemate_stub_zygote
+    .hidden casemate_stub_zygote
+    .balign 16
+casemate_stub_zygote:
+    xor esp, esp
+    xor ebp, ebp
+    mov eax, {NR_munmap}
+    xor edi, edi
+    lea rsi, [rip + .Lcs_base]
+    syscall
+    test rax, rax
+    jnz .Lcs_die
+    mov eax, {NR_munmap}
+    lea rdi, [rip + .Lcs_base + {ZYGOTE_END}]
+    mov rsi, 0x7ffffffff000
+    sub rsi, rdi
+    syscall
+    test rax, rax
+    jnz .Lcs_die
+.Lcs_zygote:
+    mov eax, {NR_read}
+    mov edi, {FD_LEADER}
+    lea rsi, [rip + .Lcs_base + {SCRATCH}]
+    mov edx, {REQUEST_LEN}
+    syscall
+    cmp rax, {REQUEST_LEN}
+    jne .Lcs_die
+    mov eax, {NR_socketpair}
+    mov edi, 1
+    mov esi, {SOCK}
+    xor edx, edx
+    lea r10, [rip + .Lcs_base + {SCRATCH} + {PAIR_LEADER}]
+    syscall
+    test rax, rax
+    jnz .Lcs_die
+    mov eax, {NR_socketpair}
+    mov edi, 1
+    mov esi, {SOCK}
+    xor edx, edx
+    lea r10, [rip + .Lcs_base + {SCRATCH} + {PAIR_OPS}]
+    syscall
+    test rax, rax
+    jnz .Lcs_die
+    mov eax, {NR_clone}
+    mov edi, {STUB}
+    xor esi, esi
+    lea rdx, [rip + .Lcs_base + {SCRATCH} + {PIDFD}]
+    xor r10d, r10d
+    xor r8d, r8d
+    syscall
+    test rax, rax
+    jz .Lcs_stub
+    mov [rip + .Lcs_base + {SCRATCH} + {REPLY}], rax
+    jns 6f
+    // No process: a descriptor that is no pidfd, to go with the error.
+    mov eax, {NR_dup}
+    mov edi, {FD_LEADER}
+    syscall
+6:
+    mov eax, {NR_sendmsg}
+    mov edi, {FD_LEADER}
+    lea rsi, [rip + .Lcs_base + {CONFIG} + {ZYGOTE_MSG}]
+    xor edx, edx
+    syscall
+    test rax, rax
+    js .Lcs_die
+    mov eax, {NR_close_range}
+    mov edi, {FD_OPS}
+    mov esi, -1
+    xor edx, edx
+    syscall
+    jmp .Lcs_zygote
+
+.Lcs_stub:
+    // The new stub. A parent that died before this prctl shows as end-of-file in the first read.
+    mov eax, {NR_prctl}
+    mov edi, 1
+    mov esi, 9
+    xor edx, edx
+    xor r10d, r10d
+    xor r8d, r8d
+    syscall
+    mov eax, {NR_dup2}
+    mov edi, 6
+    mov esi, {FD_LEADER}
+    syscall
+    mov eax, {NR_dup2}
+    mov edi, 8
+    mov esi, {FD_OPS}
+    syscall
+    mov eax, {NR_close_range}
+    mov edi, {FD_FREE}
+    mov esi, -1
+    xor edx, edx
+    syscall
+    mov eax, {NR_mmap}
+    lea rdi, [rip + .Lcs_base + {CONTROL}]
+    mov esi, {CONTROL_LEN}
+    mov edx, 1
+    mov r10d, 0x11
+    mov r8d, {FD_CONTROL}
+    mov r9, [rip + .Lcs_base + {SCRATCH} + {CONTROL_OFFSET}]
+    syscall
+    cmp rax, -4095
+    jae .Lcs_die
+    mov eax, {NR_mmap}
+    lea rdi, [rip + .Lcs_base + {SLABS}]
+    mov esi, {CHUNK}
+    mov edx, 3
+    mov r10d, 0x11
+    mov r8d, {FD_SLABS}
+    mov r9, [rip + .Lcs_base + {SCRATCH} + {CHUNK_OFFSET}]
+    syscall
+    cmp rax, -4095
+    jae .Lcs_die
+    mov eax, {NR_munmap}
+    lea rdi, [rip + .Lcs_base + {SCRATCH}]
+    mov esi, 0x1000
+    syscall
+    // Sealed where the host can (6.10); no thread of a stub may change these mappings in any case.
+    mov eax, {NR_mseal}
+    lea rdi, [rip + .Lcs_base]
+    mov esi, 0x1000
+    xor edx, edx
+    syscall
+    mov eax, {NR_mseal}
+    lea rdi, [rip + .Lcs_base + {CONFIG}]
+    mov esi, {CONFIG_LEN}
+    xor edx, edx
+    syscall
+    mov eax, {NR_mseal}
+    lea rdi, [rip + .Lcs_base + {CONTROL}]
+    mov esi, {CONTROL_LEN}
+    xor edx, edx
+    syscall
+    mov eax, {NR_membarrier}
+    mov edi, 16
+    xor esi, esi
+    xor edx, edx
+    syscall
+    mov eax, {NR_clone}
+    mov edi, {THREAD}
+    xor esi, esi
+    xor edx, edx
+    xor r10d, r10d
+    xor r8d, r8d
+    syscall
+    test rax, rax
+    jz .Lcs_ops
+    js .Lcs_die
+    lea r15, [rip + .Lcs_new_app]
+    jmp .Lcs_publish
+
+.Lcs_end:
+    .globl casemate_stub_end
+    .hidden casemate_stub_end
+casemate_stub_end:
+    .popsection
+"#,
+    R8 = const frame::R8,
+    R9 = const frame::R9,
+    R10 = const frame::R10,
+    R11 = const frame::R11,
+    R12 = const frame::R12,
+    R13 = const frame::R13,
+    R14 = const frame::R14,
+    R15 = const frame::R15,
+    RDI = const frame::RDI,
+    RSI = const frame::RSI,
+    RBP = const frame::RBP,
+    RBX = const frame::RBX,
+    RDX = const frame::RDX,
+    RAX = const frame::RAX,
+    RCX = const frame::RCX,
+    RSP = const frame::RSP,
+    RIP = const frame::RIP,
+    EFLAGS = const frame::EFLAGS,
+    SEGMENTS = const frame::SEGMENTS,
+    FPSTATE = const frame::FPSTATE,
+    SLAB = const SLAB,
+    L_FRAME = const line::FRAME,
+    L_SIGNAL = const line::SIGNAL,
+    L_FS = const line::FS_BASE,
+    L_GS = const line::GS_BASE,
+    L_KICKED = const line::KICKED,
+    L_FLAGS = const line::FLAGS,
+    SET_BASES = const line::SET_BASES,
+    FAST_EXIT = const line::FAST_EXIT,
+    HANDOFF = const HANDOFF_NR,
+    KICK = const KICK_SIGNAL,
+    CONFIG = const CONFIG,
+    CONFIG_LEN = const CONFIG_LEN,
+    XFEATURES = const config::XFEATURES,
+    LISTEN_FLAGS = const config::LISTEN_FLAGS,
+    APP_PROG = const config::APP_PROG,
+    OPS_PROG = const config::OPS_PROG,
+    LISTENER_MSG = const config::LISTENER_MSG,
+    ZYGOTE_MSG = const config::ZYGOTE_MSG,
+    CONTROL = const CONTROL,
+    CONTROL_LEN = const CONTROL_LEN,
+    C_ALTSTACK = const control::ALTSTACK,
+    C_COUNT = const control::OPS_COUNT,
+    C_OPS = const control::OPS,
+    OP_LEN = const control::OP_LEN,
+    SLABS = const SLABS,
+    CHUNK = const CHUNK,
+    LEADER_BUF = const own_slab::LEADER_BUF,
+    SCRATCH = const SCRATCH,
+    ZYGOTE_END = const ZYGOTE_END,
+    REQUEST_LEN = const scratch::REQUEST_LEN,
+    PAIR_LEADER = const scratch::PAIR_LEADER,
+    PAIR_OPS = const scratch::PAIR_OPS,
+    PIDFD = const scratch::PIDFD,
+    REPLY = const scratch::REPLY,
+    CONTROL_OFFSET = const scratch::CONTROL_OFFSET,
+    CHUNK_OFFSET = const scratch::CHUNK_OFFSET,
+    FD_LEADER = const FD_LEADER,
+    FD_SLABS = const FD_SLABS,
+    FD_CONTROL = const FD_CONTROL,
+    FD_OPS = const FD_OPS,
+    FD_FREE = const FD_FREE,
+    THREAD = const THREAD,
+    STUB = const (libc::CLONE_PARENT | libc::CLONE_PIDFD),
+    SOCK = const (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC),
+    NR_sigaltstack = const libc::SYS_sigaltstack,
+    NR_seccomp = const libc::SYS_seccomp,
+    NR_getpid = const libc::SYS_getpid,
+    NR_dup = const libc::SYS_dup,
+    NR_dup2 = const libc::SYS_dup2,
+    NR_exit = const libc::SYS_exit,
+    NR_exit_group = const libc::SYS_exit_group,
+    NR_sendmsg = const libc::SYS_sendmsg,
+    NR_sched_yield = const libc::SYS_sched_yield,
+    NR_close = const libc::SYS_close,
+    NR_close_range = const libc::SYS_close_range,
+    NR_read = const libc::SYS_read,
+    NR_clone = const libc::SYS_clone,
+    NR_munmap = const libc::SYS_munmap,
+    NR_mmap = const libc::SYS_mmap,
+    NR_socketpair = const libc::SYS_socketpair,
+    NR_prctl = const libc::SYS_prctl,
+    NR_mseal = const crate::host::SYS_MSEAL,
+    NR_membarrier = const libc::SYS_membarrier,
+);
+
+mod labels {
+    unsafe extern "C" {
+        pub(super) static casemate_stub_start: u8;
+        pub(super) static casemate_stub_end: u8;
+        pub(super) static casemate_stub_trap: u8;
+        pub(super) static casemate_stub_kick: u8;
+        pub(super) static casemate_stub_zygote: u8;
+    }
+}
+
+/// Offsets of the stub's entry points in its text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entries {
+    /// Handler of synchronous signals.
+    pub(crate) trap: u64,
+    /// Handler of [`KICK_SIGNAL`].
+    pub(crate) kick: u64,
+    /// Where the zygote starts.
+    pub(crate) zygote: u64,
+}
+
+/// The stub's text.
+pub(crate) fn text() -> &'static [u8] {
+    let start = &raw const labels::casemate_stub_start;
+    let end = &raw const labels::casemate_stub_end;
+    // SAFETY: both labels bound one section of this binary, readable and never written.
+    unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) }
+}
+
+/// Where in [`text`] the entry points are.
+pub(crate) fn entries() -> Entries {
+    let start = (&raw const labels::casemate_stub_start).addr();
+    let offset = |label: *const u8| (label.addr() - start) as u64;
+    Entries {
+        trap: offset(&raw const labels::casemate_stub_trap),
+        kick: offset(&raw const labels::casemate_stub_kick),
+        zygote: offset(&raw const labels::casemate_stub_zygote),
+    }
+}

@@ -1,0 +1,344 @@
+//! An application thread of a stub, as the kernel sees it: a listener to wait on and a slab to edit.
+//!
+//! Between two runs of guest code the thread waits in its hand-over, inside a signal handler. The guest's registers lie in
+//! the signal frame on its alternate stack, in the slab, and we edit them in place. All of it is memory that other threads
+//! of the same guest process can write: positions are checked against the slab before use, values go to the kernel as the
+//! guest's own claims, each word read once.
+
+use std::io;
+use std::sync::Arc;
+
+use arch::Regs;
+use usermem::Addr;
+use usermem::platform::{Access, Exit, FaultInfo};
+
+use crate::host::{self, Gone, Listener};
+use crate::layout::{ALTSTACK, KICK_SIGNAL, SLAB, frame, line};
+use crate::machine::Machine;
+
+/// Flags that a program can set with popf; the rest is the host's.
+const USER_FLAGS: u64 = 0x24_4dd5 | 0x1_0000;
+/// Flags with which the fast exit must not be taken: it restores flags before rip, and TF would trap in between.
+const SLOW_FLAGS: u64 = 0x100 | 0x4000 | 0x1_0000;
+/// Interrupts enabled, and the bit that is always one.
+const FIXED_FLAGS: u64 = 0x202;
+
+const CODE_64: u16 = 0x33;
+const CODE_32: u16 = 0x23;
+const DATA: u64 = 0x2b;
+
+/// End of the lower canonical half.
+const USER_END: u64 = 1 << 47;
+/// The vsyscall page.
+const VSYSCALL: std::ops::Range<u64> = 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000;
+
+/// `SI_KERNEL`.
+const SI_KERNEL: i32 = 0x80;
+/// `SYS_SECCOMP`, the code of a SIGSYS that a filter sent.
+const SYS_SECCOMP: i32 = 1;
+/// `AUDIT_ARCH_X86_64`.
+const ARCH_X86_64: u32 = 0xc000_003e;
+/// -ENOSYS.
+const ENOSYS: u64 = (-(libc::ENOSYS as i64)) as u64;
+/// General protection.
+const TRAP_GP: u32 = 13;
+/// Page fault.
+const TRAP_PF: u32 = 14;
+
+/// What a thread said when it handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Event {
+    /// Guest code stopped by itself.
+    Exit(Exit),
+    /// A kick arrived.
+    Kicked,
+}
+
+/// Something that no honest stub does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Impossible(pub(crate) &'static str);
+
+/// An application thread.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    machine: Arc<Machine>,
+    listener: Listener,
+    /// Offset of its slab in the slab file.
+    slab: u64,
+    /// Address of its slab in the stub.
+    address: u64,
+    /// Thread id in our pid namespace.
+    pub(crate) tid: i32,
+    /// The hand-over that waits for our answer.
+    pending: u64,
+    /// Offset of the `ucontext` in the slab; checked.
+    frame: u64,
+    /// FS and GS base that the CPU has for the thread, when known.
+    bases: Option<(u64, u64)>,
+    /// CPU to which the thread was last bound, on hosts without synchronous wake-ups.
+    cpu: i32,
+}
+
+impl Thread {
+    /// Takes over a new thread whose listener is `listener`, when it has reached its first hand-over.
+    pub(crate) fn adopt(machine: Arc<Machine>, listener: Listener, slab: u64, address: u64) -> io::Result<Self> {
+        let first = listener.receive().map_err(|Gone| io::Error::other("a new stub thread died"))?;
+        let mut thread = Self {
+            machine,
+            listener,
+            slab,
+            address,
+            tid: first.pid as i32,
+            pending: first.id,
+            frame: 0,
+            bases: None,
+            cpu: -1,
+        };
+        thread.find_frame().map_err(|Impossible(why)| io::Error::other(why))?;
+        Ok(thread)
+    }
+
+    fn line_u32(&self, field: u64) -> u32 {
+        self.machine.slabs.read_u32(self.slab + field)
+    }
+
+    fn line_u64(&self, field: u64) -> u64 {
+        self.machine.slabs.read_u64(self.slab + field)
+    }
+
+    fn get(&self, field: u64) -> u64 {
+        self.machine.slabs.read_u64(self.slab + self.frame + field)
+    }
+
+    fn set(&self, field: u64, value: u64) {
+        self.machine.slabs.write_u64(self.slab + self.frame + field, value);
+    }
+
+    /// Reads where the frame is, and checks it.
+    fn find_frame(&mut self) -> Result<(), Impossible> {
+        let offset = self.line_u64(line::FRAME).wrapping_sub(self.address);
+        let fits = (ALTSTACK..=SLAB - frame::LEN).contains(&offset) && offset.is_multiple_of(8);
+        if !fits {
+            return Err(Impossible("signal frame outside the alternate stack"));
+        }
+        self.frame = offset;
+        Ok(())
+    }
+
+    /// Offset of the XSAVE image in the slab file, checked.
+    fn image(&self) -> Result<u64, Impossible> {
+        let offset = self.get(frame::FPSTATE).wrapping_sub(self.address);
+        let end = SLAB - self.machine.xsave.size as u64;
+        if !(ALTSTACK..=end).contains(&offset) || !offset.is_multiple_of(64) {
+            return Err(Impossible("extended state outside the alternate stack"));
+        }
+        Ok(self.slab + offset)
+    }
+
+    /// The extended state, normalised.
+    pub(crate) fn read_image(&self) -> Result<Vec<u8>, Impossible> {
+        let at = self.image()?;
+        let mut image = vec![0; self.machine.xsave.size];
+        self.machine.slabs.read_bytes(at, &mut image);
+        self.machine.xsave.normalise(&mut image);
+        Ok(image)
+    }
+
+    /// Replaces the extended state; `image` need not be normal.
+    pub(crate) fn write_image(&self, mut image: Vec<u8>) -> Result<(), Impossible> {
+        let at = self.image()?;
+        self.machine.xsave.normalise(&mut image);
+        // The host's notes about the frame stay: nothing of ours reads them.
+        self.machine.slabs.write_bytes(at, &image);
+        Ok(())
+    }
+
+    /// Writes `regs` to the frame, so that the thread continues with them. `Err`: the CPU could not run with these, and
+    /// this is the fault it would raise.
+    pub(crate) fn load(&mut self, regs: &Regs) -> Result<(), Exit> {
+        if regs.rip >= USER_END && !VSYSCALL.contains(&regs.rip) {
+            return Err(protection_fault(regs));
+        }
+        let eflags = (regs.eflags & USER_FLAGS) | FIXED_FLAGS;
+        for (field, value) in [
+            (frame::R8, regs.r8),
+            (frame::R9, regs.r9),
+            (frame::R10, regs.r10),
+            (frame::R11, regs.r11),
+            (frame::R12, regs.r12),
+            (frame::R13, regs.r13),
+            (frame::R14, regs.r14),
+            (frame::R15, regs.r15),
+            (frame::RDI, regs.rdi),
+            (frame::RSI, regs.rsi),
+            (frame::RBP, regs.rbp),
+            (frame::RBX, regs.rbx),
+            (frame::RDX, regs.rdx),
+            (frame::RAX, regs.rax),
+            (frame::RCX, regs.rcx),
+            (frame::RSP, regs.rsp),
+            (frame::RIP, regs.rip),
+            (frame::EFLAGS, eflags),
+        ] {
+            self.set(field, value);
+        }
+        let code = if regs.cs == u64::from(CODE_32) { CODE_32 } else { CODE_64 };
+        self.set(frame::SEGMENTS, u64::from(code) | DATA << 48);
+
+        let mut flags = 0;
+        let bases = (canonical(regs.fs_base), canonical(regs.gs_base));
+        if self.bases != Some(bases) {
+            flags |= line::SET_BASES;
+            self.machine.slabs.write_u64(self.slab + line::FS_BASE, bases.0);
+            self.machine.slabs.write_u64(self.slab + line::GS_BASE, bases.1);
+        }
+        let after_syscall = regs.rcx == regs.rip && regs.r11 == eflags && code == CODE_64;
+        if after_syscall && eflags & SLOW_FLAGS == 0 {
+            flags |= line::FAST_EXIT;
+        }
+        self.bases = Some(bases);
+        self.machine.slabs.write_u32(self.slab + line::FLAGS, flags);
+        self.machine.slabs.write_u64(self.slab + line::FRAME, self.address + self.frame);
+        self.machine.slabs.write_u32(self.slab + line::KICKED, 0);
+        Ok(())
+    }
+
+    /// Lets the thread go and waits until it hands over again.
+    pub(crate) fn run(&mut self) -> Result<(), Gone> {
+        if !self.listener.is_sync() {
+            self.follow();
+        }
+        while !self.listener.resume(self.pending)? {
+            // Withdrawn by a kick (hosts before 5.19): the thread hands over again, with the same frame.
+            self.pending = self.listener.receive()?.id;
+        }
+        self.pending = self.listener.receive()?.id;
+        Ok(())
+    }
+
+    /// Hosts before 6.6 wake the partner on another CPU, which costs ten times the switch: bind it to ours.
+    fn follow(&mut self) {
+        // SAFETY: no arguments.
+        let cpu = unsafe { libc::sched_getcpu() };
+        if cpu >= 0 && cpu != self.cpu {
+            self.cpu = cpu;
+            host::bind(self.tid, cpu);
+        }
+    }
+
+    /// Reads why the thread handed over, and the guest's registers.
+    pub(crate) fn read(&mut self, regs: &mut Regs) -> Result<Event, Impossible> {
+        self.find_frame()?;
+        let signal = self.line_u32(line::SIGNAL) as i32;
+        let segments = self.get(frame::SEGMENTS);
+        *regs = Regs {
+            r15: self.get(frame::R15),
+            r14: self.get(frame::R14),
+            r13: self.get(frame::R13),
+            r12: self.get(frame::R12),
+            rbp: self.get(frame::RBP),
+            rbx: self.get(frame::RBX),
+            r11: self.get(frame::R11),
+            r10: self.get(frame::R10),
+            r9: self.get(frame::R9),
+            r8: self.get(frame::R8),
+            rax: self.get(frame::RAX),
+            rcx: self.get(frame::RCX),
+            rdx: self.get(frame::RDX),
+            rsi: self.get(frame::RSI),
+            rdi: self.get(frame::RDI),
+            orig_rax: u64::MAX,
+            rip: self.get(frame::RIP),
+            cs: segments & 0xffff,
+            eflags: self.get(frame::EFLAGS),
+            rsp: self.get(frame::RSP),
+            ss: DATA,
+            fs_base: self.line_u64(line::FS_BASE),
+            gs_base: self.line_u64(line::GS_BASE),
+            ds: 0,
+            es: 0,
+            fs: 0,
+            gs: 0,
+        };
+        self.bases = Some((regs.fs_base, regs.gs_base));
+        match signal {
+            libc::SIGSYS => self.syscall(regs),
+            KICK_SIGNAL => {
+                // The kick may have come before the exit wrote them.
+                self.bases = None;
+                Ok(Event::Kicked)
+            }
+            libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP => self.fault(signal, regs),
+            _ => Err(Impossible("unknown signal")),
+        }
+    }
+
+    fn syscall(&self, regs: &mut Regs) -> Result<Event, Impossible> {
+        let code = self.machine.slabs.read_u32(self.slab + self.frame + frame::INFO_CODE) as i32;
+        if code != SYS_SECCOMP {
+            return Err(Impossible("SIGSYS without a filter"));
+        }
+        if self.machine.slabs.read_u32(self.slab + self.frame + frame::INFO_ARCH) != ARCH_X86_64 {
+            // int $0x80 and its kin, two bytes each: a Linux without 32-bit calls refuses the instruction.
+            regs.rip = regs.rip.wrapping_sub(2);
+            return Ok(Event::Exit(Exit::Fault(FaultInfo {
+                signal: libc::SIGSEGV,
+                code: SI_KERNEL,
+                addr: Addr(0),
+                trapno: TRAP_GP,
+                error_code: 0x80 * 8 + 2,
+                access: Access::Read,
+            })));
+        }
+        regs.orig_rax = regs.rax;
+        regs.rax = ENOSYS;
+        Ok(Event::Exit(Exit::Syscall))
+    }
+
+    fn fault(&self, signal: i32, regs: &Regs) -> Result<Event, Impossible> {
+        let text = self.machine.text();
+        if text.contains(&regs.rip) {
+            return Err(Impossible("fault in stub code"));
+        }
+        let slabs = &self.machine.slabs;
+        let trapno = self.get(frame::TRAPNO) as u32;
+        let error_code = self.get(frame::ERR) as u32;
+        let access = match error_code {
+            error if trapno == TRAP_PF && error & 0x10 != 0 => Access::Exec,
+            error if trapno == TRAP_PF && error & 2 != 0 => Access::Write,
+            _ => Access::Read,
+        };
+        let addr = if trapno == TRAP_PF {
+            self.get(frame::CR2)
+        } else {
+            slabs.read_u64(self.slab + self.frame + frame::INFO_ADDR)
+        };
+        Ok(Event::Exit(Exit::Fault(FaultInfo {
+            signal,
+            code: slabs.read_u32(self.slab + self.frame + frame::INFO_CODE) as i32,
+            addr: Addr(addr),
+            trapno,
+            error_code,
+            access,
+        })))
+    }
+}
+
+/// The fault of a rip that is no address.
+fn protection_fault(regs: &Regs) -> Exit {
+    let _ = regs;
+    Exit::Fault(FaultInfo {
+        signal: libc::SIGSEGV,
+        code: SI_KERNEL,
+        addr: Addr(0),
+        trapno: TRAP_GP,
+        error_code: 0,
+        access: Access::Exec,
+    })
+}
+
+/// A base that wrfsbase takes: what is not canonical becomes 0.
+fn canonical(base: u64) -> u64 {
+    let sign = (base as i64) >> 47;
+    if sign == 0 || sign == -1 { base } else { 0 }
+}
