@@ -3,6 +3,8 @@
 
 pub mod addr;
 pub mod bytes;
+#[doc(hidden)]
+pub mod fake;
 pub mod host;
 pub mod memfile;
 pub mod memmap;
@@ -11,3 +13,5 @@ pub mod ptr;
 pub mod safecopy;
 
 pub use addr::{Addr, AddrRange, PAGE_SIZE};
+/// Memory that others may change meanwhile: pointer and length only. Move its bytes with [`safecopy`].
+pub use vm_memory::VolatileSlice;
