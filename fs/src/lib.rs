@@ -15,8 +15,9 @@
 //! under no lock after `fs.inode_write`, because the fault path takes those.
 #![forbid(unsafe_code)]
 
+pub mod anon;
 mod context;
-mod ioctl;
+pub mod kernfs;
 mod lockclass;
 pub mod pipe;
 pub mod vfs;

@@ -14,7 +14,7 @@ use auth::{Gid, Uid};
 use sync::Mutex;
 use usermem::bytes::{IoDst, IoSrc};
 use usermem::memmap::Mappable;
-use crate::ioctl::UserMemory;
+use usermem::ptr::UserMemory;
 use waiter::{EventMask, Pollable, WaitQueue};
 
 use crate::vfs::inode::{Inode, InodeOps, InodeSlots};
