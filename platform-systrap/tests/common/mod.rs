@@ -1,0 +1,140 @@
+//! A tiny kernel for tests: a memory file, address spaces with a page of code and one of data, and guest code in assembly.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use arch::UserContext;
+use casemate_platform_systrap::{Systrap, SystrapConfig};
+use usermem::platform::{AddressSpace, Backing, Context, Exit, MapOp, Platform, Prot};
+use usermem::{Addr, AddrRange};
+
+/// Where guest code is mapped.
+pub const CODE: u64 = 0x40_0000;
+/// Where guest data is mapped.
+pub const DATA: u64 = 0x50_0000;
+/// Length of each.
+pub const LEN: u64 = 0x1_0000;
+
+pub struct Machine {
+    pub memory: Arc<OwnedFd>,
+    pub systrap: Systrap,
+    next: std::sync::atomic::AtomicU64,
+}
+
+/// One guest process.
+pub struct Guest {
+    pub space: Arc<dyn AddressSpace>,
+    /// Offsets in the memory file.
+    pub code: u64,
+    pub data: u64,
+}
+
+pub fn range(start: u64, len: u64) -> AddrRange {
+    AddrRange::of_len(Addr(start), len).unwrap()
+}
+
+pub fn map(at: u64, len: u64, offset: u64, prot: Prot) -> MapOp {
+    MapOp::Map { range: range(at, len), backing: Backing::Memory { offset }, prot, populate: false }
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        // SAFETY: a new descriptor.
+        let memory = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC)) };
+        // SAFETY: no pointers.
+        assert_eq!(unsafe { libc::ftruncate(memory.as_raw_fd(), 1 << 30) }, 0);
+        let read_only = std::fs::File::open(format!("/proc/self/fd/{}", memory.as_raw_fd())).unwrap();
+        let memory = Arc::new(memory);
+        let config = SystrapConfig::new(Arc::clone(&memory), Arc::new(read_only.into()));
+        let systrap = Systrap::new(&config).expect("platform");
+        Self { memory, systrap, next: std::sync::atomic::AtomicU64::new(0) }
+    }
+
+    pub fn allocate(&self, len: u64) -> u64 {
+        self.next.fetch_add(len, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    pub fn write(&self, offset: u64, bytes: &[u8]) {
+        // SAFETY: `bytes` is valid for its length.
+        let n = unsafe {
+            libc::pwrite(self.memory.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), offset as i64)
+        };
+        assert_eq!(n, bytes.len() as isize);
+    }
+
+    pub fn read(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        // SAFETY: `bytes` is valid for its length.
+        let n = unsafe { libc::pread(self.memory.as_raw_fd(), bytes.as_mut_ptr().cast(), len, offset as i64) };
+        assert_eq!(n, len as isize);
+        bytes
+    }
+
+    pub fn word(&self, offset: u64) -> u64 {
+        u64::from_le_bytes(self.read(offset, 8).try_into().unwrap())
+    }
+
+    /// A process with `code` at [`CODE`] and zeros at [`DATA`].
+    pub fn guest(&self, code: &[u8]) -> Guest {
+        let space = self.systrap.new_address_space().expect("space");
+        let guest = Guest { space, code: self.allocate(LEN), data: self.allocate(LEN) };
+        self.write(guest.code, code);
+        guest
+            .space
+            .apply(&[
+                map(CODE, LEN, guest.code, Prot::READ | Prot::EXEC),
+                map(DATA, LEN, guest.data, Prot::READ | Prot::WRITE),
+            ])
+            .expect("map");
+        guest
+    }
+}
+
+impl Guest {
+    pub fn context(&self) -> Box<dyn Context> {
+        self.space.new_context(None).expect("context")
+    }
+}
+
+/// Registers of a fresh program at [`CODE`].
+pub fn start() -> UserContext {
+    let mut user = UserContext::default();
+    user.regs.rip = CODE;
+    user.regs.rsp = DATA + LEN - 64;
+    user.regs.eflags = 0x202;
+    user.regs.cs = 0x33;
+    user
+}
+
+/// Runs to the next system call and returns its number.
+pub fn syscall(context: &mut dyn Context, user: &mut UserContext) -> u64 {
+    match context.switch(user) {
+        Ok(Exit::Syscall) => user.regs.orig_rax,
+        other => panic!("{other:?} at {:#x}", user.regs.rip),
+    }
+}
+
+/// Guest code, assembled into this binary.
+#[macro_export]
+macro_rules! guest_code {
+    ($name:ident, $($line:expr),+ $(,)?) => {
+        fn $name() -> &'static [u8] {
+            let (start, end): (*const u8, *const u8);
+            // SAFETY: takes the addresses of two labels around bytes that nothing here executes.
+            unsafe {
+                core::arch::asm!(
+                    ".pushsection .rodata.guest,\"a\",@progbits",
+                    "91:",
+                    $($line),+,
+                    "92:",
+                    ".popsection",
+                    "lea {start}, [rip + 91b]",
+                    "lea {end}, [rip + 92b]",
+                    start = out(reg) start, end = out(reg) end, options(nomem, nostack, preserves_flags)
+                );
+            }
+            // SAFETY: the labels bound constant bytes of this binary.
+            unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }
+        }
+    };
+}
