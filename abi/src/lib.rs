@@ -77,6 +77,7 @@ pub mod stat;
 pub mod sysinfo;
 pub mod time;
 pub mod tty;
+pub mod ucontext;
 pub mod utsname;
 pub mod wait;
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use abi::Errno;
+use casemate_loader as loader;
 use loader::{ExecFile, Identity, LoadPlan, LoadRequest, MapSource, Randomness, Rseq, StackAccess, Vdso};
 use proptest::prelude::{ProptestConfig, any, proptest};
 use usermem::addr::{Addr, AddrRange};
@@ -118,7 +119,7 @@ fn randomness_moves_everything_and_keeps_alignment() {
 fn errors_are_linuxs() {
     let argv = [b"x".to_vec()];
     let request = request(b"/x", &argv, &[]);
-    let mut load = |bytes: &[u8]| loader::load(&request, Bytes(bytes.to_vec()), &mut open).map(|_| ()).unwrap_err();
+    let load = |bytes: &[u8]| loader::load(&request, Bytes(bytes.to_vec()), &mut open).map(|_| ()).unwrap_err();
     assert_eq!(load(b""), Errno::ENOEXEC);
     assert_eq!(load(b"echo hi\n"), Errno::ENOEXEC);
     assert_eq!(load(b"#!/no/such/file\n"), Errno::ENOENT);

@@ -1,5 +1,9 @@
 //! x86-64.
 
+pub mod cpuid;
 pub mod regs;
+pub mod sigframe;
+pub mod tls;
+pub mod xsave;
 
 pub use regs::{FpuState, Regs, UserContext};
