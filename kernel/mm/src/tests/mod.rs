@@ -1,1 +1,6 @@
-//! Tests against a platform made of a table.
+//! Tests against a platform made of a table, and a model made of pages.
+
+mod calls;
+mod fake;
+mod model;
+mod random;
