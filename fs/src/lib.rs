@@ -17,8 +17,10 @@
 
 pub mod anon;
 mod context;
+pub mod host;
 pub mod kernfs;
 mod lockclass;
+mod mapping;
 pub mod pipe;
 pub mod vfs;
 

@@ -32,6 +32,8 @@ classes! {
     HOST = "fs.host", 40020;
     /// Snapshot of a directory being read.
     DIR_SNAPSHOT = "fs.dir_snapshot", 110;
+    /// Who maps an object.
+    OBSERVERS = "fs.observers", 40030;
     /// Children of a dentry.
     DENTRY_CHILDREN = "fs.dentry_children", 40100;
     /// Name and parent of a dentry.

@@ -4,7 +4,7 @@
 //! hung somewhere in a [`MountNs`], a [`Path`] a dentry seen through a mount, a [`File`] an open file description.
 //! Operations by name are methods of [`At`], which says who asks and from where.
 
-pub(crate) mod attrs;
+mod attrs;
 mod dentry;
 mod device;
 mod dirfile;
@@ -27,6 +27,7 @@ pub use mount::{
     Detach, Filesystem, Mount, MountNs, MountOptions, Path, Recursive, Superblock, may_mount, new_device_id,
 };
 pub use perm::{Perm, check as check_permission};
+pub(crate) use attrs::stripped_mode;
 pub use types::{
     Attr, DirEntry, DirSink, FileType, LookupFlags, OpenHow, PermAttr, SetAttr, SetTime, StatFs, Timestamp, major, makedev,
     minor,
