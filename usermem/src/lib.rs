@@ -4,6 +4,8 @@
 pub mod addr;
 pub mod bytes;
 #[doc(hidden)]
+pub mod contract;
+#[doc(hidden)]
 pub mod fake;
 pub mod host;
 pub mod memfile;

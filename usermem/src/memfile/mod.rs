@@ -146,6 +146,11 @@ impl MemoryFile {
         Arc::clone(&self.file)
     }
 
+    /// The read-only descriptor, for keeping.
+    pub fn shared_read_only_fd(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.read_only)
+    }
+
     /// Bytes of offset space; also the file's size.
     pub fn space_len(&self) -> u64 {
         self.mapping.len()
