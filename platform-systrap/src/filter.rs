@@ -52,25 +52,25 @@ pub(crate) const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
 
 /// What the leader and the zygote call, and therefore the most that any thread of a stub may.
 const BASE_CALLS: &[i64] = &[
-    libc::SYS_read,        // leader, zygote: wait for a request
-    libc::SYS_sendmsg,     // leader, zygote: pass descriptors
-    libc::SYS_sched_yield, // leader: until a new thread has its listener
-    libc::SYS_close,       // leader: after passing a listener
-    libc::SYS_clone,       // leader: threads; zygote: stubs
-    libc::SYS_sigaltstack, // new application thread
-    libc::SYS_seccomp,     // new thread: its filter
-    libc::SYS_dup,         // thread without a listener: the stand-in
-    libc::SYS_exit,        // thread without a listener
-    libc::SYS_exit_group,  // whoever finds its peer gone
-    libc::SYS_mmap,        // memory thread; start of a stub
-    libc::SYS_munmap,      // memory thread; start of a stub
-    libc::SYS_mprotect,    // memory thread
-    libc::SYS_recvmsg,     // memory thread: host files
-    libc::SYS_close_range, // memory thread: host files; zygote
-    libc::SYS_membarrier,  // memory thread: barriers
-    libc::SYS_socketpair,  // zygote
-    libc::SYS_prctl,       // start of a stub: parent-death signal
-    libc::SYS_dup2,        // start of a stub
+    libc::SYS_read,         // leader, zygote: wait for a request
+    libc::SYS_sendmsg,      // leader, zygote: pass descriptors
+    libc::SYS_sched_yield,  // leader: until a new thread has its listener
+    libc::SYS_close,        // leader: after passing a listener
+    libc::SYS_clone,        // leader: threads; zygote: stubs
+    libc::SYS_sigaltstack,  // new application thread
+    libc::SYS_seccomp,      // new thread: its filter
+    libc::SYS_dup,          // thread without a listener: the stand-in
+    libc::SYS_exit,         // thread without a listener
+    libc::SYS_exit_group,   // whoever finds its peer gone
+    libc::SYS_mmap,         // memory thread; start of a stub
+    libc::SYS_munmap,       // memory thread; start of a stub
+    libc::SYS_mprotect,     // memory thread
+    libc::SYS_recvmsg,      // memory thread: host files
+    libc::SYS_close_range,  // memory thread: host files; zygote
+    libc::SYS_membarrier,   // memory thread: barriers
+    libc::SYS_socketpair,   // zygote
+    libc::SYS_prctl,        // start of a stub: parent-death signal
+    libc::SYS_dup2,         // start of a stub
     crate::host::SYS_MSEAL, // start of a stub
 ];
 
@@ -209,10 +209,9 @@ mod tests {
 
     #[test]
     fn privileged_threads_have_their_calls_from_stub_text_only() {
-        for (filters, calls, handoff) in [
-            (vec![base(&TEXT)], BASE_CALLS, ALLOW),
-            (vec![base(&TEXT), ops(&TEXT)], OPS_CALLS, NOTIFY),
-        ] {
+        for (filters, calls, handoff) in
+            [(vec![base(&TEXT)], BASE_CALLS, ALLOW), (vec![base(&TEXT), ops(&TEXT)], OPS_CALLS, NOTIFY)]
+        {
             for arch in ARCHES {
                 for (ip, inside) in addresses() {
                     for nr in numbers() {

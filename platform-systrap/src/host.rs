@@ -60,7 +60,12 @@ impl Features {
             // Unknown flags are EINVAL; known ones get as far as the missing program.
             // SAFETY: the call fails before it changes anything: its program pointer is null.
             let answer = unsafe {
-                libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, listen_flags | flag, std::ptr::null::<u8>())
+                libc::syscall(
+                    libc::SYS_seccomp,
+                    libc::SECCOMP_SET_MODE_FILTER,
+                    listen_flags | flag,
+                    std::ptr::null::<u8>(),
+                )
             };
             if answer == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT) {
                 listen_flags |= flag;
@@ -77,6 +82,10 @@ fn kernel_version() -> (u32, u32) {
     let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
+
+/// What [`Listener::new`] reports for a descriptor that is no listener: the stub could not make the thread, or was refused
+/// the listener (EBUSY where the host's runtime holds one in our filter chain).
+pub(crate) const NO_LISTENER: i32 = libc::EBUSY;
 
 /// Why a listener gave no notification.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,9 +107,8 @@ impl Listener {
         let sync = answer == 0;
         if !sync {
             // Before 6.6 a listener answers EINVAL; anything that is no listener says ENOTTY or the like.
-            let error = io::Error::last_os_error();
-            if error.raw_os_error() != Some(libc::EINVAL) {
-                return Err(error);
+            if io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
+                return Err(io::Error::from_raw_os_error(NO_LISTENER));
             }
         }
         Ok(Self { fd, poll_first: !features.recv_sees_death, sync })
@@ -119,9 +127,7 @@ impl Listener {
             }
             let mut notification = Notification::default();
             // SAFETY: `notification` is a `struct seccomp_notif`, zeroed as the call demands, valid for the call.
-            let answer = unsafe {
-                libc::ioctl(self.fd.as_raw_fd(), NOTIF_RECV as libc::Ioctl, &raw mut notification)
-            };
+            let answer = unsafe { libc::ioctl(self.fd.as_raw_fd(), NOTIF_RECV as libc::Ioctl, &raw mut notification) };
             if answer == 0 {
                 return Ok(notification);
             }

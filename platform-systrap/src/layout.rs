@@ -13,7 +13,7 @@
 //! **Invariant.** Nothing here is read by privileged stub threads (leader, memory thread) from a page that the guest can
 //! write, but the reply of `recvmsg`, which they ignore.
 
-/// Pages of stub text.
+/// Length of the stub's text.
 pub(crate) const TEXT_LEN: u64 = 0x1000;
 /// Offset of the configuration page.
 pub(crate) const CONFIG: u64 = 0x2000;
@@ -189,5 +189,5 @@ pub(crate) mod frame {
     pub(crate) const LEN: u64 = INFO + 128;
 }
 
-static_assertions::const_assert!(SLABS % SLAB == 0);
+static_assertions::const_assert!(SLABS.is_multiple_of(SLAB));
 static_assertions::const_assert!(CONTROL + CONTROL_LEN <= SLABS);

@@ -73,7 +73,8 @@ impl Machine {
         let features = Features::probe();
         let reservation = step("address space for stubs", Reservation::near_the_top(REGION_LEN, SLAB))?;
         let base = reservation.base;
-        let control = step("control file", SharedFile::new(c"casemate-control", CONTROL_LEN, MAX_STUBS, Writers::KernelOnly))?;
+        let control =
+            step("control file", SharedFile::new(c"casemate-control", CONTROL_LEN, MAX_STUBS, Writers::KernelOnly))?;
         let slabs = step("slab file", SharedFile::new(c"casemate-slabs", CHUNK, MAX_CHUNKS, Writers::Everyone))?;
         let image = step("stub image", image(base, features, &xsave))?;
         let plan = Plan {
@@ -133,6 +134,17 @@ impl Machine {
                 self.control.free(units.control);
                 self.slabs.free(units.chunk);
                 Err(PlatformError::Host { what: "fork of a stub", source })
+            }
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Stubs that nobody took: dead before the zygote is, and reaped.
+        for _ in self.pool.get_mut().open.drain(..) {
+            if let Ok(born) = self.zygote.answer() {
+                Stub::discard(born);
             }
         }
     }

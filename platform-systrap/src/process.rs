@@ -19,7 +19,7 @@ use usermem::platform::PlatformError;
 
 use crate::host::{self, Gone, Listener, MAX_FDS, Reap};
 use crate::layout::{
-    ALTSTACK, CHUNK, CHUNK_SLABS, CONTROL, FD_FREE, FD_OPS, FD_SLABS, MAX_SLABS, SLAB, SLABS, control, own_slab,
+    ALTSTACK, CHUNK, CHUNK_SLABS, FD_FREE, FD_OPS, FD_SLABS, MAX_SLABS, SLAB, SLABS, control, own_slab,
 };
 use crate::machine::Machine;
 use crate::thread::Thread;
@@ -150,6 +150,11 @@ impl Stub {
         }))
     }
 
+    /// Ends a process that the zygote has forked and that nobody wants.
+    pub(crate) fn discard(born: Born) {
+        drop(Process { pid: born.pid, pidfd: born.pidfd, dead: AtomicBool::new(false) });
+    }
+
     /// Carries out a batch in the memory thread: at most [`BATCH`] operations, of which some name `files` as [`FD_FREE`]
     /// plus an index. Any refusal kills the stub.
     pub(crate) fn run(&self, ops: &[Op], files: &[Arc<OwnedFd>]) -> Result<(), PlatformError> {
@@ -254,9 +259,9 @@ impl Stub {
                 inner.slabs = slab + 1;
                 Ok(thread)
             }
-            // The thread may exist all the same, and then this slab is its.
-            Err(source) if source.kind() == io::ErrorKind::QuotaExceeded => {
-                Err(PlatformError::Limit("threads of the host"))
+            // No thread, or one that has ended at once: the slab is still free.
+            Err(source) if source.raw_os_error() == Some(host::NO_LISTENER) => {
+                Err(PlatformError::Limit("threads, or seccomp listeners, of the host"))
             }
             Err(source) => {
                 self.process.kill();
@@ -300,7 +305,6 @@ fn write_altstack(machine: &Machine, control_pages: u64, slab: u64) {
     for (index, word) in stack.iter().enumerate() {
         machine.control.write_u64(control_pages + control::ALTSTACK + index as u64 * 8, *word);
     }
-    debug_assert!(machine.base + CONTROL > machine.base, "control pages lie in the region");
 }
 
 /// The listener that a leader passes.

@@ -157,7 +157,7 @@ impl Thread {
     /// this is the fault it would raise.
     pub(crate) fn load(&mut self, regs: &Regs) -> Result<(), Exit> {
         if regs.rip >= USER_END && !VSYSCALL.contains(&regs.rip) {
-            return Err(protection_fault(regs));
+            return Err(PROTECTION_FAULT);
         }
         let eflags = (regs.eflags & USER_FLAGS) | FIXED_FLAGS;
         for (field, value) in [
@@ -325,17 +325,14 @@ impl Thread {
 }
 
 /// The fault of a rip that is no address.
-fn protection_fault(regs: &Regs) -> Exit {
-    let _ = regs;
-    Exit::Fault(FaultInfo {
-        signal: libc::SIGSEGV,
-        code: SI_KERNEL,
-        addr: Addr(0),
-        trapno: TRAP_GP,
-        error_code: 0,
-        access: Access::Exec,
-    })
-}
+const PROTECTION_FAULT: Exit = Exit::Fault(FaultInfo {
+    signal: libc::SIGSEGV,
+    code: SI_KERNEL,
+    addr: Addr(0),
+    trapno: TRAP_GP,
+    error_code: 0,
+    access: Access::Exec,
+});
 
 /// A base that wrfsbase takes: what is not canonical becomes 0.
 fn canonical(base: u64) -> u64 {

@@ -14,9 +14,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use crate::{filter, host};
 use crate::layout::{CONFIG, CONFIG_LEN, FD_FREE, KICK_SIGNAL, SCRATCH, TEXT_LEN};
 use crate::stub::Entries;
+use crate::{filter, host};
 
 /// Signals that the CPU or a filter raises in guest code.
 const SYNCHRONOUS: [i32; 6] = [libc::SIGSYS, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
@@ -95,15 +95,11 @@ pub(crate) fn spawn(plan: &Plan<'_>) -> io::Result<Zygote> {
         pid: AtomicI32::new(-1),
     };
     let mut stack = vec![0_u128; 4096];
+    let top = stack.as_mut_ptr_range().end;
     // SAFETY: (1) the stack is ours for as long as the helper runs, because CLONE_VFORK suspends us until it has ended;
     // (2) so is `child`; (3) the helper makes raw calls only.
     let helper = unsafe {
-        libc::clone(
-            helper,
-            stack.as_mut_ptr().add(stack.len()).cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK,
-            (&raw const child).cast_mut().cast(),
-        )
+        libc::clone(helper, top.cast(), libc::CLONE_VM | libc::CLONE_VFORK, (&raw const child).cast_mut().cast())
     };
     if helper < 0 {
         return Err(io::Error::last_os_error());
@@ -121,14 +117,14 @@ pub(crate) fn spawn(plan: &Plan<'_>) -> io::Result<Zygote> {
 fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut pair = [0; 2];
     // SAFETY: `pair` has room for two descriptors.
-    let answer = unsafe {
-        libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr())
-    };
+    let answer =
+        unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr()) };
     if answer != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: two new descriptors, owned by nobody else.
-    Ok(unsafe { (OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1])) })
+    // SAFETY: a new descriptor, owned by nobody else.
+    let own = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok((own(pair[0]), own(pair[1])))
 }
 
 /// Runs in our memory, on its own stack, while we are suspended.
@@ -173,7 +169,11 @@ fn prepare(child: &Child) -> bool {
         && call!(SYS_prctl, libc::PR_SET_NAME, c"casemate-stub".as_ptr(), 0, 0, 0)
         && drop_capabilities();
     let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    bound && call!(SYS_setrlimit, libc::RLIMIT_CORE, &raw const no_core) && signals(child) && files(child) && map(child)
+    bound
+        && call!(SYS_setrlimit, libc::RLIMIT_CORE, &raw const no_core)
+        && signals(child)
+        && files(child)
+        && map(child)
         && call!(
             SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,

@@ -9,38 +9,41 @@ use usermem::platform::{AddressSpace, Backing, Context, Exit, MapOp, Platform, P
 use usermem::{Addr, AddrRange};
 
 /// Where guest code is mapped.
-pub const CODE: u64 = 0x40_0000;
+pub(crate) const CODE: u64 = 0x40_0000;
 /// Where guest data is mapped.
-pub const DATA: u64 = 0x50_0000;
+pub(crate) const DATA: u64 = 0x50_0000;
 /// Length of each.
-pub const LEN: u64 = 0x1_0000;
+pub(crate) const LEN: u64 = 0x1_0000;
 
-pub struct Machine {
-    pub memory: Arc<OwnedFd>,
-    pub systrap: Systrap,
+pub(crate) struct Machine {
+    pub(crate) memory: Arc<OwnedFd>,
+    pub(crate) systrap: Systrap,
     next: std::sync::atomic::AtomicU64,
 }
 
 /// One guest process.
-pub struct Guest {
-    pub space: Arc<dyn AddressSpace>,
+pub(crate) struct Guest {
+    pub(crate) space: Arc<dyn AddressSpace>,
     /// Offsets in the memory file.
-    pub code: u64,
-    pub data: u64,
+    pub(crate) code: u64,
+    pub(crate) data: u64,
 }
 
-pub fn range(start: u64, len: u64) -> AddrRange {
+pub(crate) fn range(start: u64, len: u64) -> AddrRange {
     AddrRange::of_len(Addr(start), len).unwrap()
 }
 
-pub fn map(at: u64, len: u64, offset: u64, prot: Prot) -> MapOp {
+pub(crate) fn map(at: u64, len: u64, offset: u64, prot: Prot) -> MapOp {
     MapOp::Map { range: range(at, len), backing: Backing::Memory { offset }, prot, populate: false }
 }
 
 impl Machine {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        // SAFETY: the name is a C string.
+        let memory = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(memory >= 0);
         // SAFETY: a new descriptor.
-        let memory = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC)) };
+        let memory = unsafe { OwnedFd::from_raw_fd(memory) };
         // SAFETY: no pointers.
         assert_eq!(unsafe { libc::ftruncate(memory.as_raw_fd(), 1 << 30) }, 0);
         let read_only = std::fs::File::open(format!("/proc/self/fd/{}", memory.as_raw_fd())).unwrap();
@@ -50,19 +53,17 @@ impl Machine {
         Self { memory, systrap, next: std::sync::atomic::AtomicU64::new(0) }
     }
 
-    pub fn allocate(&self, len: u64) -> u64 {
+    pub(crate) fn allocate(&self, len: u64) -> u64 {
         self.next.fetch_add(len, std::sync::atomic::Ordering::Relaxed)
     }
 
-    pub fn write(&self, offset: u64, bytes: &[u8]) {
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
         // SAFETY: `bytes` is valid for its length.
-        let n = unsafe {
-            libc::pwrite(self.memory.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), offset as i64)
-        };
+        let n = unsafe { libc::pwrite(self.memory.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), offset as i64) };
         assert_eq!(n, bytes.len() as isize);
     }
 
-    pub fn read(&self, offset: u64, len: usize) -> Vec<u8> {
+    pub(crate) fn read(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         // SAFETY: `bytes` is valid for its length.
         let n = unsafe { libc::pread(self.memory.as_raw_fd(), bytes.as_mut_ptr().cast(), len, offset as i64) };
@@ -70,12 +71,12 @@ impl Machine {
         bytes
     }
 
-    pub fn word(&self, offset: u64) -> u64 {
+    pub(crate) fn word(&self, offset: u64) -> u64 {
         u64::from_le_bytes(self.read(offset, 8).try_into().unwrap())
     }
 
     /// A process with `code` at [`CODE`] and zeros at [`DATA`].
-    pub fn guest(&self, code: &[u8]) -> Guest {
+    pub(crate) fn guest(&self, code: &[u8]) -> Guest {
         let space = self.systrap.new_address_space().expect("space");
         let guest = Guest { space, code: self.allocate(LEN), data: self.allocate(LEN) };
         self.write(guest.code, code);
@@ -91,13 +92,13 @@ impl Machine {
 }
 
 impl Guest {
-    pub fn context(&self) -> Box<dyn Context> {
+    pub(crate) fn context(&self) -> Box<dyn Context> {
         self.space.new_context(None).expect("context")
     }
 }
 
 /// Registers of a fresh program at [`CODE`].
-pub fn start() -> UserContext {
+pub(crate) fn start() -> UserContext {
     let mut user = UserContext::default();
     user.regs.rip = CODE;
     user.regs.rsp = DATA + LEN - 64;
@@ -107,7 +108,7 @@ pub fn start() -> UserContext {
 }
 
 /// Runs to the next system call and returns its number.
-pub fn syscall(context: &mut dyn Context, user: &mut UserContext) -> u64 {
+pub(crate) fn syscall(context: &mut dyn Context, user: &mut UserContext) -> u64 {
     match context.switch(user) {
         Ok(Exit::Syscall) => user.regs.orig_rax,
         other => panic!("{other:?} at {:#x}", user.regs.rip),
