@@ -255,7 +255,7 @@ impl<F: ExecFile> Program<F> {
         program.map(&placed, 0, &mut maps)?;
 
         let mut vdso_start = None;
-        if request.vdso == Vdso::Mapped && !vdso::IMAGE.is_empty() {
+        if request.vdso == Vdso::Mapped {
             let len = vdso::MAPPED_LEN;
             let range = placer.anywhere(len, PAGE_SIZE)?;
             let code = range.start.checked_add(vdso::CODE_OFFSET).ok_or(Errno::ENOMEM)?;

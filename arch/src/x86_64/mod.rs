@@ -4,6 +4,7 @@ pub mod cpuid;
 pub mod regs;
 pub mod sigframe;
 pub mod tls;
+pub mod tsc;
 pub mod xsave;
 
 pub use regs::{FpuState, Regs, UserContext};
