@@ -21,6 +21,11 @@ impl Mm {
         (heap.start, heap.end)
     }
 
+    /// Where the heap starts.
+    pub fn brk_start(&self) -> Addr {
+        self.lock().heap.start
+    }
+
     /// Moves the end of the heap if possible; answers where it is then, which is how callers see failure.
     pub fn brk(&self, addr: Addr) -> Addr {
         let mut state = self.lock();

@@ -23,6 +23,16 @@ const READ_AHEAD: u64 = 64 << 20;
 /// A hole smaller than this is filled on a read fault too: the write will follow.
 const SMALL_HOLE: u64 = 1 << 20;
 
+/// Writable private mappings of files up to this size are taken for a program's data.
+const SMALL_DATA: u64 = 256 << 10;
+
+/// How far from a mapping others of the same file are looked for, and how many are mapped along with it.
+const SIBLINGS_WITHIN: u64 = 32 << 20;
+const MAX_SIBLINGS: usize = 4;
+
+/// How many other shared pieces are looked at when one turns out to be shared no more.
+const MAX_SWEEP: usize = 128;
+
 /// Space for large anonymous mappings is reserved in pieces of this size.
 const ARENA: u64 = 64 << 20;
 
@@ -108,11 +118,16 @@ impl State {
         let page = addr.page_down();
         let (range, vma) = self.vma_for(addr).ok_or(Fault::NotMapped)?;
         match self.installed.get(page).map(|(_, installed)| installed.place.clone()) {
-            Some(Place::Memory { .. }) if self.pool.is_full() => Err(Fault::Oom),
             Some(Place::Host { .. }) => Err(Fault::Bus),
-            Some(_) if vma.file.is_some() && !self.has_file_page(page, range, &vma) => Err(Fault::Bus),
-            // The host's own memory ran out: its limits are tighter than ours.
-            Some(Place::Memory { .. }) => Err(Fault::Oom),
+            Some(_) if self.pmas.get(page).is_none() && !self.has_file_page(page, range, &vma) => Err(Fault::Bus),
+            Some(Place::Memory { .. }) => {
+                // Either we give back what was freed, or the host's limits are tighter than ours: try once more, but
+                // not for ever.
+                if self.pool.is_full() || self.last_bus.replace(page) == Some(page) {
+                    return Err(Fault::Oom);
+                }
+                Ok(())
+            }
             Some(Place::Zero) | None => self.fault(addr, access),
         }
     }
@@ -138,13 +153,16 @@ impl State {
         if self.pmas.get(page).is_none() {
             if access != Access::Write {
                 let hole = self.pmas.gap_around(page, clip(block(page, READ_AHEAD), range));
-                if vma.file.is_some() {
+                // Initialized data of a program: the write follows at once (relocation).
+                let data = vma.prot.contains(Prot::WRITE) && range.len() <= SMALL_DATA;
+                if vma.file.is_some() && !data {
                     let around = clip(self.fresh_around(page, range, READ_AHEAD), hole);
                     let (run, place) = self.locate(page, around, range, vma)?;
                     self.install(run, place, vma.cpu_prot() - Prot::WRITE, batch);
+                    self.install_siblings(range, vma, batch);
                     return Ok(());
                 }
-                if !vma.prot.contains(Prot::WRITE) || hole.len() >= SMALL_HOLE {
+                if vma.file.is_none() && (!vma.prot.contains(Prot::WRITE) || hole.len() >= SMALL_HOLE) {
                     let around = clip(self.fresh_around(page, range, READ_AHEAD), hole);
                     self.install(around, Place::Zero, vma.cpu_prot() - Prot::WRITE, batch);
                     return Ok(());
@@ -163,6 +181,38 @@ impl State {
         };
         self.install_private(run, vma, batch);
         Ok(())
+    }
+
+    /// Maps the read-only parts of the same file next to a VMA along with it: who runs a library's text will read its
+    /// constants, and one more operation in a batch costs far less than a fault.
+    fn install_siblings(&mut self, range: AddrRange, vma: &Vma, batch: &mut Batch) {
+        let Some(file) = &vma.file else { return };
+        let id = file.object.id();
+        let near = AddrRange {
+            start: Addr(range.start.0.saturating_sub(SIBLINGS_WITHIN)),
+            end: Addr(range.end.0.saturating_add(SIBLINGS_WITHIN)),
+        };
+        let is_sibling = |other: &Vma| {
+            other.is_private()
+                && !other.prot.is_empty()
+                && !other.prot.contains(Prot::WRITE)
+                && other.file.as_ref().is_some_and(|file| file.object.id() == id)
+        };
+        let siblings: Vec<(AddrRange, Vma)> = self
+            .vmas
+            .touching(near)
+            .filter(|(at, other)| *at != range && is_sibling(other))
+            .take(MAX_SIBLINGS)
+            .map(|(at, other)| (at, other.clone()))
+            .collect();
+        for (at, other) in siblings {
+            if self.installed.overlaps(at) || self.pmas.overlaps(at) || at.len() > READ_AHEAD {
+                continue;
+            }
+            if let Ok((run, place)) = self.locate(at.start, at, at, &other) {
+                self.install(run, place, other.cpu_prot(), batch);
+            }
+        }
     }
 
     /// Up to `size` bytes around `page` that the platform holds nothing in, or one installed mapping, which then is to
@@ -290,6 +340,7 @@ impl State {
         let sole = self.sole_run(page, window, pma.offset + (window.start.0 - piece.start.0));
         if let Some(run) = sole {
             self.pmas.update(run, |_, pma| pma.cow = false);
+            self.sweep(run, batch);
             return Ok(run);
         }
         if self.pool.is_full() {
@@ -313,6 +364,37 @@ impl State {
             self.pmas.insert(part, Pma { offset, cow: false });
         }
         Ok(run)
+    }
+
+    /// Whoever shared `run` has gone, and with it probably what else was shared: makes all that is shared no more
+    /// writable in one batch, where guest code could write before.
+    fn sweep(&mut self, run: AddrRange, batch: &mut Batch) {
+        let shared: Vec<(AddrRange, Pma)> = self
+            .pmas
+            .iter()
+            .filter(|(piece, pma)| pma.cow && piece.intersect(run).is_none())
+            .take(MAX_SWEEP)
+            .map(|(piece, pma)| (piece, *pma))
+            .collect();
+        for (piece, pma) in shared {
+            if self.pool.refs(pma.offset, piece.len()) != (1, piece.len()) {
+                continue;
+            }
+            self.pmas.update(piece, |_, pma| pma.cow = false);
+            let upgradable: Vec<AddrRange> = self
+                .installed
+                .within(piece)
+                .filter(|(_, installed)| installed.made_writable && !installed.prot.contains(Prot::WRITE))
+                .map(|(part, _)| part)
+                .collect();
+            for part in upgradable {
+                for (part, vma) in self.vmas.within(part).collect::<Vec<_>>() {
+                    if vma.prot.contains(Prot::WRITE) {
+                        self.install_private(part, &vma, batch);
+                    }
+                }
+            }
+        }
     }
 
     /// The part of `window` (whose pages start at `offset` in the memory file) around `page` that nobody shares, or

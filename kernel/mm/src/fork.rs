@@ -45,6 +45,8 @@ impl State {
     fn fork_into(&mut self, child: &mut Self) -> Result<(), Errno> {
         child.heap = self.heap;
         child.bounds = self.bounds;
+        child.direction = self.direction;
+        child.executable = self.executable.clone();
         let mut protect = Batch::default();
         let shared = self.share_all(child, &mut protect);
         // Also when it failed half-way: what is marked as shared must not stay writable.

@@ -6,7 +6,7 @@ use usermem::{Addr, AddrRange, PAGE_SIZE};
 
 use crate::mm::Mm;
 use crate::state::{MAX_MAP_COUNT, STACK_GUARD, State};
-use crate::types::{MapOptions, MapRequest, Placement, Sharing, Source};
+use crate::types::{Direction, MapOptions, MapRequest, Placement, Sharing, Source};
 use crate::vma::{FileBacking, Vma, VmaFlags};
 
 /// Where `MAP_32BIT` puts mappings.
@@ -20,12 +20,8 @@ impl Mm {
     /// mapped; locking not permitted), `EAGAIN` (RLIMIT_MEMLOCK), `EEXIST` (FixedNoReplace), `EACCES` (protection beyond
     /// what the file allows).
     pub fn map(&self, request: &MapRequest) -> Result<Addr, Errno> {
-        let range = {
-            let mut state = self.lock();
-            let range = state.map(request)?;
-            // Guest code never sees the new mapping before it is there; nothing is told to the platform yet.
-            range
-        };
+        // Nothing is told to the platform yet: the first fault will.
+        let range = self.lock().map(request)?;
         let locked = request.options.contains(MapOptions::LOCKED);
         if request.options.contains(MapOptions::POPULATE) || locked {
             // Failure to populate is not failure to map, mmap(2).
@@ -143,9 +139,12 @@ impl State {
         let top = limits.end.min(self.layout.user.end);
         let base = if limits == LOW { low } else { self.layout.mmap_base.min(top).max(low) };
         let extra = if flags.contains(VmaFlags::GROWSDOWN) { STACK_GUARD } else { 0 };
-        self.find_down(AddrRange { start: low, end: base }, len, extra)
-            .or_else(|| self.find_up(AddrRange { start: base, end: top }, len, extra))
-            .ok_or(Errno::ENOMEM)
+        let (below, above) = (AddrRange { start: low, end: base }, AddrRange { start: base, end: top });
+        let found = match self.direction {
+            Direction::Down => self.find_down(below, len, extra).or_else(|| self.find_up(above, len, extra)),
+            Direction::Up => self.find_up(above, len, extra).or_else(|| self.find_up(below, len, extra)),
+        };
+        found.ok_or(Errno::ENOMEM)
     }
 
     /// Whether nothing is in `range`, nor a mapping that grows down too close above it (or below, if this one grows).

@@ -11,8 +11,8 @@ use usermem::platform::{Access, AddressSpace};
 use usermem::Addr;
 
 use crate::pool::Pool;
-use crate::state::State;
-use crate::types::{Bounds, Fault, FutexKey, Layout, Limits};
+use crate::state::{State, Unmapped};
+use crate::types::{Bounds, Direction, Fault, FutexKey, Layout, Limits, MappedFile, Sharing};
 use crate::vma::Force;
 
 /// The class of the lock of an address space. Locks held while guest memory is copied rank before it, locks that
@@ -120,6 +120,22 @@ impl Mm {
         self.lock().bounds = bounds;
     }
 
+    /// Says in which direction mappings without a place of their own are laid out; downwards at first.
+    pub fn set_direction(&self, direction: Direction) {
+        self.lock().direction = direction;
+    }
+
+    /// The program that runs here, `/proc/[pid]/exe`.
+    pub fn executable(&self) -> Option<Arc<dyn MappedFile>> {
+        self.lock().executable.clone()
+    }
+
+    /// Says which program runs here, after exec or `prctl(PR_SET_MM_EXE_FILE)`.
+    pub fn set_executable(&self, file: Arc<dyn MappedFile>) {
+        // The old one is dropped without the lock.
+        let _old = self.lock().executable.replace(file);
+    }
+
     /// Resolves a page fault of guest code: when it returns `Ok`, the access can be tried again.
     pub fn handle_fault(&self, addr: Addr, access: Access) -> Result<(), Fault> {
         self.lock().fault(addr, access)
@@ -140,9 +156,9 @@ impl Mm {
 
     /// The identity of the futex word at `addr`: of the address space for private ones (`FUTEX_PRIVATE_FLAG`, or memory
     /// that is not shared), of the mapped object else. `EFAULT` where nothing readable is mapped.
-    pub fn futex_key(&self, addr: Addr, scope: crate::types::Sharing) -> Result<FutexKey, Errno> {
+    pub fn futex_key(&self, addr: Addr, scope: Sharing) -> Result<FutexKey, Errno> {
         let private = FutexKey::Private { mm: self.id.0, addr: addr.0 };
-        if scope == crate::types::Sharing::Private {
+        if scope == Sharing::Private {
             return Ok(private);
         }
         let mut state = self.lock();
@@ -158,31 +174,64 @@ impl Mm {
         })
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        Locked::new(self.state.lock())
     }
 
     /// As [`Mm::lock`], for the child of a fork inside its parent.
-    pub(crate) fn lock_child(&self) -> MutexGuard<'_, State> {
-        self.state.lock_nested()
+    pub(crate) fn lock_child(&self) -> Locked<'_> {
+        Locked::new(self.state.lock_nested())
     }
 
-    /// Locks when no copy into guest memory is under way.
-    pub(crate) fn lock_without_writes(&self) -> MutexGuard<'_, State> {
+    /// Locks when no copy into guest memory is under way. The caller holds no lock that such a copy may need.
+    pub(crate) fn lock_without_writes(&self) -> Locked<'_> {
         // SeqCst on both sides: either the last writer sees the waiter, or the waiter sees no writer (`WriteGuard`).
         self.forks_waiting.fetch_add(1, Ordering::SeqCst);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         while self.writes.load(Ordering::SeqCst) != 0 {
             state = self.writes_done.wait(state);
         }
         self.forks_waiting.fetch_sub(1, Ordering::SeqCst);
-        state
+        Locked::new(state)
     }
 
     /// Announces a copy into guest memory; `_state` shows that the lock is held.
     pub(crate) fn begin_write(&self, _state: &State) -> WriteGuard<'_> {
         self.writes.fetch_add(1, Ordering::SeqCst);
         WriteGuard { mm: self }
+    }
+}
+
+/// The state, locked. What an operation has unmapped is dropped after the lock is: the last use of a file may close it,
+/// which is no business of an address space.
+pub(crate) struct Locked<'a> {
+    // Fields are dropped in this order.
+    state: MutexGuard<'a, State>,
+    unmapped: Vec<Unmapped>,
+}
+
+impl<'a> Locked<'a> {
+    fn new(state: MutexGuard<'a, State>) -> Self {
+        Self { state, unmapped: Vec::new() }
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.unmapped = std::mem::take(&mut self.state.unmapped);
+    }
+}
+
+impl std::ops::Deref for Locked<'_> {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl std::ops::DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
     }
 }
 

@@ -9,6 +9,7 @@ use usermem::memfile::MemoryFile;
 use usermem::memmap::{Located, Mappable, MappingObserver};
 
 use crate::pool::Pool;
+use crate::types::MappedFile;
 
 /// Zeros at first, of a fixed size, alive as long as somebody maps them: `MAP_SHARED | MAP_ANONYMOUS`, System V shared
 /// memory, the vDSO and its data.
@@ -17,6 +18,7 @@ pub struct SharedMemory {
     pool: Pool,
     offset: u64,
     len: u64,
+    name: Vec<u8>,
 }
 
 /// Ids of objects without an inode have the top bit; files' ids do not.
@@ -27,10 +29,16 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 impl SharedMemory {
     /// `len` bytes, rounded up to pages. Errors: `EINVAL` (none), `ENOMEM`.
     pub fn new(memory: &Arc<MemoryFile>, len: u64) -> Result<Arc<Self>, Errno> {
+        Self::named(memory, len, b"/dev/zero (deleted)")
+    }
+
+    /// The same, with the path that `/proc/[pid]/maps` shows.
+    pub fn named(memory: &Arc<MemoryFile>, len: u64, name: &[u8]) -> Result<Arc<Self>, Errno> {
         let len = len.checked_next_multiple_of(PAGE_SIZE).filter(|len| *len != 0).ok_or(Errno::EINVAL)?;
         let pool = Pool::new(Arc::clone(memory));
         let offset = pool.allocate(len, 0).map_err(|_| Errno::ENOMEM)?;
-        Ok(Arc::new(Self { id: ANONYMOUS_ID | NEXT_ID.fetch_add(1, Ordering::Relaxed), pool, offset, len }))
+        let id = ANONYMOUS_ID | NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self { id, pool, offset, len, name: name.to_vec() }))
     }
 
     /// Writes `bytes` at `at`, from the kernel. Errors: `EFAULT` (beyond the end).
@@ -51,6 +59,30 @@ impl SharedMemory {
 impl Drop for SharedMemory {
     fn drop(&mut self) {
         self.pool.dec_ref(self.offset, self.len);
+    }
+}
+
+impl MappedFile for SharedMemory {
+    fn path(&self) -> Vec<u8> {
+        self.name.clone()
+    }
+
+    fn dev(&self) -> u64 {
+        // Linux's internal tmpfs has a device of its own, often this one.
+        1
+    }
+
+    fn ino(&self) -> u64 {
+        self.id & !ANONYMOUS_ID
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.len).ok_or(Errno::EINVAL)?;
+        if self.pool.punch(self.offset + offset, end - offset) { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 }
 

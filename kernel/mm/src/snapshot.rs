@@ -60,25 +60,31 @@ pub struct MemoryStat {
 impl Mm {
     /// All mappings, in order of address.
     pub fn vmas(&self) -> Vec<VmaInfo> {
-        let state = self.lock();
-        state.vmas.iter().map(|(range, vma)| state.describe(range, vma)).collect()
+        let found: Vec<_> = {
+            let state = self.lock();
+            state.vmas.iter().map(|(range, vma)| Found::new(range, vma)).collect()
+        };
+        // Names are asked for without the lock: files have locks of their own.
+        found.into_iter().map(Found::describe).collect()
     }
 
     /// As [`Mm::vmas`], with the bytes present counted.
     pub fn vmas_with_usage(&self) -> Vec<VmaInfo> {
-        let state = self.lock();
-        let describe = |(range, vma): (AddrRange, &Vma)| {
-            let mut info = state.describe(range, vma);
-            (info.rss, info.anonymous) = state.present(range);
-            info
+        let found: Vec<_> = {
+            let state = self.lock();
+            let find = |(range, vma): (AddrRange, &Vma)| {
+                let (rss, anonymous) = state.present(range);
+                Found { rss, anonymous, ..Found::new(range, vma) }
+            };
+            state.vmas.iter().map(find).collect()
         };
-        state.vmas.iter().map(describe).collect()
+        found.into_iter().map(Found::describe).collect()
     }
 
     /// The mapping that holds `addr`.
     pub fn vma_at(&self, addr: Addr) -> Option<VmaInfo> {
-        let state = self.lock();
-        state.vmas.get(addr).map(|(range, vma)| state.describe(range, vma))
+        let found = self.lock().vmas.get(addr).map(|(range, vma)| Found::new(range, vma));
+        found.map(Found::describe)
     }
 
     /// The sums. Cheap but for `rss` and `anonymous`, which ask the memory file.
@@ -104,8 +110,21 @@ impl Mm {
     }
 }
 
-impl State {
-    fn describe(&self, range: AddrRange, vma: &Vma) -> VmaInfo {
+/// A mapping before its file is asked for its name.
+struct Found {
+    range: AddrRange,
+    vma: Vma,
+    rss: u64,
+    anonymous: u64,
+}
+
+impl Found {
+    fn new(range: AddrRange, vma: &Vma) -> Self {
+        Self { range, vma: vma.clone(), rss: 0, anonymous: 0 }
+    }
+
+    fn describe(self) -> VmaInfo {
+        let Self { range, vma, rss, anonymous } = self;
         let (offset, dev, ino, name) = match &vma.file {
             Some(file) if vma.label.is_empty() => (file.offset, file.file.dev(), file.file.ino(), file.file.path()),
             _ if vma.label.is_empty() && vma.flags.contains(VmaFlags::STACK) => (0, 0, 0, b"[stack]".to_vec()),
@@ -119,13 +138,15 @@ impl State {
             dev,
             ino,
             name,
-            vm_flags: vm_flags(vma),
-            rss: 0,
-            anonymous: 0,
+            vm_flags: vm_flags(&vma),
+            rss,
+            anonymous,
             locked: vma.flags.contains(VmaFlags::LOCKED),
         }
     }
+}
 
+impl State {
     /// Bytes present in `range`, and those of them that are private pages.
     fn present(&self, range: AddrRange) -> (u64, u64) {
         let anonymous: u64 = self

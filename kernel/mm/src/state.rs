@@ -10,11 +10,11 @@ use usermem::memmap::{Mappable, MappingObserver, Truncated};
 use usermem::platform::{AddressSpace, MapOp, Prot};
 use usermem::{Addr, AddrRange, PAGE_SIZE};
 
-use crate::addrmap::AddrMap;
+use crate::addrmap::{AddrMap, Piece};
 use crate::pma::{Home, Installed, Place, Pma};
 use crate::pool::Pool;
-use crate::types::{Bounds, Fault, Layout, Limits};
-use crate::vma::{Vma, VmaFlags};
+use crate::types::{Bounds, Direction, Fault, Layout, Limits, MappedFile};
+use crate::vma::{FileBacking, Vma, VmaFlags};
 
 /// Size and alignment of the windows in which memory is mapped ahead: what one page-table page covers.
 pub(crate) const WINDOW: u64 = 2 << 20;
@@ -70,12 +70,22 @@ struct Attached {
     bytes: u64,
 }
 
+/// What is to be dropped without the lock.
+pub(crate) enum Unmapped {
+    /// Of a VMA.
+    File(#[allow(dead_code, reason = "kept only to be dropped")] FileBacking),
+    /// Of the last VMA of an object.
+    Object(#[allow(dead_code, reason = "kept only to be dropped")] Arc<dyn Mappable>),
+}
+
 /// An address space.
 pub(crate) struct State {
     pub(crate) space: Arc<dyn AddressSpace>,
     pub(crate) pool: Pool,
     pub(crate) layout: Layout,
     pub(crate) limits: Limits,
+    pub(crate) direction: Direction,
+    pub(crate) executable: Option<Arc<dyn MappedFile>>,
     pub(crate) bounds: Bounds,
     pub(crate) heap: Heap,
     pub(crate) usage: Usage,
@@ -85,6 +95,10 @@ pub(crate) struct State {
     pub(crate) pmas: AddrMap<Pma>,
     pub(crate) homes: AddrMap<Home>,
     pub(crate) installed: AddrMap<Installed>,
+    /// What has been unmapped since the lock was taken.
+    pub(crate) unmapped: Vec<Unmapped>,
+    /// Where the host last raised SIGBUS for want of memory.
+    pub(crate) last_bus: Option<Addr>,
     objects: HashMap<u64, Attached>,
     observer: Arc<dyn MappingObserver>,
     /// Set when the platform failed: nothing can be told to it any more.
@@ -106,6 +120,8 @@ impl State {
             pool,
             layout,
             limits,
+            direction: Direction::Down,
+            executable: None,
             bounds: Bounds::default(),
             heap: Heap::default(),
             usage: Usage::default(),
@@ -114,6 +130,8 @@ impl State {
             pmas: AddrMap::new(),
             homes: AddrMap::new(),
             installed: AddrMap::new(),
+            unmapped: Vec::new(),
+            last_bus: None,
             objects: HashMap::new(),
             observer,
             dead: false,
@@ -183,9 +201,12 @@ impl State {
                 attached.bytes = attached.bytes.saturating_sub(piece.len());
                 if attached.bytes == 0 {
                     attached.object.detach(&self.observer);
-                    self.objects.remove(&id);
+                    if let Some(last) = self.objects.remove(&id) {
+                        self.unmapped.push(Unmapped::Object(last.object));
+                    }
                 }
             }
+            self.unmapped.push(Unmapped::File(file.clone()));
         }
         taken
     }
@@ -238,16 +259,17 @@ impl State {
             return;
         }
         let old = self.installed.take(range);
-        let again = match old.as_slice() {
-            [(piece, was)] => {
+        // If the very same bytes are mapped there already, page tables are kept.
+        let covered: u64 = old.iter().map(|(piece, _)| piece.len()).sum();
+        let again = covered == range.len()
+            && old.iter().all(|(piece, was)| {
                 let upgradable = was.made_writable || !prot.contains(Prot::WRITE);
-                *piece == range && upgradable && was.place.same(&place)
-            }
-            _ => false,
-        };
-        let made_writable = match old.first() {
-            Some((_, was)) if again => was.made_writable,
-            _ => prot.contains(Prot::WRITE),
+                upgradable && was.place.same(&place.cut(piece.start.0 - range.start.0))
+            });
+        let made_writable = if again {
+            old.iter().all(|(_, was)| was.made_writable)
+        } else {
+            prot.contains(Prot::WRITE)
         };
         batch.ops.push(if again {
             MapOp::Protect { range, prot }

@@ -175,6 +175,16 @@ pub struct Layout {
     pub mmap_base: Addr,
 }
 
+/// In which direction mappings without a place of their own are laid out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Direction {
+    /// From [`Layout::mmap_base`] downwards.
+    #[default]
+    Down,
+    /// From [`Layout::mmap_base`] upwards: the legacy layout, for unlimited stacks.
+    Up,
+}
+
 /// Addresses of a process image that `/proc/[pid]/stat` shows and `prctl(PR_SET_MM)` changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(missing_docs, reason = "the names are prctl(2)'s PR_SET_MM_*")]
