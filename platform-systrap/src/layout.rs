@@ -73,6 +73,8 @@ pub(crate) mod config {
     pub(crate) const ZYGOTE_MSG: u64 = 64;
     /// `struct msghdr` with which a leader passes a listener.
     pub(crate) const LISTENER_MSG: u64 = 192;
+    /// `struct msghdr` with which a leader says that it has closed the listener, so that its number is free again.
+    pub(crate) const DONE_MSG: u64 = 320;
     /// Instructions of the application threads' filter.
     pub(crate) const APP_INSNS: u64 = 512;
     /// Instructions of the memory thread's filter.

@@ -15,13 +15,14 @@
 //! | `process` | a stub: memory thread, leader, death |
 //! | `thread` | an application thread: its signal frame |
 //! | `context`, `space` | the platform traits |
+//! | `mapped` | which addresses of a stub are mapped |
 //! | `shared`, `fpu`, `host` | shared files, XSAVE images, host calls |
 //!
 //! **Invariants.**
 //! - Nothing in stub memory is trusted: not for safety, not for what another address space may see.
 //! - Threads that run guest code have no permitted host call. Threads with permitted calls read no memory that the guest
 //!   can write.
-//! - Lock order: pool (`machine`) → stub (`process`) → units (`shared`).
+//! - Lock order: map (`space`) → stub (`process`) → units (`shared`); pool (`machine`) → units.
 
 mod context;
 mod filter;
@@ -29,6 +30,7 @@ mod fpu;
 mod host;
 mod layout;
 mod machine;
+mod mapped;
 mod process;
 mod shared;
 mod space;

@@ -179,6 +179,7 @@ fn image(base: u64, features: Features, xsave: &XsaveLayout) -> io::Result<std::
     put_message(&mut put, base, config::ZYGOTE_MSG, base + SCRATCH + scratch::REPLY, 8, &[5, 7, 9]);
     // A listener has the first free number.
     put_message(&mut put, base, config::LISTENER_MSG, base + CONFIG, 1, &[FD_FREE as u32]);
+    put_message(&mut put, base, config::DONE_MSG, base + CONFIG, 1, &[]);
 
     let file = host::memory_file(c"casemate-stub", bytes.len() as u64)?;
     let written = rustix::io::pwrite(&file, &bytes, 0)?;
@@ -201,7 +202,7 @@ fn encode(insn: Insn) -> u64 {
 /// Lays out a `msghdr`, its iovec and its control message of descriptors at `at` of the configuration page.
 fn put_message(put: &mut impl FnMut(u64, u64), base: u64, at: u64, data: u64, len: u64, fds: &[u32]) {
     let (iov, control) = (at + 64, at + 80);
-    let control_len = 16 + 4 * fds.len() as u64;
+    let control_len = if fds.is_empty() { 0 } else { 16 + 4 * fds.len() as u64 };
     let header = [0, 0, base + CONFIG + iov, 1, base + CONFIG + control, control_len.next_multiple_of(8), 0];
     for (index, word) in header.iter().enumerate() {
         put(at + index as u64 * 8, *word);

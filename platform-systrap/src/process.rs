@@ -307,11 +307,15 @@ fn write_altstack(machine: &Machine, control_pages: u64, slab: u64) {
     }
 }
 
-/// The listener that a leader passes.
+/// The listener that a leader passes. When this returns, the leader has closed its own descriptor, and [`FD_FREE`] is free.
 fn receive_listener(leader: &OwnedFd, machine: &Machine) -> io::Result<Listener> {
     let mut byte = [0];
     let (len, fds) = host::receive(leader.as_fd(), &mut byte)?;
     let fd = fds.into_iter().next().filter(|_| len == 1);
     let fd = fd.ok_or_else(|| io::Error::other("the stub's leader is gone"))?;
+    let (done, _) = host::receive(leader.as_fd(), &mut byte)?;
+    if done != 1 {
+        return Err(io::Error::other("the stub's leader is gone"));
+    }
     Listener::new(fd, machine.features)
 }

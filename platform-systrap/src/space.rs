@@ -5,11 +5,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use sync::{LockClass, Mutex};
 use usermem::AddrRange;
 use usermem::platform::{AddressSpace, Backing, Context, MapOp, PlatformError, Prot};
 
 use crate::context::SystrapContext;
 use crate::layout::{FD_FREE, FD_MEMORY, FD_MEMORY_RO};
+use crate::mapped::Mapped;
 use crate::process::{BATCH, BATCH_FILES, Op, Stub};
 
 /// One guest address space: one stub process.
@@ -17,6 +19,8 @@ use crate::process::{BATCH, BATCH_FILES, Op, Stub};
 pub struct SystrapSpace {
     stub: Arc<Stub>,
     user: AddrRange,
+    /// Held while a batch is carried out, so that it is what the stub has.
+    mapped: Mutex<Mapped>,
 }
 
 /// Host calls and the files they name, for one round trip.
@@ -41,13 +45,14 @@ impl Batch {
         FD_FREE as u64 + index as u64
     }
 
-    fn add(&mut self, op: &MapOp) {
+    /// Adds `op`, for the addresses of `range`, which is all of the operation's or a part.
+    fn add(&mut self, op: &MapOp, range: AddrRange) {
         let op = match op {
-            MapOp::Unmap { range } => [libc::SYS_munmap as u64, range.start.0, range.len(), 0, 0, 0, 0],
-            MapOp::Protect { range, prot } => {
+            MapOp::Unmap { .. } => [libc::SYS_munmap as u64, range.start.0, range.len(), 0, 0, 0, 0],
+            MapOp::Protect { prot, .. } => {
                 [libc::SYS_mprotect as u64, range.start.0, range.len(), host_prot(*prot), 0, 0, 0]
             }
-            MapOp::Map { range, backing, prot, populate } => {
+            MapOp::Map { backing, prot, populate, .. } => {
                 let (flags, fd, offset) = match backing {
                     // Without write access from a descriptor that has none: no later mprotect can add it.
                     Backing::Memory { offset } => {
@@ -91,7 +96,19 @@ fn shape(op: &MapOp) -> (AddrRange, bool) {
 
 impl SystrapSpace {
     pub(crate) fn new(stub: Arc<Stub>, user: AddrRange) -> Self {
-        Self { stub, user }
+        Self { stub, user, mapped: Mutex::new(LockClass::new("systrap map", 58_000), Mapped::default()) }
+    }
+}
+
+impl SystrapSpace {
+    /// Adds to the batch, of which a full one goes first.
+    fn add(&self, batch: &mut Batch, op: &MapOp, range: AddrRange) -> Result<(), PlatformError> {
+        if batch.is_full() {
+            let full = std::mem::take(batch);
+            self.stub.run(&full.ops, &full.files)?;
+        }
+        batch.add(op, range);
+        Ok(())
     }
 }
 
@@ -106,13 +123,25 @@ impl AddressSpace for SystrapSpace {
             let source = io::Error::from(io::ErrorKind::InvalidInput);
             return Err(PlatformError::Host { what: "map operation against the contract", source });
         }
+        let mut mapped = self.mapped.lock();
         let mut batch = Batch::default();
         for op in ops {
-            if batch.is_full() {
-                let full = std::mem::take(&mut batch);
-                self.stub.run(&full.ops, &full.files)?;
+            let (range, _) = shape(op);
+            match op {
+                MapOp::Map { .. } => {
+                    self.add(&mut batch, op, range)?;
+                    mapped.insert(range);
+                }
+                MapOp::Unmap { .. } => {
+                    self.add(&mut batch, op, range)?;
+                    mapped.remove(range);
+                }
+                MapOp::Protect { .. } => {
+                    for piece in mapped.pieces(range) {
+                        self.add(&mut batch, op, piece)?;
+                    }
+                }
             }
-            batch.add(op);
         }
         if batch.ops.is_empty() { Ok(()) } else { self.stub.run(&batch.ops, &batch.files) }
     }

@@ -266,6 +266,14 @@ casemate_stub_kick:
     mov eax, {NR_close}
     mov edi, {FD_FREE}
     syscall
+    // Only now may the number be used for something else.
+    mov eax, {NR_sendmsg}
+    mov edi, {FD_LEADER}
+    lea rsi, [rip + .Lcs_base + {CONFIG} + {DONE_MSG}]
+    xor edx, edx
+    syscall
+    test rax, rax
+    js .Lcs_die
     jmp r15
 
 .Lcs_leader:
@@ -500,6 +508,7 @@ casemate_stub_end:
     APP_PROG = const config::APP_PROG,
     OPS_PROG = const config::OPS_PROG,
     LISTENER_MSG = const config::LISTENER_MSG,
+    DONE_MSG = const config::DONE_MSG,
     ZYGOTE_MSG = const config::ZYGOTE_MSG,
     CONTROL = const CONTROL,
     CONTROL_LEN = const CONTROL_LEN,

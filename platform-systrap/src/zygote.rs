@@ -130,7 +130,9 @@ fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Runs in our memory, on its own stack, while we are suspended.
 extern "C" fn helper(argument: *mut libc::c_void) -> i32 {
     // SAFETY: CLONE_PARENT without CLONE_VM: the child has a copy of everything, this stack included.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT, 0, 0, 0, 0) };
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone, libc::c_long::from(libc::CLONE_PARENT), 0_usize, 0_usize, 0_usize, 0_usize)
+    };
     // SAFETY: `spawn` passed a `Child`; the new process has a copy of it.
     let child = unsafe { &*argument.cast::<Child>() };
     if pid == 0 {
@@ -143,8 +145,9 @@ extern "C" fn helper(argument: *mut libc::c_void) -> i32 {
 /// A raw call in the zygote; `false` when it failed.
 macro_rules! call {
     ($nr:ident $(, $argument:expr)*) => {
-        // SAFETY: the arguments are numbers or point to data of this function; the process is alone in its memory.
-        (unsafe { libc::syscall(libc::$nr $(, $argument)*) } >= 0)
+        // SAFETY: the arguments are numbers or point to data of this function; the process is alone in its memory. All are
+        // full words: the upper half of a narrower variadic argument would be whatever is there.
+        (unsafe { libc::syscall(libc::$nr $(, $argument as usize)*) } >= 0)
     };
 }
 
@@ -259,7 +262,7 @@ fn map(child: &Child) -> bool {
             0x1000,
             libc::PROT_READ | libc::PROT_WRITE,
             shared | libc::MAP_ANONYMOUS,
-            -1,
+            -1_isize,
             0
         )
         && call!(SYS_close, 5)
