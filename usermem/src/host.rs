@@ -11,16 +11,44 @@ use smallvec::SmallVec;
 use vm_memory::VolatileSlice;
 
 use crate::memfile::FileRange;
+use crate::platform::HostCallRule;
 
 /// Most slices that one call takes (IOV_MAX); more are left for the next call.
 const MAX_SLICES: usize = 1024;
+
+/// What this crate calls in the sandbox process once guests run, for its filter.
+pub const HOST_CALLS: &[HostCallRule] = &[
+    HostCallRule { nr: libc::SYS_preadv, args: &[], reason: "usermem: host file into guest memory" },
+    HostCallRule { nr: libc::SYS_pwritev, args: &[], reason: "usermem: guest memory into a host file" },
+    HostCallRule { nr: libc::SYS_preadv2, args: &[], reason: "usermem: as preadv, without waiting for a disk" },
+    HostCallRule { nr: libc::SYS_readv, args: &[], reason: "usermem: host stream into guest memory" },
+    HostCallRule { nr: libc::SYS_writev, args: &[], reason: "usermem: guest memory into a host stream" },
+    HostCallRule {
+        nr: libc::SYS_fallocate,
+        args: &[&[(1, u32::MAX as u64, (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u64)]],
+        reason: "usermem: give freed pages of the memory file back",
+    },
+    HostCallRule {
+        nr: libc::SYS_lseek,
+        args: &[&[(2, u32::MAX as u64, libc::SEEK_DATA as u64)], &[(2, u32::MAX as u64, libc::SEEK_HOLE as u64)]],
+        reason: "usermem: which pages of the memory file hold data",
+    },
+    HostCallRule { nr: libc::SYS_fstat, args: &[], reason: "usermem: how much memory the memory file holds" },
+    HostCallRule { nr: libc::SYS_newfstatat, args: &[], reason: "usermem: as fstat, which is how glibc calls it" },
+    HostCallRule { nr: libc::SYS_ftruncate, args: &[], reason: "usermem: sizes of memfds" },
+    HostCallRule {
+        nr: libc::SYS_rt_sigreturn,
+        args: &[],
+        reason: "usermem: return from the handler that fixes faulting copies",
+    },
+];
 
 type HostIoVecs = SmallVec<[libc::iovec; 16]>;
 
 fn iovecs(slices: &[VolatileSlice<'_>]) -> HostIoVecs {
     slices
         .iter()
-        .filter(|s| s.len() > 0)
+        .filter(|s| !s.is_empty())
         .take(MAX_SLICES)
         .map(|s| libc::iovec { iov_base: s.ptr_guard_mut().as_ptr().cast(), iov_len: s.len() })
         .collect()

@@ -6,9 +6,9 @@
 //!
 //! ```text
 //!   reader                               freer
-//!   slot := EPOCH      (SeqCst)          remove the translation
+//!   slot := EPOCH, fence                 remove the translation
 //!   look the translation up              r := EPOCH++          (SeqCst)
-//!   use the memory                       read all slots        (SeqCst)
+//!   use the memory                       fence, read all slots
 //!   slot := 0          (Release)         reuse if every slot is 0 or > r
 //! ```
 //! A reader that saw the translation wrote its slot before, and took its epoch before the freer's increment: the freer
@@ -18,6 +18,72 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+
+/// The algorithm, over a trait for its words, so that loom can run it (`tests/loom.rs`).
+pub mod protocol {
+    /// A shared 64-bit word.
+    pub trait Word {
+        /// Loads, sequentially consistent.
+        fn load(&self) -> u64;
+        /// Stores with release.
+        fn store(&self, value: u64);
+        /// Adds 1, sequentially consistent; gives what was there.
+        fn increment(&self) -> u64;
+        /// A sequentially consistent fence.
+        fn fence();
+    }
+
+    /// Pins the current epoch in the thread's slot.
+    #[inline]
+    pub fn pin<W: Word>(epoch: &W, slot: &W) {
+        slot.store(epoch.load());
+        // The slot is written before any translation is read; partner of the fence in `oldest`.
+        W::fence();
+    }
+
+    /// Ends a pin. The uses under it come before.
+    #[inline]
+    pub fn unpin<W: Word>(slot: &W) {
+        slot.store(0);
+    }
+
+    /// Retires what was removed before the call.
+    pub fn retire<W: Word>(epoch: &W) -> u64 {
+        epoch.increment()
+    }
+
+    /// The oldest epoch in any of `slots`; `u64::MAX` when none is pinned.
+    pub fn oldest<'a, W: Word + 'a>(slots: impl Iterator<Item = &'a W>) -> u64 {
+        // Removals come before the slots are read; partner of the fence in `pin`.
+        W::fence();
+        slots.map(W::load).filter(|&pinned| pinned != 0).min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether what was retired at `retired` is out of sight, given an `oldest` taken afterwards.
+    pub const fn is_past(retired: u64, oldest: u64) -> bool {
+        retired < oldest
+    }
+}
+
+impl protocol::Word for AtomicU64 {
+    #[inline]
+    fn load(&self) -> u64 {
+        // SeqCst, here and below: see the diagram at the module's head.
+        AtomicU64::load(self, Ordering::SeqCst)
+    }
+    #[inline]
+    fn store(&self, value: u64) {
+        // Release would do where the fence follows or a pin ends; pairs with the loads in `oldest`.
+        AtomicU64::store(self, value, Ordering::Release);
+    }
+    fn increment(&self) -> u64 {
+        self.fetch_add(1, Ordering::SeqCst)
+    }
+    #[inline]
+    fn fence() {
+        fence(Ordering::SeqCst);
+    }
+}
 
 const BLOCK_SLOTS: usize = 256;
 const BLOCKS: usize = 1024;
@@ -39,11 +105,8 @@ struct Domain {
     used_blocks: AtomicUsize,
 }
 
-static DOMAIN: Domain = Domain {
-    epoch: AtomicU64::new(1),
-    blocks: [const { OnceLock::new() }; BLOCKS],
-    used_blocks: AtomicUsize::new(0),
-};
+static DOMAIN: Domain =
+    Domain { epoch: AtomicU64::new(1), blocks: [const { OnceLock::new() }; BLOCKS], used_blocks: AtomicUsize::new(0) };
 
 fn new_block() -> Box<[Slot]> {
     (0..BLOCK_SLOTS).map(|_| Slot { pinned: AtomicU64::new(0), taken: AtomicBool::new(false) }).collect()
@@ -60,7 +123,7 @@ impl Mine {
         for (index, block) in DOMAIN.blocks.iter().enumerate() {
             let block = block.get_or_init(new_block);
             // Before any slot of the block is taken, so that a scan that could need it sees the block. Pairs with the
-            // load in `oldest_pin`.
+            // load in `horizon`.
             DOMAIN.used_blocks.fetch_max(index + 1, Ordering::SeqCst);
             for slot in block {
                 // Acquire pairs with the release in `Drop`: the slot's last pin is over.
@@ -96,9 +159,7 @@ pub fn pin() -> Pin {
     MINE.with(|mine| {
         let depth = mine.depth.get();
         if depth == 0 {
-            // SeqCst, with the fence: see the diagram at the module's head; partner is `oldest_pin`.
-            mine.slot.pinned.store(DOMAIN.epoch.load(Ordering::SeqCst), Ordering::SeqCst);
-            fence(Ordering::SeqCst);
+            protocol::pin(&DOMAIN.epoch, &mine.slot.pinned);
         }
         mine.depth.set(depth + 1);
     });
@@ -113,8 +174,7 @@ impl Drop for Pin {
             let depth = mine.depth.get() - 1;
             mine.depth.set(depth);
             if depth == 0 {
-                // Release: the uses under the pin come before; pairs with the loads in `oldest_pin`.
-                mine.slot.pinned.store(0, Ordering::Release);
+                protocol::unpin(&mine.slot.pinned);
             }
         });
     }
@@ -127,7 +187,7 @@ pub struct Retired(u64);
 /// Marks the present as the moment of a retirement: what was removed before this call can be seen only by pins that are
 /// not younger.
 pub fn retire() -> Retired {
-    Retired(DOMAIN.epoch.fetch_add(1, Ordering::SeqCst))
+    Retired(protocol::retire(&DOMAIN.epoch))
 }
 
 /// The oldest pin of the process; `u64::MAX` when there is none.
@@ -136,24 +196,15 @@ pub struct Horizon(u64);
 
 /// Looks at all pins once. Good for any number of [`Retired::is_past`] questions about retirements made before.
 pub fn horizon() -> Horizon {
-    fence(Ordering::SeqCst);
-    let mut oldest = u64::MAX;
-    for block in DOMAIN.blocks.iter().take(DOMAIN.used_blocks.load(Ordering::SeqCst)) {
-        for slot in block.get().into_iter().flatten() {
-            // SeqCst pairs with the store in `pin`.
-            let pinned = slot.pinned.load(Ordering::SeqCst);
-            if pinned != 0 {
-                oldest = oldest.min(pinned);
-            }
-        }
-    }
-    Horizon(oldest)
+    let blocks = DOMAIN.blocks.iter().take(DOMAIN.used_blocks.load(Ordering::SeqCst));
+    let slots = blocks.filter_map(OnceLock::get).flatten();
+    Horizon(protocol::oldest(slots.map(|slot| &slot.pinned)))
 }
 
 impl Retired {
     /// Whether no pin that existed at the retirement was left when `horizon` was taken (after the retirement).
     pub const fn is_past(self, horizon: Horizon) -> bool {
-        self.0 < horizon.0
+        protocol::is_past(self.0, horizon.0)
     }
 }
 

@@ -237,11 +237,7 @@ impl Condvar {
 
     /// As [`Condvar::wait`], for at most `timeout`.
     #[track_caller]
-    pub fn wait_timeout<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        timeout: Duration,
-    ) -> (MutexGuard<'a, T>, WaitOutcome) {
+    pub fn wait_timeout<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Duration) -> (MutexGuard<'a, T>, WaitOutcome) {
         let MutexGuard { inner, class, held } = guard;
         drop(held);
         let (inner, result) = self.inner.wait_timeout(inner, timeout).unwrap_or_else(PoisonError::into_inner);

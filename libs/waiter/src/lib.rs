@@ -124,8 +124,7 @@ mod tests {
         let queue = WaitQueue::new();
         let all: Vec<_> = (0..3).map(|_| waiter()).collect();
         let shared = waiter();
-        let regs: Vec<_> =
-            all.iter().map(|w| queue.register(w.clone(), EventMask::IN, Mode::Exclusive)).collect();
+        let regs: Vec<_> = all.iter().map(|w| queue.register(w.clone(), EventMask::IN, Mode::Exclusive)).collect();
         let _s = queue.register(shared.clone(), EventMask::IN, Mode::Shared);
         for _ in 0..3 {
             queue.wake(EventMask::IN);

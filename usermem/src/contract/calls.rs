@@ -12,8 +12,20 @@ const ENOSYS: u64 = (-38i64).cast_unsigned();
 /// Distinct values in all registers that code may use freely.
 fn fill(regs: &mut Regs, seed: u64) {
     let all: [&mut u64; 14] = [
-        &mut regs.r15, &mut regs.r14, &mut regs.r13, &mut regs.r12, &mut regs.rbp, &mut regs.rbx, &mut regs.r11,
-        &mut regs.r10, &mut regs.r9, &mut regs.r8, &mut regs.rcx, &mut regs.rdx, &mut regs.rsi, &mut regs.rdi,
+        &mut regs.r15,
+        &mut regs.r14,
+        &mut regs.r13,
+        &mut regs.r12,
+        &mut regs.rbp,
+        &mut regs.rbx,
+        &mut regs.r11,
+        &mut regs.r10,
+        &mut regs.r9,
+        &mut regs.r8,
+        &mut regs.rcx,
+        &mut regs.rdx,
+        &mut regs.rsi,
+        &mut regs.rdi,
     ];
     for (i, reg) in all.into_iter().enumerate() {
         *reg = seed.wrapping_mul(i as u64 + 3).rotate_left(i as u32) | 1;
@@ -57,7 +69,7 @@ pub(super) fn results_go_back(fixture: &Fixture) -> Result<(), String> {
     guest.user.regs.rax = 0xdead_beef_1234_5678;
     guest.user.regs.orig_rax = u64::MAX;
     let before = guest.user.regs;
-    guest.to_the_end()?;
+    guest.run_to_end()?;
     let after = guest.user.regs;
     same("registers", Regs { orig_rax: before.orig_rax, eflags: before.eflags, ..after }, before)
 }
@@ -67,14 +79,14 @@ pub(super) fn all_registers_survive(fixture: &Fixture) -> Result<(), String> {
     const FLAGS: [u64; 9] = [0, 1, 1 << 2, 1 << 4, 1 << 6, 1 << 7, 1 << 10, 1 << 11, 0xcd5];
     let process = Process::new(fixture, code::undefined())?;
     let mut guest = process.thread()?;
-    guest.to_the_end()?;
+    guest.run_to_end()?;
     for (i, flags) in FLAGS.into_iter().enumerate() {
         fill(&mut guest.user.regs, 0x0f1e_2d3c_4b5a_6978 + i as u64);
         guest.user.regs.rax = 0xaaaa_5555_0000_ffff;
         guest.user.regs.rip = CODE + 2 * (i as u64 % 4);
         guest.user.regs.eflags = 0x202 | flags;
         let before = guest.user.regs;
-        guest.to_the_end()?;
+        guest.run_to_end()?;
         let mut after = guest.user.regs;
         // The CPU sets the resume flag for a fault, and nobody cares.
         after.eflags &= !(1 << 16);
@@ -86,10 +98,11 @@ pub(super) fn all_registers_survive(fixture: &Fixture) -> Result<(), String> {
 pub(super) fn many_in_a_row(fixture: &Fixture) -> Result<(), String> {
     let process = Process::new(fixture, code::call_loop())?;
     let mut guest = process.thread()?;
+    // Not every number: from Linux 6.14 on, the host's seccomp lets `uretprobe` (335) and `uprobe` (336) pass unseen.
     for i in 0..1000 {
-        guest.user.regs.rax = 100 + i;
-        guest.syscall()?;
-        same("number", guest.user.regs.orig_rax, 100 + i)?;
+        guest.user.regs.rax = 400 + i;
+        guest.syscall().map_err(|e| format!("call {i}: {e}"))?;
+        same("number", guest.user.regs.orig_rax, 400 + i)?;
         same("count", guest.user.regs.rbx, i)?;
     }
     Ok(())
@@ -102,7 +115,7 @@ pub(super) fn stack_is_untouched(fixture: &Fixture) -> Result<(), String> {
     let mut guest = process.thread()?;
     (guest.user.regs.rdi, guest.user.regs.rsi) = (0x1111_2222_3333_4444, 0x5555_6666_7777_8888);
     guest.syscall()?;
-    guest.to_the_end()?;
+    guest.run_to_end()?;
     same("red zone, top", guest.user.regs.r8, 0x1111_2222_3333_4444)?;
     same("red zone, bottom", guest.user.regs.r9, 0x5555_6666_7777_8888)?;
     let slice = words("slice", fixture.memory.slice(process.stack))?;

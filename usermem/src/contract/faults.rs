@@ -108,7 +108,7 @@ pub(super) fn resolved(fixture: &Fixture) -> Result<(), String> {
     guest.user.regs.rdi = NOWHERE;
     page_fault(guest.fault()?, NOWHERE, Access::Read, SEGV_MAPERR)?;
     process.apply(&[map(NOWHERE, memory, READ)])?;
-    guest.to_the_end()?;
+    guest.run_to_end()?;
     same("value", guest.user.regs.rax, 4711)?;
     // Read-only so far; a store faults, is resolved, and goes through.
     process.put(process.code, code::store())?;
@@ -116,7 +116,7 @@ pub(super) fn resolved(fixture: &Fixture) -> Result<(), String> {
     (guest.user.regs.rdi, guest.user.regs.rsi) = (NOWHERE, 4712);
     page_fault(guest.fault()?, NOWHERE, Access::Write, SEGV_ACCERR)?;
     process.apply(&[map(NOWHERE, memory, RW)])?;
-    guest.to_the_end()?;
+    guest.run_to_end()?;
     same("stored", process.word(memory)?, 4712)?;
     guest.user.regs.rip = CODE;
     guest.user.regs.rdi = NOWHERE + PAGE_SIZE;

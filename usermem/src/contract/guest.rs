@@ -157,7 +157,7 @@ impl Guest {
     }
 
     /// Runs to the `ud2` that ends most pieces of code.
-    pub(super) fn to_the_end(&mut self) -> Result<(), String> {
+    pub(super) fn run_to_end(&mut self) -> Result<(), String> {
         same("signal at the end", self.fault()?.signal, libc::SIGILL)
     }
 }

@@ -15,7 +15,7 @@ fn call(process: &Process, code: &[u8], rdi: u64, rsi: u64) -> Result<u64, Strin
     process.put(process.code, code)?;
     let mut guest = process.thread()?;
     (guest.user.regs.rdi, guest.user.regs.rsi) = (rdi, rsi);
-    guest.to_the_end()?;
+    guest.run_to_end()?;
     Ok(guest.user.regs.rax)
 }
 
@@ -74,7 +74,7 @@ pub(super) fn protect(fixture: &Fixture) -> Result<(), String> {
     process.put(process.code, code::jump())?;
     let mut guest = process.thread()?;
     guest.user.regs.rdi = DATA + PAGE_SIZE;
-    guest.to_the_end()?;
+    guest.run_to_end()?;
     same("rip", guest.user.regs.rip, DATA + PAGE_SIZE)
 }
 
@@ -124,7 +124,7 @@ pub(super) fn host_private(fixture: &Fixture) -> Result<(), String> {
     process.put(process.code, code::jump())?;
     let mut guest = process.thread()?;
     guest.user.regs.rdi = NOWHERE;
-    guest.to_the_end()?;
+    guest.run_to_end()?;
     same("rip in the file", guest.user.regs.rip, NOWHERE)
 }
 

@@ -1,6 +1,6 @@
 //! The platform contract as a suite of checks: every platform runs all of them in its tests.
 //!
-//! ```ignore
+//! ```text
 //! let fixture = Fixture { platform, memory };
 //! let failed = contract::run_all(&fixture);
 //! assert!(failed.is_empty(), "{failed:#?}");

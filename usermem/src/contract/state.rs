@@ -23,7 +23,7 @@ pub(super) fn fpu_survives(fixture: &Fixture) -> Result<(), String> {
     // The kernel's own use of vector registers in between must not show.
     let noise: Vec<f64> = (0..1000).map(f64::from).map(f64::sqrt).collect();
     ensure("noise", noise.iter().sum::<f64>() > 1.0)?;
-    guest.to_the_end()?;
+    guest.run_to_end()?;
     same("xmm0", guest.user.regs.r8, 0x1111_1111_2222_2222)?;
     same("xmm1", guest.user.regs.r9, 0x3333_3333_4444_4444)
 }
@@ -48,7 +48,7 @@ pub(super) fn fpu_pull_set(fixture: &Fixture) -> Result<(), String> {
     // Pulling again before the switch gives what was set.
     words("pull_full", guest.context.pull_full(&mut guest.user))?;
     same("xmm1 as set", vector(&guest.user.fpu.image, 1)?, 0xc3c3)?;
-    guest.to_the_end()?;
+    guest.run_to_end()?;
     same("xmm0 in the guest", guest.user.regs.r8, 0xa1)?;
     same("xmm1 in the guest", guest.user.regs.r9, 0xc3c3)
 }
@@ -64,7 +64,7 @@ pub(super) fn fpu_copy(fixture: &Fixture) -> Result<(), String> {
         space.put(space.code, code::read_vectors())?;
         let context = words(what, space.space.new_context(Some(&*guest.context)))?;
         let mut copy = Guest::new(context);
-        copy.to_the_end()?;
+        copy.run_to_end()?;
         same(what, (copy.user.regs.r8, copy.user.regs.r9), (0x5151, 0x6262))?;
     }
     // The original is as it was.
@@ -82,13 +82,13 @@ pub(super) fn fpu_apart(fixture: &Fixture) -> Result<(), String> {
         guests.push(guest);
     }
     for (i, mut guest) in (0..).zip(guests) {
-        guest.to_the_end()?;
+        guest.run_to_end()?;
         same("vectors", (guest.user.regs.r8, guest.user.regs.r9), (100 + i, 200 + i))?;
     }
     // A context made without a source starts from zeros.
     process.put(process.code, code::read_vectors())?;
     let mut fresh = process.thread()?;
-    fresh.to_the_end()?;
+    fresh.run_to_end()?;
     same("fresh", (fresh.user.regs.r8, fresh.user.regs.r9), (0, 0))
 }
 
@@ -104,7 +104,7 @@ pub(super) fn segment_bases(fixture: &Fixture) -> Result<(), String> {
     same("before the call", (guest.user.regs.r8, guest.user.regs.r9), (10, 11))?;
     same("bases", (guest.user.regs.fs_base, guest.user.regs.gs_base), (DATA, DATA + PAGE_SIZE))?;
     (guest.user.regs.fs_base, guest.user.regs.gs_base) = (DATA + 2 * PAGE_SIZE, DATA + 3 * PAGE_SIZE);
-    guest.to_the_end()?;
+    guest.run_to_end()?;
     same("after the call", (guest.user.regs.r8, guest.user.regs.r9), (12, 13))?;
     // SAFETY: getauxval has no memory conditions.
     let can_set_its_own = unsafe { libc::getauxval(libc::AT_HWCAP2) } & 2 != 0;
@@ -115,7 +115,7 @@ pub(super) fn segment_bases(fixture: &Fixture) -> Result<(), String> {
         guest.user.regs.rdi = DATA + PAGE_SIZE;
         guest.syscall()?;
         same("base set by the guest", guest.user.regs.fs_base, DATA + PAGE_SIZE)?;
-        guest.to_the_end()?;
+        guest.run_to_end()?;
         same("still set", guest.user.regs.r8, 11)?;
     }
     Ok(())
@@ -128,7 +128,7 @@ pub(super) fn churn(fixture: &Fixture) -> Result<(), String> {
         let process = Process::new(fixture, code::undefined())?;
         let threads: Result<Vec<Guest>, String> = (0..3).map(|_| process.thread()).collect();
         for mut guest in threads? {
-            guest.to_the_end()?;
+            guest.run_to_end()?;
         }
         drop(process);
         if round == 5 {

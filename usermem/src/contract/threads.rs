@@ -152,5 +152,5 @@ pub(super) fn kill(fixture: &Fixture) -> Result<(), String> {
     drop(process);
     drop(space);
     let other = Process::new(fixture, code::undefined())?;
-    other.thread()?.to_the_end()
+    other.thread()?.run_to_end()
 }

@@ -125,9 +125,9 @@ impl FakeSpace {
         self.walk(addr, buf.len(), Access::Read, |pte, at, done, len| {
             let part = &mut buf[done..done + len];
             match &pte.backing {
-                Backing::Memory { offset } => self.with_memory(offset + at, len, |slice| {
-                    safecopy::read_slices(&[slice], part)
-                }),
+                Backing::Memory { offset } => {
+                    self.with_memory(offset + at, len, |slice| safecopy::read_slices(&[slice], part))
+                }
                 Backing::Host { file, offset, .. } => {
                     part.fill(0);
                     let slice = crate::VolatileSlice::from(part);
@@ -150,14 +150,13 @@ impl FakeSpace {
         self.walk(addr, bytes.len(), Access::Write, |pte, at, done, len| {
             let part = &bytes[done..done + len];
             match &pte.backing {
-                Backing::Memory { offset } => self.with_memory(offset + at, len, |slice| {
-                    safecopy::write_slices(&[slice], part)
-                }),
+                Backing::Memory { offset } => {
+                    self.with_memory(offset + at, len, |slice| safecopy::write_slices(&[slice], part))
+                }
                 Backing::Host { file, offset, shared: true } => {
                     let mut copy = part.to_vec();
                     let slice = crate::VolatileSlice::from(&mut copy[..]);
-                    host_page_exists(file, offset + at)
-                        && host::pwritev(file.as_fd(), &[slice], offset + at) == Ok(len)
+                    host_page_exists(file, offset + at) && host::pwritev(file.as_fd(), &[slice], offset + at) == Ok(len)
                 }
                 Backing::Host { .. } | Backing::Zero => panic!("a store reached {pte:?}"),
             }

@@ -36,10 +36,9 @@ impl Segment for Pte {
             && self.writable == next.writable
             && match (&self.backing, &next.backing) {
                 (Backing::Memory { offset: a }, Backing::Memory { offset: b }) => a + len == *b,
-                (
-                    Backing::Host { file: f, offset: a, shared: s },
-                    Backing::Host { file: g, offset: b, shared: t },
-                ) => Arc::ptr_eq(f, g) && a + len == *b && s == t,
+                (Backing::Host { file: f, offset: a, shared: s }, Backing::Host { file: g, offset: b, shared: t }) => {
+                    Arc::ptr_eq(f, g) && a + len == *b && s == t
+                }
                 (Backing::Zero, Backing::Zero) => true,
                 _ => false,
             };

@@ -79,11 +79,11 @@ pub fn zero_slices(slices: &[VolatileSlice<'_>], max: usize) -> Result<usize, Er
 /// two must not overlap for the result to mean anything (overlap is harmless otherwise).
 pub fn copy_slices(dst: &[VolatileSlice<'_>], src: &[VolatileSlice<'_>]) -> Result<usize, Errno> {
     let mut done = 0;
-    let mut from = src.iter().copied().filter(|s| s.len() > 0);
+    let mut from = src.iter().copied().filter(|s| !s.is_empty());
     let Some(mut source) = from.next() else { return Ok(0) };
     for target in dst {
         let mut target = *target;
-        while target.len() > 0 {
+        while !target.is_empty() {
             let len = target.len().min(source.len());
             let (to, of) = (target.ptr_guard_mut(), source.ptr_guard());
             // SAFETY: both slices span at least `len` bytes that no Rust reference covers; a fault in either is caught.
@@ -97,13 +97,11 @@ pub fn copy_slices(dst: &[VolatileSlice<'_>], src: &[VolatileSlice<'_>]) -> Resu
                 return Ok(done);
             };
             target = rest_of_target;
-            source = if rest_of_source.len() > 0 {
-                rest_of_source
+            source = if rest_of_source.is_empty() {
+                let Some(next) = from.next() else { return Ok(done) };
+                next
             } else {
-                match from.next() {
-                    Some(next) => next,
-                    None => return Ok(done),
-                }
+                rest_of_source
             };
         }
     }

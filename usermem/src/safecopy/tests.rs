@@ -1,3 +1,5 @@
+use std::os::fd::{AsFd, AsRawFd};
+
 use abi::Errno;
 use vm_memory::VolatileSlice;
 
@@ -31,7 +33,7 @@ impl Guarded {
         assert_ne!(base, libc::MAP_FAILED);
         let base = base.cast::<u8>();
         // SAFETY: the last page is inside the mapping just made.
-        let ret = unsafe { libc::mprotect(base.add((pages - 1) * PAGE).cast(), PAGE, libc::PROT_NONE) };
+        let ret = unsafe { libc::mprotect(base.wrapping_add((pages - 1) * PAGE).cast(), PAGE, libc::PROT_NONE) };
         assert_eq!(ret, 0);
         Self { base, pages }
     }
@@ -39,7 +41,7 @@ impl Guarded {
     fn slice(&self, at: usize, len: usize) -> VolatileSlice<'_> {
         assert!(at + len <= self.pages * PAGE);
         // SAFETY: within the mapping, which lives as long as `self` and is referenced by nobody else.
-        unsafe { VolatileSlice::new(self.base.add(at), len) }
+        unsafe { VolatileSlice::new(self.base.wrapping_add(at), len) }
     }
 }
 
@@ -137,27 +139,17 @@ fn faults_are_caught_on_any_thread_at_once() {
 #[test]
 fn a_truncated_file_is_a_fault_too() {
     install();
-    let name = c"casemate-test";
-    // SAFETY: the name is a C string.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-    assert!(fd >= 0);
-    // SAFETY: plain calls on a descriptor of ours; the mapping is fresh.
-    let base = unsafe {
-        assert_eq!(libc::ftruncate(fd, PAGE as i64), 0);
-        libc::mmap(std::ptr::null_mut(), 2 * PAGE, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0)
-    };
+    let file = crate::host::memfd(c"casemate-test").unwrap();
+    crate::host::set_len(file.as_fd(), PAGE as u64).unwrap();
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a fresh mapping touches nothing that exists.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), 2 * PAGE, prot, libc::MAP_SHARED, file.as_raw_fd(), 0) };
     assert_ne!(base, libc::MAP_FAILED);
     // SAFETY: two pages of the mapping, referenced by nobody else.
     let slice = unsafe { VolatileSlice::new(base.cast(), 2 * PAGE) };
     assert_eq!(write_slices(&[slice], &vec![1; 2 * PAGE]), Ok(PAGE));
-    // SAFETY: a descriptor and a mapping of ours, unused after this.
-    unsafe {
-        assert_eq!(libc::ftruncate(fd, 0), 0);
-    }
+    crate::host::set_len(file.as_fd(), 0).unwrap();
     assert_eq!(read_slices(&[slice], &mut [0; 4]), Err(Errno::EFAULT));
-    // SAFETY: as above.
-    unsafe {
-        libc::munmap(base, 2 * PAGE);
-        libc::close(fd);
-    }
+    // SAFETY: a mapping of ours, unused after this.
+    unsafe { libc::munmap(base, 2 * PAGE) };
 }
