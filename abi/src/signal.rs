@@ -334,11 +334,7 @@ impl SigInfo {
 
     /// `_sigchld`; times in clock ticks.
     pub const fn child(code: i32, pid: i32, uid: u32, status: i32, utime: i64, stime: i64) -> Self {
-        Self::with_fields(
-            SIGCHLD,
-            code,
-            [pair(pid as u32, uid), pair(status as u32, 0), utime as u64, stime as u64],
-        )
+        Self::with_fields(SIGCHLD, code, [pair(pid as u32, uid), pair(status as u32, 0), utime as u64, stime as u64])
     }
 
     /// `_sigfault`: a CPU exception at `addr`.

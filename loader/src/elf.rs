@@ -4,9 +4,7 @@
 //! program is given up, where Linux would kill the task for some.
 
 use abi::Errno;
-use abi::elf::{
-    ELFMAG, EM_X86_64, ET_DYN, ET_EXEC, Ehdr, PF_R, PF_W, PF_X, PT_GNU_STACK, PT_INTERP, PT_LOAD, Phdr,
-};
+use abi::elf::{ELFMAG, EM_X86_64, ET_DYN, ET_EXEC, Ehdr, PF_R, PF_W, PF_X, PT_GNU_STACK, PT_INTERP, PT_LOAD, Phdr};
 use abi::fs::PATH_MAX;
 use abi::mm::ProtFlags;
 use usermem::addr::{Addr, AddrRange, PAGE_SIZE};
@@ -161,9 +159,8 @@ impl Object {
                 let range = AddrRange::new(start.page_down(), anonymous_start).ok_or(Errno::EINVAL)?;
                 let offset = load.p_offset.checked_sub(start.page_offset()).ok_or(Errno::EINVAL)?;
                 // A bss in a read-only segment keeps whatever the file has there, as on Linux.
-                let zeroed = load.p_memsz > load.p_filesz
-                    && !file_end.is_page_aligned()
-                    && prot.contains(ProtFlags::PROT_WRITE);
+                let zeroed =
+                    load.p_memsz > load.p_filesz && !file_end.is_page_aligned() && prot.contains(ProtFlags::PROT_WRITE);
                 let zero_from = zeroed.then_some(file_end);
                 maps.push(PlannedMap { range, source: MapSource::File { file, offset }, prot, zero_from });
             }
@@ -241,7 +238,8 @@ impl<F: ExecFile> Program<F> {
         let mut placer = Placer::new(request);
         let mut maps = Vec::new();
         // A program that says where it wants to be comes first; everything else goes around it and the stack.
-        let fixed_first = if program.relocatable { None } else { Some(program.place(&mut placer, Role::Program, 0)?) };
+        let fixed_first =
+            if program.relocatable { None } else { Some(program.place(&mut placer, Role::Program, 0)?) };
         let stack_top = placer.stack_top(request.random.stack)?;
         let strings = stack::measure(stack_top, &self.argv, request)?;
         placer.fixed(strings.range)?;

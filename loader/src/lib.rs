@@ -19,8 +19,8 @@ mod stack;
 pub mod vdso;
 
 pub use plan::{
-    ExecFile, Identity, Layout, LoadPlan, LoadRequest, MapSource, MmapDirection, PlannedMap, PlannedStack, Randomness, Rseq,
-    StackAccess, Vdso,
+    ExecFile, Identity, Layout, LoadPlan, LoadRequest, MapSource, MmapDirection, PlannedMap, PlannedStack, Randomness,
+    Rseq, StackAccess, Vdso,
 };
 pub use script::{Program, resolve};
 

@@ -66,7 +66,7 @@ fn strings_len(strings: &[Vec<u8>]) -> Result<u64, Errno> {
 /// `E2BIG` when path, arguments and environment with their pointers exceed what `execve(2)` accepts.
 pub(crate) fn check_limits(argv: &[Vec<u8>], request: &LoadRequest<'_>) -> Result<(), Errno> {
     let pointers = (argv.len() as u64).saturating_add(request.envp.len() as u64).saturating_mul(8);
-    let limit = (request.stack_limit / 4).min(ARGUMENTS_CEILING).max(ARGUMENTS_FLOOR);
+    let limit = (request.stack_limit / 4).clamp(ARGUMENTS_FLOOR, ARGUMENTS_CEILING);
     let room = limit.checked_sub(pointers).filter(|&room| room > 0).ok_or(Errno::E2BIG)?;
     let used = strings_len(argv)?
         .checked_add(strings_len(request.envp)?)

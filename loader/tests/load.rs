@@ -105,8 +105,7 @@ fn randomness_moves_everything_and_keeps_alignment() {
     let argv = [b"bash".to_vec()];
     let mut request = request(b"/bin/bash", &argv, &[]);
     let plain = loader::load(&request, open(b"/bin/bash").unwrap(), &mut open).unwrap();
-    request.random =
-        Randomness { stack: 3, stack_offset: 4321, mmap: 5, exec: 7, brk: 9, at_random: RANDOM };
+    request.random = Randomness { stack: 3, stack_offset: 4321, mmap: 5, exec: 7, brk: 9, at_random: RANDOM };
     let moved = loader::load(&request, open(b"/bin/bash").unwrap(), &mut open).unwrap();
     assert_eq!(plain.stack.range.end.0 - moved.stack.range.end.0, 3 * 4096);
     assert_eq!(plain.layout.mmap_base.0 - moved.layout.mmap_base.0, 5 * 4096);

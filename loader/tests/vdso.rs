@@ -5,7 +5,9 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use casemate_loader::vdso::data::VdsoData;
-use casemate_loader::vdso::{CODE_OFFSET, CpuMode, DataPage, IMAGE, MAPPED_LEN, Publisher, Reading, Sample, Timekeeper};
+use casemate_loader::vdso::{
+    CODE_OFFSET, CpuMode, DataPage, IMAGE, MAPPED_LEN, Publisher, Reading, Sample, Timekeeper,
+};
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSymbol};
 
@@ -95,13 +97,15 @@ impl Mapped {
 
 impl DataPage for Mapped {
     fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
+        let field = self.0.wrapping_add(offset).cast::<AtomicU32>();
         // SAFETY: offsets of `VdsoData` fields are within the page and aligned.
-        unsafe { &*self.0.add(offset).cast::<AtomicU32>() }.store(value, order);
+        unsafe { &*field }.store(value, order);
     }
 
     fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
+        let field = self.0.wrapping_add(offset).cast::<AtomicU64>();
         // SAFETY: offsets of `VdsoData` fields are within the page and aligned.
-        unsafe { &*self.0.add(offset).cast::<AtomicU64>() }.store(value, order);
+        unsafe { &*field }.store(value, order);
     }
 }
 

@@ -35,6 +35,9 @@ pub struct TrapInfo {
     pub cr2: u64,
 }
 
+/// Copies guest memory from an address; it may stop at a fault.
+pub type Read<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), Errno> + 'a;
+
 /// Which stack the handler runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HandlerStack {
@@ -212,11 +215,7 @@ fn state_bytes(fpu: &FpuState, layout: XsaveLayout) -> Vec<u8> {
 /// Undoes [`build`] for a task whose registers are `current`, at its `rt_sigreturn(2)`; `read` copies guest memory.
 ///
 /// An error (the frame cannot be read, or holds extended state that a CPU refuses) means SIGSEGV for the task.
-pub fn parse(
-    current: &Regs,
-    layout: XsaveLayout,
-    read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), Errno>,
-) -> Result<Restored, Errno> {
+pub fn parse(current: &Regs, layout: XsaveLayout, read: &mut Read<'_>) -> Result<Restored, Errno> {
     // The handler's return popped the return address.
     let address = current.rsp.checked_sub(8).ok_or(Errno::EFAULT)?;
     let mut frame = RtSigframe::new_zeroed();
@@ -256,11 +255,7 @@ pub fn parse(
     Ok(Restored { regs, fpu, mask: frame.uc.uc_sigmask, altstack: frame.uc.uc_stack })
 }
 
-fn parse_state(
-    at: u64,
-    layout: XsaveLayout,
-    read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), Errno>,
-) -> Result<FpuState, Errno> {
+fn parse_state(at: u64, layout: XsaveLayout, read: &mut Read<'_>) -> Result<FpuState, Errno> {
     let mut bytes = vec![0; LEGACY_LEN];
     read(at, &mut bytes)?;
     let notes = bytes.get(FPX_SW_BYTES_OFFSET..).and_then(|tail| FpxSwBytes::try_read_from_bytes(tail).ok());
@@ -295,8 +290,7 @@ mod tests {
     use abi::signal::{SIGSEGV, SigAction, SigInfo, SigSet, StackT};
 
     const LAYOUT: XsaveLayout = XsaveLayout { features: 7, size: 832 };
-    const ACTION: SigAction =
-        SigAction { handler: 0x40_1000, flags: 0, restorer: 0x40_2000, mask: SigSet::EMPTY };
+    const ACTION: SigAction = SigAction { handler: 0x40_1000, flags: 0, restorer: 0x40_2000, mask: SigSet::EMPTY };
 
     fn interrupted() -> Regs {
         let mut regs = Regs::for_exec(0x40_3000, 0x7000_0013);

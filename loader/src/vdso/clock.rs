@@ -105,7 +105,8 @@ impl Timekeeper {
             // Too early to tell; what was published before is gone all the same, for it has expired.
             return self.params.filter(|params| sample.tsc < params.expires_tsc);
         }
-        let host_mult = u64::try_from((u128::from(baseline) << 32) / u128::from(ticks)).ok().filter(|&mult| mult > 0)?;
+        let host_mult =
+            u64::try_from((u128::from(baseline) << 32) / u128::from(ticks)).ok().filter(|&mult| mult > 0)?;
         // Readers have seen the old parameters only as far as they were valid.
         let said = self.params.map_or(0, |old| old.extrapolate(sample.tsc.min(old.expires_tsc)).monotonic_ns);
         let ahead = said.saturating_sub(sample.clocks.monotonic_ns);

@@ -83,6 +83,6 @@ impl Publisher {
     }
 }
 
-static_assertions::const_assert!(IMAGE.len() % 4096 == 0);
+static_assertions::const_assert!(IMAGE.len().is_multiple_of(4096));
 static_assertions::const_assert!(!IMAGE.is_empty());
 static_assertions::const_assert!(size_of::<VdsoData>() <= CODE_OFFSET as usize);
