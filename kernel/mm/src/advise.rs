@@ -5,7 +5,7 @@ use usermem::platform::{Access, Prot};
 use usermem::{Addr, AddrRange};
 
 use crate::mm::Mm;
-use crate::state::{Batch, State};
+use crate::state::{Batch, MAX_MAP_COUNT, State};
 use crate::unmap::Empty;
 use crate::vma::{Vma, VmaFlags};
 use crate::{Fault, Sharing};
@@ -55,7 +55,9 @@ impl Mm {
     /// Brings the pages of `range` in as its mappings allow, for MAP_POPULATE and mlock(2).
     pub(crate) fn populate(&self, range: AddrRange) -> Result<(), Errno> {
         let mut at = range.start;
-        while at < range.end {
+        // No more than there is, however much is asked for.
+        let mut left = self.pool.limit();
+        while at < range.end && left > 0 {
             // The lock is given up between steps: others fault meanwhile.
             let mut state = self.lock();
             let Some((piece, vma)) = state.vmas.at_or_after(at).map(|(piece, vma)| (piece, vma.clone())) else { break };
@@ -68,13 +70,18 @@ impl Mm {
                 continue;
             }
             let access = if vma.is_private_writable() { Access::Write } else { Access::Read };
-            at = state.populate_step(at, piece.end.min(range.end), access).map_err(|_| Errno::ENOMEM)?;
+            let next = state.populate_step(at, piece.end.min(range.end), access).map_err(|_| Errno::ENOMEM)?;
+            left = left.saturating_sub(next.0 - at.0);
+            at = next;
         }
         Ok(())
     }
 
     /// MADV_POPULATE_READ and MADV_POPULATE_WRITE.
     fn populate_with(&self, range: AddrRange, access: Access) -> Result<(), Errno> {
+        if range.len() > self.pool.limit() {
+            return Err(Errno::ENOMEM);
+        }
         let mut at = range.start;
         while at < range.end {
             at = self.lock().populate_step(at, range.end, access).map_err(|fault| match fault {
@@ -168,6 +175,10 @@ impl State {
             // Not advice for one mapping: the callers deal with them.
             Advice::Remove | Advice::PopulateRead | Advice::PopulateWrite => return Err(Errno::EINVAL),
         };
+        let changes = vma.flags.intersects(clear) || !vma.flags.contains(set);
+        if changes && self.vmas.len() + 2 > MAX_MAP_COUNT {
+            return Err(Errno::EAGAIN);
+        }
         self.change_vmas(piece, |vma| vma.flags = (vma.flags - clear) | set);
         Ok(())
     }

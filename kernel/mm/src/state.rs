@@ -22,6 +22,9 @@ pub(crate) const WINDOW: u64 = 2 << 20;
 /// `vm.max_map_count`.
 pub(crate) const MAX_MAP_COUNT: usize = 65_530;
 
+/// Most mappings that the platform holds at a time; the host allows 65,530 and the platform needs some itself.
+const MAX_INSTALLED: usize = 40_000;
+
 /// `stack_guard_gap`: what stays free below a mapping that grows down.
 pub(crate) const STACK_GUARD: u64 = 256 * PAGE_SIZE;
 
@@ -140,7 +143,15 @@ impl State {
     }
 
     /// Tells the platform, then gives back.
-    pub(crate) fn commit(&mut self, batch: Batch) -> Result<(), Fault> {
+    pub(crate) fn commit(&mut self, mut batch: Batch) -> Result<(), Fault> {
+        if self.installed.len() > MAX_INSTALLED {
+            // The host has a limit too. All comes back by faults.
+            let all = self.installed.take_all();
+            batch.ops.clear();
+            if let (Some((first, _)), Some((last, _))) = (all.first(), all.last()) {
+                batch.ops.push(MapOp::Unmap { range: AddrRange { start: first.start, end: last.end } });
+            }
+        }
         if !batch.ops.is_empty() && !self.dead
             && let Err(error) = self.space.apply(&batch.ops)
         {

@@ -295,3 +295,37 @@ fn futexes_of_shared_memory_meet() {
     assert_eq!(two.load(BASE + (1 << 20)), Ok(4));
     assert_eq!(one.mm.handle_fault(Addr(BASE), Access::Exec), Err(Fault::NotAllowed));
 }
+
+#[test]
+fn the_platform_never_holds_too_many_mappings() {
+    let guest = Guest::new(&memory());
+    let pages = 130_000;
+    guest.map_anonymous(BASE, pages, Prot::READ).unwrap();
+    for page in (0..pages).step_by(2) {
+        let at = BASE + page * PAGE_SIZE;
+        match guest.mm.protect(Addr(at), PAGE_SIZE, RW, Grow::No) {
+            Ok(()) => guest.store(at, page).unwrap(),
+            Err(error) => {
+                assert_eq!(error, Errno::ENOMEM);
+                assert!(page > 60_000);
+                break;
+            }
+        }
+        assert!(guest.mm.lock().installed.len() <= 40_000);
+    }
+    for page in (0..60_000).step_by(1000) {
+        assert_eq!(guest.load(BASE + page * PAGE_SIZE), Ok(page));
+    }
+}
+
+#[test]
+fn populating_ends() {
+    let guest = Guest::new(&memory());
+    let request = MapRequest {
+        options: MapOptions::POPULATE | MapOptions::NORESERVE,
+        ..MapRequest::anonymous(1 << 45, RW).at(Addr(1 << 45))
+    };
+    guest.mm.map(&request).unwrap();
+    assert_eq!(guest.mm.advise(Addr(1 << 45), 1 << 45, Advice::PopulateRead), Err(Errno::ENOMEM));
+    guest.mm.lock_range(Addr(1 << 45), 1 << 45, LockOptions::MAY_LOCK).unwrap();
+}

@@ -4,3 +4,4 @@ mod calls;
 mod fake;
 mod model;
 mod random;
+mod threads;
