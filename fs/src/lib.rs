@@ -21,7 +21,9 @@ pub mod host;
 pub mod kernfs;
 mod lockclass;
 mod mapping;
+mod memory;
 pub mod pipe;
+pub mod tmpfs;
 pub mod vfs;
 
 pub use context::{Blocker, Clock, Context, KernelContext, LockOwner, NeverBlock, SystemClock};

@@ -26,6 +26,8 @@ classes! {
     PIPE = "fs.pipe", 4310;
     /// Contents and attributes of an inode; taken by the fault path.
     INODE = "fs.inode", 40000;
+    /// Where the bytes of an object in memory are.
+    INODE_DATA = "fs.inode_data", 40005;
     /// Directory contents of a file system of ours.
     DIRECTORY = "fs.directory", 40010;
     /// Open host descriptors and inode tables.
