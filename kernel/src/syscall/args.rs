@@ -64,6 +64,17 @@ pub enum ArgKind {
     },
 }
 
+/// What a result is, as far as traces care.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RetKind {
+    /// A signed number.
+    Number,
+    /// An address or another number best read in hexadecimal.
+    Hex,
+    /// A file descriptor.
+    Fd,
+}
+
 /// A type that an argument register is decoded to.
 pub trait FromRaw: Sized {
     /// How traces show it.

@@ -1,10 +1,13 @@
 //! Functions as handlers: any `fn(&mut Task, A, B, …) -> Result<R, E>` whose arguments are [`FromRaw`].
 
-use super::{ArgKind, FromRaw, RawArgs, SysErr, SysResult};
+use super::{ArgKind, FromRaw, RawArgs, RetKind, SysErr, SysResult};
 use crate::task::Task;
 
 /// What a handler returns, as the result register's value.
 pub trait IntoRet {
+    /// How traces show it.
+    const KIND: RetKind = RetKind::Number;
+
     /// The register's value.
     fn into_ret(self) -> u64;
 }
@@ -46,6 +49,8 @@ impl IntoRet for i64 {
 }
 
 impl IntoRet for usermem::Addr {
+    const KIND: RetKind = RetKind::Hex;
+
     fn into_ret(self) -> u64 {
         self.0
     }
@@ -55,6 +60,8 @@ impl IntoRet for usermem::Addr {
 pub trait Handler<A> {
     /// The kinds of its arguments.
     const ARGS: &'static [ArgKind];
+    /// The kind of its result.
+    const RET: RetKind;
 
     /// Decodes the registers and calls.
     fn call(&self, task: &mut Task, args: RawArgs) -> SysResult;
@@ -70,6 +77,7 @@ macro_rules! handler {
             $($t: FromRaw,)*
         {
             const ARGS: &'static [ArgKind] = &[$($t::KIND),*];
+            const RET: RetKind = R::KIND;
 
             fn call(&self, task: &mut Task, args: RawArgs) -> SysResult {
                 let RawArgs(_args) = args;
@@ -90,4 +98,9 @@ handler!(A 0, B 1, C 2, D 3, G 4, H 5);
 /// The argument kinds of the handler `_f`; a function so that its type need not be named.
 pub const fn args_of<A, F: Handler<A>>(_f: &F) -> &'static [ArgKind] {
     F::ARGS
+}
+
+/// The kind of what the handler `_f` returns.
+pub const fn ret_of<A, F: Handler<A>>(_f: &F) -> RetKind {
+    F::RET
 }

@@ -15,14 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Errno;
 
-pub use args::{ArgKind, FromRaw, When};
-pub use handler::{Handler, IntoRet, args_of};
+pub use args::{ArgKind, FromRaw, RetKind, When};
+pub use handler::{Handler, IntoRet, args_of, ret_of};
 
-pub use crate::task::SysErr;
+pub use crate::error::{SysErr, SysResult};
 use crate::task::Task;
-
-/// What a system call comes to: the value of the result register, or an error or another outcome.
-pub type SysResult<T = u64> = Result<T, SysErr>;
 
 /// Numbers below this may have a row; Linux 6.12 ends at 462.
 pub const NUMBERS: usize = 512;
@@ -66,6 +63,8 @@ pub struct SyscallDef {
     pub support: Support,
     /// The kind of each argument, in order.
     pub args: &'static [ArgKind],
+    /// The kind of its result.
+    pub ret: RetKind,
     /// The handler behind its decoding.
     pub call: fn(&mut Task, RawArgs) -> SysResult,
 }
@@ -146,6 +145,7 @@ macro_rules! syscalls {
             aarch64: $crate::syscalls!(@nr $a),
             support: $crate::syscall::Support::Unsupported(abi::Errno::$errno, $note),
             args: &[$($crate::syscall::ArgKind::$kind),*],
+            ret: $crate::syscall::RetKind::Number,
             call: |_, _| Err($crate::syscall::SysErr::from(abi::Errno::$errno)),
         }
     };
@@ -157,6 +157,7 @@ macro_rules! syscalls {
             aarch64: $crate::syscalls!(@nr $a),
             support: $crate::syscall::Support::$support($note),
             args: $crate::syscall::args_of(&$name),
+            ret: $crate::syscall::ret_of(&$name),
             call: |task, args| $crate::syscall::Handler::call(&$name, task, args),
         }
     };

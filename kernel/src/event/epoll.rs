@@ -1,0 +1,486 @@
+//! epoll(7): a set of files and the list of those that may be ready.
+//!
+//! An [`Item`] stands for one (descriptor, open file description) pair. It is registered on its file's wait queue and is
+//! the waiter there: a wake puts the item on the ready list and wakes the epoll's own queue. [`Epoll::collect`] takes
+//! items off the list and asks each file whether it *is* ready, so a wake is only ever a hint.
+//!
+//! An item holds its file weakly: as on Linux, closing the last descriptor of a description removes it from every set.
+//!
+//! **Locks.** `epoll.state` is a leaf but for the files' queues: no file is asked and no queue is woken with it held.
+//! `EPOLL_GRAPH` is taken outside it when sets are nested, so that two additions cannot close a cycle together.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use abi::fs::OpenFlags;
+use fs::Context;
+use fs::vfs::{File, FileOps};
+use hashbrown::HashMap;
+use sync::{LockClass, Mutex};
+use usermem::bytes::IoDst;
+use waiter::{EventMask, Mode, Pollable as _, Registration, WaitQueue, Waiter};
+
+/// The items and the ready list of one set.
+const STATE: LockClass = LockClass::new("epoll.state", 3600);
+/// An item's interest and registration.
+const ITEM: LockClass = LockClass::new("epoll.item", 3590);
+/// The nesting of sets in sets.
+const GRAPH: LockClass = LockClass::new("epoll.graph", 3500);
+
+/// How deep sets may be nested (`EP_MAX_NESTS`).
+const MAX_NESTS: usize = 4;
+
+/// Behaviour bits of `epoll_event.events`, epoll_ctl(2).
+mod bits {
+    use abi::epoll::EpollEvents as E;
+
+    pub(super) const EXCLUSIVE: u32 = E::EPOLLEXCLUSIVE.bits();
+    pub(super) const ONESHOT: u32 = E::EPOLLONESHOT.bits();
+    pub(super) const EDGE: u32 = E::EPOLLET.bits();
+    /// All of them: what is not an event.
+    pub(super) const BEHAVIOUR: u32 = EXCLUSIVE | E::EPOLLWAKEUP.bits() | ONESHOT | EDGE;
+    /// What may come with EXCLUSIVE: `EPOLLEXCLUSIVE_OK_BITS`.
+    pub(super) const WITH_EXCLUSIVE: u32 = E::EPOLLIN.bits()
+        | E::EPOLLOUT.bits()
+        | E::EPOLLERR.bits()
+        | E::EPOLLHUP.bits()
+        | E::EPOLLWAKEUP.bits()
+        | EDGE
+        | EXCLUSIVE;
+}
+
+/// What `epoll_ctl` does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Control {
+    /// `EPOLL_CTL_ADD`.
+    Add(Event),
+    /// `EPOLL_CTL_MOD`.
+    Modify(Event),
+    /// `EPOLL_CTL_DEL`.
+    Delete,
+}
+
+/// `struct epoll_event`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Event {
+    /// Events and behaviour bits.
+    pub events: u32,
+    /// The caller's word.
+    pub data: u64,
+}
+
+/// What an item waits for; `None` in `registration` while a one-shot item is spent.
+struct Interest {
+    event: Event,
+    /// A one-shot item that has reported is asleep until modified.
+    spent: bool,
+    registration: Option<Registration>,
+}
+
+/// One file in a set.
+struct Item {
+    fd: i32,
+    file: Weak<File>,
+    epoll: Weak<Epoll>,
+    /// Whether it is on the ready list. SeqCst: cleared before the file is asked, set by wakes after the file changed; pairs
+    /// with itself in `Waiter::wake`.
+    listed: AtomicBool,
+    interest: Mutex<Interest>,
+}
+
+/// Which item: a descriptor number and the description behind it, which is unique for all time.
+type Key = (i32, u64);
+
+#[derive(Default)]
+struct State {
+    items: HashMap<Key, Arc<Item>>,
+    ready: VecDeque<Arc<Item>>,
+}
+
+/// A set of files, epoll_create(2).
+pub struct Epoll {
+    state: Mutex<State>,
+    queue: WaitQueue,
+}
+
+/// Serialises changes of which sets contain which.
+static NESTING: Mutex<()> = Mutex::new(GRAPH, ());
+
+impl Epoll {
+    /// An empty set, as a file.
+    pub fn create() -> Arc<File> {
+        let epoll = Arc::new(Self { state: Mutex::new(STATE, State::default()), queue: WaitQueue::new() });
+        File::anonymous(epoll, OpenFlags::O_RDWR, "anon_inode:[eventpoll]")
+    }
+
+    /// The set behind `file`; `EINVAL` for other files.
+    pub fn of(file: &File) -> Result<Arc<Self>, Errno> {
+        file.ops_arc::<Self>().ok_or(Errno::EINVAL)
+    }
+
+    /// Adds, changes or removes `file`, known to the caller as `fd`; epoll_ctl(2).
+    pub fn control(self: &Arc<Self>, fd: i32, file: &Arc<File>, control: Control) -> Result<(), Errno> {
+        let key = (fd, file.id());
+        match control {
+            Control::Add(event) => self.add(key, file, event),
+            Control::Modify(event) => self.modify(key, event),
+            Control::Delete => {
+                let item = self.state.lock().items.remove(&key).ok_or(Errno::ENOENT)?;
+                item.unregister();
+                Ok(())
+            }
+        }
+    }
+
+    fn add(self: &Arc<Self>, key: Key, file: &Arc<File>, event: Event) -> Result<(), Errno> {
+        if event.events & bits::EXCLUSIVE != 0 && event.events & !bits::WITH_EXCLUSIVE != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let inner = file.ops_arc::<Self>();
+        if inner.as_ref().is_some_and(|inner| Arc::ptr_eq(inner, self)) {
+            return Err(Errno::EINVAL);
+        }
+        if inner.is_some() && event.events & bits::EXCLUSIVE != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let Some(queue) = file.queue() else { return Err(Errno::EPERM) };
+        let _nesting = inner.is_some().then(|| NESTING.lock());
+        if let Some(inner) = &inner {
+            inner.check_nesting(self, MAX_NESTS)?;
+        }
+        let item = Arc::new(Item {
+            fd: key.0,
+            file: Arc::downgrade(file),
+            epoll: Arc::downgrade(self),
+            listed: AtomicBool::new(false),
+            interest: Mutex::new(ITEM, Interest { event, spent: false, registration: None }),
+        });
+        {
+            let mut state = self.state.lock();
+            if state.items.contains_key(&key) {
+                return Err(Errno::EEXIST);
+            }
+            state.items.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            state.items.insert(key, Arc::clone(&item));
+        }
+        let mode = if event.events & bits::EXCLUSIVE == 0 { Mode::Shared } else { Mode::Exclusive };
+        let registration = queue.register(Arc::clone(&item) as Arc<dyn Waiter>, wanted(event), mode);
+        item.interest.lock().registration = Some(registration);
+        self.note_if_ready(&item, file);
+        Ok(())
+    }
+
+    fn modify(&self, key: Key, event: Event) -> Result<(), Errno> {
+        let item = self.state.lock().items.get(&key).cloned().ok_or(Errno::ENOENT)?;
+        {
+            let mut interest = item.interest.lock();
+            if (event.events | interest.event.events) & bits::EXCLUSIVE != 0 {
+                return Err(Errno::EINVAL);
+            }
+            interest.event = event;
+            interest.spent = false;
+            if let Some(registration) = &interest.registration {
+                registration.set_interest(wanted(event));
+            }
+        }
+        if let Some(file) = item.file.upgrade() {
+            self.note_if_ready(&item, &file);
+        }
+        Ok(())
+    }
+
+    /// Whether `outer` may contain this set: no cycle, and no chain longer than `depth`; `ELOOP`.
+    fn check_nesting(self: &Arc<Self>, outer: &Arc<Self>, depth: usize) -> Result<(), Errno> {
+        if Arc::ptr_eq(self, outer) || depth == 0 {
+            return Err(Errno::ELOOP);
+        }
+        let files: Vec<_> = self.state.lock().items.values().filter_map(|item| item.file.upgrade()).collect();
+        for inner in files.iter().filter_map(|file| file.ops_arc::<Self>()) {
+            inner.check_nesting(outer, depth - 1)?;
+        }
+        Ok(())
+    }
+
+    fn note_if_ready(&self, item: &Arc<Item>, file: &File) {
+        let event = item.interest.lock().event;
+        if !file.readiness(wanted(event)).is_empty() {
+            self.list(item);
+        }
+    }
+
+    /// Puts `item` on the ready list, unless it is there, and wakes who waits for the set.
+    fn list(&self, item: &Arc<Item>) {
+        if !item.listed.swap(true, Ordering::SeqCst) {
+            self.state.lock().ready.push_back(Arc::clone(item));
+        }
+        self.queue.wake(EventMask::READABLE);
+    }
+
+    /// Takes at most `max` events; empty when nothing is ready. Level-triggered items stay on the list.
+    pub fn collect(&self, max: usize) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut again: Vec<Arc<Item>> = Vec::new();
+        // Each item is looked at once, however often it is woken meanwhile.
+        let mut turns = self.state.lock().ready.len();
+        while events.len() < max && turns > 0 {
+            turns -= 1;
+            let Some(item) = self.state.lock().ready.pop_front() else { break };
+            item.listed.store(false, Ordering::SeqCst);
+            match self.ask(&item) {
+                Asked::Ready(event, level) => {
+                    events.push(event);
+                    if level && !item.listed.swap(true, Ordering::SeqCst) {
+                        again.push(item);
+                    }
+                }
+                Asked::NotReady => {}
+                Asked::Gone => self.forget(&item),
+            }
+        }
+        let mut state = self.state.lock();
+        // Level-triggered items go to the end, so that no busy file starves the others.
+        state.ready.extend(again);
+        let more = !state.ready.is_empty();
+        drop(state);
+        if more {
+            // Another waiter may have seen the list empty meanwhile.
+            self.queue.wake(EventMask::READABLE);
+        }
+        events
+    }
+
+    /// What `item` reports now.
+    fn ask(&self, item: &Arc<Item>) -> Asked {
+        let Some(file) = item.file.upgrade() else { return Asked::Gone };
+        let mut interest = item.interest.lock();
+        let event = interest.event;
+        if interest.spent {
+            return Asked::NotReady;
+        }
+        // The file is asked without the item's lock: it may be a set itself.
+        drop(interest);
+        let ready = file.readiness(wanted(event));
+        if ready.is_empty() {
+            return Asked::NotReady;
+        }
+        interest = item.interest.lock();
+        if event.events & bits::ONESHOT != 0 {
+            if interest.spent {
+                return Asked::NotReady;
+            }
+            interest.spent = true;
+        }
+        let level = event.events & (bits::EDGE | bits::ONESHOT) == 0;
+        Asked::Ready(Event { events: ready.bits(), data: event.data }, level)
+    }
+
+    fn forget(&self, item: &Arc<Item>) {
+        item.unregister();
+        self.state.lock().items.retain(|_, other| !Arc::ptr_eq(other, item));
+    }
+
+    /// Lines of `/proc/[pid]/fdinfo`: one per file.
+    fn lines(&self) -> String {
+        let items: Vec<Arc<Item>> = self.state.lock().items.values().cloned().collect();
+        let mut text = String::new();
+        for item in items {
+            let event = item.interest.lock().event;
+            text.push_str(&format!("tfd: {:8} events: {:8x} data: {:16x}\n", item.fd, event.events, event.data));
+        }
+        text
+    }
+}
+
+impl Item {
+    fn unregister(&self) {
+        // Dropped without the lock: leaving a queue may wake other items.
+        let registration = self.interest.lock().registration.take();
+        drop(registration);
+    }
+}
+
+enum Asked {
+    Ready(Event, bool),
+    NotReady,
+    Gone,
+}
+
+/// The events of an item, without its behaviour, with those that are always reported.
+fn wanted(event: Event) -> EventMask {
+    EventMask::from_bits_truncate(event.events & !bits::BEHAVIOUR) | EventMask::ALWAYS
+}
+
+impl Waiter for Item {
+    fn wake(&self, _events: EventMask) {
+        if self.interest.lock().spent {
+            return;
+        }
+        let Some(epoll) = self.epoll.upgrade() else { return };
+        if self.listed.load(Ordering::SeqCst) {
+            epoll.queue.wake(EventMask::READABLE);
+            return;
+        }
+        // The list needs the shared item: found by identity, since a waiter is only ever called by reference.
+        let item = self.file.upgrade().and_then(|file| epoll.state.lock().items.get(&(self.fd, file.id())).cloned());
+        if let Some(item) = item {
+            epoll.list(&item);
+        }
+    }
+}
+
+impl FileOps for Epoll {
+    fn read(&self, _ctx: &Context<'_>, _file: &File, _dst: &mut dyn IoDst, _offset: u64) -> Result<usize, Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    fn readiness(&self, interest: EventMask) -> EventMask {
+        let listed: Vec<Arc<Item>> = self.state.lock().ready.iter().cloned().collect();
+        let ready = listed.iter().any(|item| {
+            let (event, spent) = {
+                let interest = item.interest.lock();
+                (interest.event, interest.spent)
+            };
+            !spent && item.file.upgrade().is_some_and(|file| !file.readiness(wanted(event)).is_empty())
+        });
+        if ready { interest & EventMask::READABLE } else { EventMask::empty() }
+    }
+
+    fn queue(&self) -> Option<&WaitQueue> {
+        Some(&self.queue)
+    }
+
+    fn fdinfo(&self) -> String {
+        self.lines()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use abi::Errno;
+    use abi::fs::OpenFlags;
+    use fs::vfs::{File, FileOps};
+    use waiter::{EventMask, WaitQueue};
+
+    use super::{Control, Epoll, Event, bits};
+
+    /// A file whose readiness a test sets.
+    struct Lamp {
+        on: AtomicU32,
+        queue: WaitQueue,
+    }
+
+    impl FileOps for Lamp {
+        fn readiness(&self, interest: EventMask) -> EventMask {
+            interest & EventMask::from_bits_truncate(self.on.load(Ordering::SeqCst))
+        }
+
+        fn queue(&self) -> Option<&WaitQueue> {
+            Some(&self.queue)
+        }
+    }
+
+    impl Lamp {
+        fn set(&self, events: EventMask) {
+            self.on.store(events.bits(), Ordering::SeqCst);
+            self.queue.wake(events);
+        }
+    }
+
+    fn lamp() -> (Arc<Lamp>, Arc<File>) {
+        let lamp = Arc::new(Lamp { on: AtomicU32::new(0), queue: WaitQueue::new() });
+        (Arc::clone(&lamp), File::anonymous(lamp, OpenFlags::O_RDWR, "lamp"))
+    }
+
+    const IN: u32 = EventMask::IN.bits();
+
+    fn event(events: u32, data: u64) -> Event {
+        Event { events, data }
+    }
+
+    #[test]
+    fn level_items_stay_and_edge_items_go() {
+        let epoll = Epoll::of(&Epoll::create()).unwrap();
+        let (level, level_file) = lamp();
+        let (edge, edge_file) = lamp();
+        epoll.control(3, &level_file, Control::Add(event(IN, 1))).unwrap();
+        epoll.control(4, &edge_file, Control::Add(event(IN | bits::EDGE, 2))).unwrap();
+        assert_eq!(epoll.collect(8), []);
+        level.set(EventMask::IN);
+        edge.set(EventMask::IN);
+        assert_eq!(epoll.collect(8), [event(IN, 1), event(IN, 2)]);
+        assert_eq!(epoll.collect(8), [event(IN, 1)]);
+        edge.set(EventMask::IN);
+        assert_eq!(epoll.collect(8).len(), 2);
+        level.set(EventMask::empty());
+        assert_eq!(epoll.collect(8), []);
+    }
+
+    #[test]
+    fn one_shot_items_sleep_until_modified() {
+        let epoll = Epoll::of(&Epoll::create()).unwrap();
+        let (lamp, file) = lamp();
+        epoll.control(3, &file, Control::Add(event(IN | bits::ONESHOT, 1))).unwrap();
+        lamp.set(EventMask::IN);
+        assert_eq!(epoll.collect(8), [event(IN, 1)]);
+        lamp.set(EventMask::IN);
+        assert_eq!(epoll.collect(8), []);
+        epoll.control(3, &file, Control::Modify(event(IN | bits::ONESHOT, 2))).unwrap();
+        assert_eq!(epoll.collect(8), [event(IN, 2)]);
+    }
+
+    #[test]
+    fn a_busy_file_does_not_starve_the_others() {
+        let epoll = Epoll::of(&Epoll::create()).unwrap();
+        let lamps: Vec<_> = (0..4).map(|_| lamp()).collect();
+        for (fd, (lamp, file)) in lamps.iter().enumerate() {
+            let fd = i32::try_from(fd).unwrap();
+            epoll.control(fd, file, Control::Add(event(IN, fd.unsigned_abs().into()))).unwrap();
+            lamp.set(EventMask::IN);
+        }
+        let seen: Vec<u64> = (0..4).flat_map(|_| epoll.collect(1)).map(|e| e.data).collect();
+        assert_eq!(seen, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn closed_files_leave() {
+        let epoll = Epoll::of(&Epoll::create()).unwrap();
+        let (lamp, file) = lamp();
+        epoll.control(3, &file, Control::Add(event(IN, 1))).unwrap();
+        lamp.set(EventMask::IN);
+        drop(file);
+        assert_eq!(epoll.collect(8), []);
+        assert!(epoll.state.lock().items.is_empty());
+    }
+
+    #[test]
+    fn nesting_reports_and_refuses_cycles() {
+        let (outer_file, inner_file) = (Epoll::create(), Epoll::create());
+        let (outer, inner) = (Epoll::of(&outer_file).unwrap(), Epoll::of(&inner_file).unwrap());
+        let (lamp, file) = lamp();
+        inner.control(3, &file, Control::Add(event(IN, 1))).unwrap();
+        outer.control(4, &inner_file, Control::Add(event(IN, 2))).unwrap();
+        assert_eq!(inner.control(5, &outer_file, Control::Add(event(IN, 3))), Err(Errno::ELOOP));
+        assert_eq!(outer.control(6, &outer_file, Control::Add(event(IN, 3))), Err(Errno::EINVAL));
+        assert_eq!(outer.collect(8), []);
+        lamp.set(EventMask::IN);
+        assert_eq!(outer.collect(8), [event(IN, 2)]);
+        assert_eq!(inner.collect(8), [event(IN, 1)]);
+    }
+
+    #[test]
+    fn errors_are_linuxs() {
+        let epoll = Epoll::of(&Epoll::create()).unwrap();
+        let (_lamp, file) = lamp();
+        assert_eq!(epoll.control(3, &file, Control::Modify(event(IN, 1))), Err(Errno::ENOENT));
+        assert_eq!(epoll.control(3, &file, Control::Delete), Err(Errno::ENOENT));
+        epoll.control(3, &file, Control::Add(event(IN, 1))).unwrap();
+        assert_eq!(epoll.control(3, &file, Control::Add(event(IN, 1))), Err(Errno::EEXIST));
+        let odd = Control::Add(event(IN | bits::EXCLUSIVE | bits::ONESHOT, 1));
+        assert_eq!(epoll.control(4, &file, odd), Err(Errno::EINVAL));
+    }
+}

@@ -1,0 +1,129 @@
+//! `/proc/sys`: the knobs that programs read.
+//!
+//! A knob that only reports is a row of [`KNOBS`]. Those that take writes are nodes of their own.
+
+use std::sync::Arc;
+
+use abi::Errno;
+use fs::Context;
+use fs::kernfs::{Content, Owned, StaticDir, Tree};
+use fs::vfs::Inode;
+
+use super::{Proc, ROOT_INO};
+use crate::kernel::Kernel;
+
+type Render = fn(&Kernel) -> String;
+
+/// Directory, name, value.
+const KNOBS: &[(&str, &str, Render)] = &[
+    ("fs", "file-max", |_| "9223372036854775807".into()),
+    ("fs", "file-nr", |_| "0\t0\t9223372036854775807".into()),
+    ("fs", "nr_open", |_| "1048576".into()),
+    ("fs", "pipe-max-size", |_| "1048576".into()),
+    ("fs", "protected_hardlinks", |_| "0".into()),
+    ("fs", "protected_symlinks", |_| "0".into()),
+    ("kernel", "cap_last_cap", |_| auth::Caps::LAST.to_string()),
+    ("kernel", "core_pattern", |_| "core".into()),
+    ("kernel", "domainname", |kernel| kernel.uts().domainname),
+    ("kernel", "msgmax", |_| "8192".into()),
+    ("kernel", "msgmnb", |_| "16384".into()),
+    ("kernel", "ngroups_max", |_| "65536".into()),
+    ("kernel", "osrelease", |kernel| kernel.uts().release),
+    ("kernel", "ostype", |kernel| kernel.uts().sysname),
+    ("kernel", "overflowgid", |_| "65534".into()),
+    ("kernel", "overflowuid", |_| "65534".into()),
+    ("kernel", "pid_max", |_| crate::ids::PID_MAX.to_string()),
+    ("kernel", "randomize_va_space", |_| "2".into()),
+    ("kernel", "sem", |_| "32000\t1024000000\t500\t32000".into()),
+    ("kernel", "shmall", |_| "18446744073692774399".into()),
+    ("kernel", "shmmax", |_| "18446744073692774399".into()),
+    ("kernel", "shmmni", |_| "4096".into()),
+    ("kernel", "threads-max", |kernel| kernel.pids_limit().to_string()),
+    ("kernel", "version", |kernel| kernel.uts().version),
+    ("kernel", "yama/ptrace_scope", |_| "1".into()),
+    ("kernel", "random/boot_id", |kernel| kernel.boot_id().to_owned()),
+    ("kernel", "random/entropy_avail", |_| "256".into()),
+    ("kernel", "random/poolsize", |_| "256".into()),
+    ("net", "core/somaxconn", |_| "4096".into()),
+    ("vm", "max_map_count", |_| "65530".into()),
+    ("vm", "mmap_min_addr", |_| "65536".into()),
+    ("vm", "overcommit_memory", |_| "0".into()),
+    ("vm", "overcommit_ratio", |_| "50".into()),
+    ("vm", "swappiness", |_| "60".into()),
+];
+
+/// `/proc/sys`.
+pub(super) fn directory(proc: &Proc) -> Inode {
+    let ino = Tree::ino(ROOT_INO, b"sys");
+    let mut top = StaticDir::new();
+    for name in ["fs", "kernel", "net", "vm"] {
+        let folder = Folder { proc, ino: Tree::ino(ino, name.as_bytes()) };
+        let rows: Vec<(&str, Render)> =
+            KNOBS.iter().filter(|(dir, _, _)| *dir == name).map(|&(_, path, value)| (path, value)).collect();
+        let mut dir = folder.fill(&rows);
+        if name == "kernel" {
+            dir = dir.with("hostname", hostname(proc, folder.ino));
+        }
+        top = top.with(name, proc.tree.dir(folder.ino, 0o555, dir));
+    }
+    proc.tree.dir(ino, 0o555, top)
+}
+
+/// A directory of knobs in the making.
+struct Folder<'a> {
+    proc: &'a Proc,
+    ino: u64,
+}
+
+impl Folder<'_> {
+    /// The knobs of `rows`; a path with a slash goes one directory down.
+    fn fill(&self, rows: &[(&str, Render)]) -> StaticDir {
+        let mut dir = StaticDir::new();
+        let mut below: Vec<&str> = Vec::new();
+        for &(path, value) in rows {
+            match path.split_once('/') {
+                None => {
+                    let text = move |kernel: &Kernel, _: &Context<'_>| Ok((value(kernel) + "\n").into_bytes());
+                    dir = dir.with(path, self.proc.text(self.ino, path, 0o444, text));
+                }
+                Some((name, _)) if !below.contains(&name) => {
+                    below.push(name);
+                    let deeper = Folder { proc: self.proc, ino: Tree::ino(self.ino, name.as_bytes()) };
+                    let rows: Vec<(&str, Render)> = rows
+                        .iter()
+                        .filter_map(|&(path, value)| path.strip_prefix(name)?.strip_prefix('/').map(|rest| (rest, value)))
+                        .collect();
+                    let contents = deeper.fill(&rows);
+                    dir = dir.with(name, self.proc.tree.dir(deeper.ino, 0o555, contents));
+                }
+                Some(_) => {}
+            }
+        }
+        dir
+    }
+}
+
+fn hostname(proc: &Proc, parent: u64) -> Inode {
+    proc.tree.file(Tree::ino(parent, b"hostname"), 0o644, Hostname { proc: proc.clone() })
+}
+
+struct Hostname {
+    proc: Proc,
+}
+
+impl Owned for Hostname {}
+
+impl Content for Hostname {
+    fn render(&self, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+        let kernel: Arc<Kernel> = self.proc.kernel()?;
+        Ok((kernel.uts().nodename + "\n").into_bytes())
+    }
+
+    fn write(&self, ctx: &Context<'_>, bytes: &[u8]) -> Result<(), Errno> {
+        if !ctx.creds.has(auth::Caps::SYS_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        let name = bytes.split(|&b| b == b'\n' || b == 0).next().unwrap_or_default();
+        self.proc.kernel()?.set_hostname(name)
+    }
+}

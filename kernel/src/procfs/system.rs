@@ -1,0 +1,148 @@
+//! Files of `/proc` that tell of the whole system.
+
+use std::fmt::Write as _;
+
+use abi::Errno;
+use fs::Context;
+use fs::kernfs::StaticDir;
+
+use super::{Proc, ROOT_INO};
+use crate::kernel::Kernel;
+use crate::task::Activity;
+
+/// Ticks per second in `/proc` (`USER_HZ`).
+pub(super) const USER_HZ: u64 = 100;
+
+type Render = fn(&Kernel, &Context<'_>) -> Result<Vec<u8>, Errno>;
+
+/// Every file with its text.
+const FILES: &[(&str, Render)] = &[
+    ("cmdline", |_, _| Ok(b"casemate\n".to_vec())),
+    ("cpuinfo", |kernel, _| Ok(kernel.machine().cpuinfo.clone())),
+    ("devices", |_, _| Ok(DEVICES.as_bytes().to_vec())),
+    ("filesystems", |_, _| Ok(FILESYSTEMS.as_bytes().to_vec())),
+    ("loadavg", loadavg),
+    ("meminfo", meminfo),
+    ("stat", stat),
+    ("swaps", |_, _| Ok(b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_vec())),
+    ("uptime", uptime),
+    ("version", version),
+    ("vmstat", vmstat),
+];
+
+const DEVICES: &str = "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n";
+const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\toverlay\nnodev\tdevpts\n";
+
+/// The directory's fixed entries.
+pub(super) fn entries(proc: &Proc) -> StaticDir {
+    FILES.iter().fold(StaticDir::new(), |dir, (name, render)| {
+        dir.with(name, proc.text(ROOT_INO, name, 0o444, *render))
+    })
+}
+
+/// Nanoseconds as ticks of [`USER_HZ`].
+pub(super) const fn ticks(ns: u64) -> u64 {
+    ns / (1_000_000_000 / USER_HZ)
+}
+
+fn running(kernel: &Kernel) -> usize {
+    let groups = kernel.tasks().groups();
+    groups.iter().flat_map(|group| group.threads()).filter(|t| t.activity() == Activity::Running).count()
+}
+
+/// Load averages are not kept: a sandbox has no scheduler of its own.
+fn loadavg(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+    let (threads, _) = kernel.tasks().counts();
+    let last = kernel.tasks().last_pid();
+    Ok(format!("0.00 0.00 0.00 {}/{threads} {}\n", running(kernel).max(1), last.0).into_bytes())
+}
+
+fn meminfo(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+    let memory = kernel.memory_info();
+    let (total, free) = (memory.total / 1024, memory.free / 1024);
+    let used = total.saturating_sub(free);
+    let rows = [
+        ("MemTotal", total),
+        ("MemFree", free),
+        ("MemAvailable", free),
+        ("Buffers", 0),
+        ("Cached", 0),
+        ("SwapCached", 0),
+        ("Active", used),
+        ("Inactive", 0),
+        ("SwapTotal", 0),
+        ("SwapFree", 0),
+        ("Dirty", 0),
+        ("Writeback", 0),
+        ("AnonPages", used),
+        ("Mapped", 0),
+        ("Shmem", 0),
+        ("Slab", 0),
+        ("SReclaimable", 0),
+        ("CommitLimit", total),
+        ("Committed_AS", used),
+        ("VmallocTotal", 34_359_738_367),
+        ("VmallocUsed", 0),
+        ("Hugepagesize", 2048),
+    ];
+    let mut text = String::new();
+    for (name, kib) in rows {
+        let _ = writeln!(text, "{:<16}{kib:>8} kB", format!("{name}:"));
+    }
+    Ok(text.into_bytes())
+}
+
+fn stat(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+    let mut user = 0;
+    let mut system = 0;
+    for group in kernel.tasks().groups() {
+        let times = group.cpu_times();
+        user += times.user_ns;
+        system += times.system_ns;
+    }
+    let cpus = kernel.machine().cpus.max(1);
+    let cpus_u64 = u64::try_from(cpus).unwrap_or(1);
+    let up = kernel.uptime_ns();
+    let idle = up.saturating_mul(cpus_u64).saturating_sub(user).saturating_sub(system);
+    let row = |share: u64| {
+        format!("{} 0 {} {} 0 0 0 0 0 0\n", ticks(user) / share, ticks(system) / share, ticks(idle) / share)
+    };
+    let mut text = format!("cpu  {}", row(1));
+    for cpu in 0..cpus {
+        let _ = write!(text, "cpu{cpu} {}", row(cpus_u64));
+    }
+    let (threads, _) = kernel.tasks().counts();
+    let _ = write!(
+        text,
+        "intr 0\nctxt 0\nbtime {}\nprocesses {}\nprocs_running {}\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n",
+        kernel.boot_time_secs(),
+        kernel.tasks().last_pid().0.max(u32::try_from(threads).unwrap_or(0)),
+        running(kernel).max(1),
+    );
+    Ok(text.into_bytes())
+}
+
+fn uptime(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+    let up = kernel.uptime_ns();
+    let (secs, hundredths) = (up / 1_000_000_000, up / 10_000_000 % 100);
+    let idle = secs.saturating_mul(u64::try_from(kernel.machine().cpus).unwrap_or(1));
+    Ok(format!("{secs}.{hundredths:02} {idle}.00\n").into_bytes())
+}
+
+fn version(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+    let uts = kernel.uts();
+    let (release, version) = (uts.release, uts.version);
+    Ok(format!("Linux version {release} (casemate@casemate) (rustc) {version}\n").into_bytes())
+}
+
+fn vmstat(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+    let memory = kernel.memory_info();
+    let pages = |bytes: u64| bytes / usermem::PAGE_SIZE;
+    let used = memory.total.saturating_sub(memory.free);
+    Ok(format!(
+        "nr_free_pages {}\nnr_anon_pages {}\nnr_mapped 0\npgfault 0\npgmajfault 0\n",
+        pages(memory.free),
+        pages(used)
+    )
+    .into_bytes())
+}

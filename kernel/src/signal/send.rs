@@ -1,0 +1,266 @@
+//! From a source of signals to a queue, and whom that wakes.
+
+use std::sync::Arc;
+
+use super::info::SigInfo;
+use super::limits::Charge;
+use super::queue::{Enqueued, PendingSignals};
+use super::types::{DefaultAction, SigAction, SigSet, Signal};
+use crate::kernel::Kernel;
+use crate::rlimit::Resource;
+use crate::task::group::{ExitStatus, GroupSignals, GroupStop, ThreadGroup};
+use crate::task::thread::{Thread, Work};
+
+/// Why a signal comes, as far as that decides who can refuse it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// A process of the sandbox asked for it.
+    Guest,
+    /// The kernel: faults, timers, children, terminals, the runner.
+    Kernel,
+}
+
+/// What became of a send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sent {
+    /// It is pending or took effect.
+    Done,
+    /// It is ignored, or pending already.
+    Dropped,
+    /// A queued signal had no room (RLIMIT_SIGPENDING): `EAGAIN` for sigqueue(3).
+    NoRoom,
+}
+
+/// Continuations that need the tree's lock, after the group's lock is dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct After {
+    continued: bool,
+}
+
+impl Kernel {
+    /// Sends to a process: any of its threads may take it.
+    pub(crate) fn send_to_group(&self, group: &Arc<ThreadGroup>, info: SigInfo, origin: Origin) -> Sent {
+        self.send(group, None, info, origin)
+    }
+
+    /// Sends to one thread.
+    pub(crate) fn send_to_thread(&self, thread: &Arc<Thread>, info: SigInfo, origin: Origin) -> Sent {
+        self.send(thread.group(), Some(thread), info, origin)
+    }
+
+    fn charge(&self, group: &ThreadGroup, signals: &GroupSignals, info: &SigInfo) -> Option<Charge> {
+        let uid = signals.threads.first().map_or(0, |t| t.creds().ruid.0);
+        let limit = group.limit(Resource::Sigpending).soft;
+        // One instance of a standard signal from kill(2) is always queued with its details, as far as memory goes:
+        // Linux lets it go over the limit. Bounded, because it is one per number.
+        let limit = if info.signal.is_real_time() { limit } else { limit.saturating_add(64) };
+        self.signal_quota().charge(uid, limit)
+    }
+
+    fn send(&self, group: &Arc<ThreadGroup>, thread: Option<&Arc<Thread>>, info: SigInfo, origin: Origin) -> Sent {
+        let mut after = After::default();
+        let sent = {
+            let mut signals = group.lock_signals();
+            self.send_locked(group, &mut signals, thread, info, origin, &mut after)
+        };
+        if sent == Sent::Done {
+            group.signal_events.wake(waiter::EventMask::IN);
+        }
+        if after.continued {
+            self.notify_parent_of_stop(group);
+        }
+        sent
+    }
+
+    fn send_locked(
+        &self,
+        group: &Arc<ThreadGroup>,
+        signals: &mut GroupSignals,
+        thread: Option<&Arc<Thread>>,
+        info: SigInfo,
+        origin: Origin,
+        after: &mut After,
+    ) -> Sent {
+        let signal = info.signal;
+        if signals.exiting.is_some() && signals.threads.is_empty() {
+            return Sent::Dropped;
+        }
+        // The generation of a stop or continue signal has effects whether or not it is blocked or ignored (signal(7)).
+        if SigSet::STOPS.contains(signal) {
+            discard(signals, SigSet::of(&[Signal::CONT]));
+        } else if signal == Signal::CONT {
+            discard(signals, SigSet::STOPS);
+            after.continued = resume(signals);
+        }
+        let action = signals.handlers.get(signal);
+        if signals.immune && origin == Origin::Guest && !action.is_handler() {
+            // kill(2): only signals that init has handlers for reach it.
+            return Sent::Dropped;
+        }
+        if signal == Signal::KILL {
+            begin_exit(signals, ExitStatus::Killed(Signal::KILL));
+            return Sent::Done;
+        }
+        let target = thread.or_else(|| signals.threads.first());
+        let kept = target.is_some_and(|t| {
+            let t = t.signals.lock();
+            t.mask.contains(signal) || t.awaited.contains(signal)
+        });
+        if action.ignores(signal) && !kept {
+            return Sent::Dropped;
+        }
+        let charge = self.charge(group, signals, &info);
+        // sigqueue(3): EAGAIN; other senders lose the details only.
+        if charge.is_none() && signal.is_real_time() && info.code != super::info::SI_USER {
+            return Sent::NoRoom;
+        }
+        match thread {
+            Some(thread) => {
+                let mut t = thread.signals.lock();
+                if t.exiting {
+                    return Sent::Dropped;
+                }
+                let wanted = !t.mask.contains(signal) || t.awaited.contains(signal);
+                let pushed = t.pending.push(info, charge);
+                drop(t);
+                if wanted {
+                    thread.kick(Work::SIGNAL);
+                }
+                done(pushed)
+            }
+            None => {
+                let pushed = signals.pending.push(info, charge);
+                if let Some(taker) = choose(&signals.threads, signal) {
+                    taker.kick(Work::SIGNAL);
+                }
+                done(pushed)
+            }
+        }
+    }
+
+    /// Makes a thread take `info` whatever it has done about the signal: a blocked or ignored one gets the default
+    /// action. For faults of the thread itself.
+    pub(crate) fn force(&self, thread: &Arc<Thread>, info: SigInfo) {
+        let signal = info.signal;
+        let mut signals = thread.group().lock_signals();
+        let action = signals.handlers.get(signal);
+        let mut t = thread.signals.lock();
+        if t.mask.contains(signal) || action.handler == SigAction::IGNORE {
+            signals.handlers.set(signal, SigAction::default());
+            t.mask = t.mask.without(signal);
+        }
+        if signal.default_action() == DefaultAction::Core {
+            // A fault of init itself does not exist: it runs no guest code.
+            signals.immune = false;
+        }
+        t.pending.push(info, None);
+        drop(t);
+        thread.set_work(Work::SIGNAL);
+    }
+}
+
+fn done(pushed: Enqueued) -> Sent {
+    match pushed {
+        Enqueued::New => Sent::Done,
+        Enqueued::Merged => Sent::Dropped,
+    }
+}
+
+/// Drops pending instances everywhere in the group.
+fn discard(signals: &mut GroupSignals, set: SigSet) {
+    signals.pending.discard(set);
+    for thread in &signals.threads {
+        thread.signals.lock().pending.discard(set);
+    }
+}
+
+/// Drops instances that a changed action ignores now (sigaction(2): POSIX 2.4.3).
+pub(crate) fn discard_ignored(signals: &mut GroupSignals, signal: Signal) {
+    discard(signals, SigSet::EMPTY.with(signal));
+}
+
+/// A thread that would take `signal` now; one that sleeps or runs is as good as another.
+fn choose(threads: &[Arc<Thread>], signal: Signal) -> Option<&Arc<Thread>> {
+    threads.iter().find(|t| {
+        let t = t.signals.lock();
+        !t.exiting && (!t.mask.contains(signal) || t.awaited.contains(signal))
+    })
+}
+
+/// Passes group signals on that a thread which begins to block them (or to exit) was woken for.
+pub(crate) fn retarget(signals: &GroupSignals, but: &Arc<Thread>, set: SigSet) {
+    for signal in signals.pending.set().intersect(set).iter() {
+        let others = signals.threads.iter().filter(|t| !Arc::ptr_eq(t, but));
+        for other in others {
+            let wants = {
+                let t = other.signals.lock();
+                !t.exiting && !t.mask.contains(signal)
+            };
+            if wants {
+                other.kick(Work::SIGNAL);
+                break;
+            }
+        }
+    }
+}
+
+/// Starts the end of a whole group; says whether this call did.
+pub(crate) fn begin_exit(signals: &mut GroupSignals, status: ExitStatus) -> bool {
+    let first = signals.exiting.is_none();
+    if first {
+        signals.exiting = Some(status);
+    }
+    for thread in &signals.threads {
+        thread.kick(Work::KILL);
+    }
+    first
+}
+
+/// Ends a group stop; says whether the group had stopped or was stopping.
+fn resume(signals: &mut GroupSignals) -> bool {
+    let was = std::mem::replace(&mut signals.stop, GroupStop::Running);
+    if was == GroupStop::Running {
+        return false;
+    }
+    for thread in &signals.threads {
+        thread.signals.lock().stop_due = false;
+        thread.clear_work(Work::STOP);
+        thread.parker().unpark();
+    }
+    signals.continued = true;
+    true
+}
+
+/// Starts a group stop by `signal`.
+pub(crate) fn begin_stop(signals: &mut GroupSignals, signal: Signal) {
+    if signals.stop != GroupStop::Running || signals.exiting.is_some() || signals.exec.is_some() {
+        return;
+    }
+    signals.stop = GroupStop::Stopping { signal, left: signals.threads.len() };
+    signals.continued = false;
+    for thread in &signals.threads {
+        thread.signals.lock().stop_due = true;
+        thread.kick(Work::STOP);
+    }
+}
+
+/// Counts a thread as stopped (or gone) in the running group stop; says whether it was the last.
+pub(crate) fn count_stopped(signals: &mut GroupSignals, thread: &Thread) -> bool {
+    let due = std::mem::replace(&mut thread.signals.lock().stop_due, false);
+    if !due {
+        return false;
+    }
+    let GroupStop::Stopping { signal, left } = signals.stop else { return false };
+    let left = left.saturating_sub(1);
+    signals.stop = if left == 0 {
+        GroupStop::Stopped { signal, reported: false }
+    } else {
+        GroupStop::Stopping { signal, left }
+    };
+    left == 0
+}
+
+/// Whether `thread` could take a signal now.
+pub(crate) fn deliverable(group: &PendingSignals, thread: &PendingSignals, mask: SigSet) -> bool {
+    !group.set().union(thread.set()).minus(mask).is_empty()
+}

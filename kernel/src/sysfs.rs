@@ -1,0 +1,96 @@
+//! `/sys`, sysfs(5): what programs read to find CPUs and memory nodes.
+
+use std::sync::Arc;
+
+use fs::Context;
+use fs::kernfs::{StaticDir, Tree};
+use fs::vfs::{Filesystem, Inode};
+
+use crate::kernel::Kernel;
+
+/// A list of CPUs from 0 on, as the kernel writes them: `0` or `0-3`.
+pub(crate) fn cpu_list(cpus: usize) -> String {
+    if cpus <= 1 { "0".to_owned() } else { format!("0-{}", cpus - 1) }
+}
+
+/// A directory in the making.
+struct Folder {
+    tree: Tree,
+    ino: u64,
+    contents: StaticDir,
+}
+
+impl Folder {
+    fn new(tree: Tree, ino: u64) -> Self {
+        Self { tree, ino, contents: StaticDir::new() }
+    }
+
+    fn text(self, name: &str, text: String) -> Self {
+        let ino = Tree::ino(self.ino, name.as_bytes());
+        let render = move |_: &Context<'_>| Ok(format!("{text}\n").into_bytes());
+        let inode = self.tree.file(ino, 0o444, render);
+        Self { contents: self.contents.with(name, inode), ..self }
+    }
+
+    fn folder(self, name: &str, fill: impl FnOnce(Self) -> Self) -> Self {
+        let inner = fill(Self::new(self.tree, Tree::ino(self.ino, name.as_bytes())));
+        let inode = inner.inode();
+        Self { contents: self.contents.with(name, inode), ..self }
+    }
+
+    fn inode(self) -> Inode {
+        self.tree.dir(self.ino, 0o555, self.contents)
+    }
+}
+
+/// Makes the file system for `kernel`.
+pub fn filesystem(kernel: &Kernel) -> Arc<dyn Filesystem> {
+    let cpus = kernel.machine().cpus.max(1);
+    let memory_kib = kernel.memory_info().total / 1024;
+    let tree = Tree::new();
+    let root = Folder::new(tree, 1)
+        .folder("block", |dir| dir)
+        .folder("bus", |dir| dir)
+        .folder("class", |dir| dir.folder("net", |net| net).folder("tty", |tty| tty))
+        .folder("dev", |dir| dir.folder("block", |block| block).folder("char", |char| char))
+        .folder("devices", |dir| {
+            dir.folder("system", |system| {
+                system.folder("cpu", |dir| cpu_folder(dir, cpus)).folder("node", |dir| {
+                    dir.text("online", "0".into()).text("possible", "0".into()).folder("node0", |node| {
+                        node.text("cpulist", cpu_list(cpus))
+                            .text("meminfo", format!("Node 0 MemTotal: {memory_kib:>14} kB"))
+                    })
+                })
+            })
+        })
+        .folder("firmware", |dir| dir)
+        .folder("fs", |dir| dir.folder("cgroup", |cgroup| cgroup))
+        .folder("kernel", |dir| {
+            dir.folder("mm", |mm| {
+                mm.folder("transparent_hugepage", |thp| {
+                    thp.text("enabled", "always [madvise] never".into()).text("hpage_pmd_size", (2 << 20).to_string())
+                })
+                .folder("hugepages", |pages| pages)
+            })
+        })
+        .folder("module", |dir| dir)
+        .inode();
+    tree.filesystem("sysfs", abi::stat::SYSFS_MAGIC, root)
+}
+
+fn cpu_folder(dir: Folder, cpus: usize) -> Folder {
+    let all = cpu_list(cpus);
+    let dir = ["online", "possible", "present"].into_iter().fold(dir, |dir, name| dir.text(name, all.clone()));
+    let dir = dir.text("offline", String::new()).text("isolated", String::new()).text("kernel_max", "8191".into());
+    (0..cpus).fold(dir, |dir, cpu| {
+        dir.folder(&format!("cpu{cpu}"), |one| {
+            one.text("online", "1".into()).folder("topology", |topology| {
+                topology
+                    .text("core_id", cpu.to_string())
+                    .text("physical_package_id", "0".into())
+                    .text("thread_siblings_list", cpu.to_string())
+                    .text("core_siblings_list", all.clone())
+            })
+        })
+    })
+}

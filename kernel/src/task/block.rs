@@ -1,0 +1,205 @@
+//! Sleeping: the one place where a task waits for others.
+//!
+//! A sleep ends by a wake (perhaps for nothing: callers check again), by its deadline, or because something else needs
+//! the task: a signal, a stop, an exit. No lock may be held. What a sleeper must not lose is in its caller's restart
+//! block or run state, never only on this stack, because an interrupted sleep is left by returning.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use abi::Errno;
+use fs::vfs::File;
+use smallvec::SmallVec;
+use waiter::{EventMask, Mode, Pollable, Registration, WaitQueue, Waiter};
+
+use super::Task;
+use super::thread::{Activity, Thread, Work};
+use crate::error::{Restart, SysErr, SysResult};
+use crate::kernel::Kernel;
+
+/// Why a sleep ended without what it waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blocked {
+    /// A signal, a stop or an exit wants the task.
+    Interrupted,
+    /// The deadline passed.
+    TimedOut,
+}
+
+impl Blocked {
+    /// What a call that is restarted by `SA_RESTART` answers.
+    pub fn into_restart(self) -> SysErr {
+        match self {
+            Self::Interrupted => SysErr::Restart(Restart::Sys),
+            Self::TimedOut => SysErr::Errno(Errno::EAGAIN),
+        }
+    }
+}
+
+/// What interrupts a sleep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Interruptible {
+    /// Any signal or stop.
+    Yes,
+    /// Only the end of the task.
+    Killable,
+}
+
+/// Whether an operation may wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Patience {
+    /// Until it can be done.
+    Wait,
+    /// It fails with `EAGAIN`.
+    None,
+}
+
+impl Patience {
+    /// What a file's `O_NONBLOCK` says.
+    pub fn of(file: &File) -> Self {
+        if file.is_nonblocking() { Self::None } else { Self::Wait }
+    }
+}
+
+/// The part of a task that can sleep; also how a file system waits for it (opening a FIFO).
+pub(crate) struct Sleeper {
+    kernel: Arc<Kernel>,
+    thread: Arc<Thread>,
+    /// Nanoseconds slept since the run loop last asked. Relaxed: of the task's own thread only.
+    slept_ns: AtomicU64,
+}
+
+impl Sleeper {
+    pub(crate) fn new(kernel: Arc<Kernel>, thread: Arc<Thread>) -> Self {
+        Self { kernel, thread, slept_ns: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn take_slept_ns(&self) -> u64 {
+        self.slept_ns.swap(0, Ordering::Relaxed)
+    }
+
+    pub(crate) fn park(&self, deadline_ns: Option<u64>, interruptible: Interruptible) -> Result<(), Blocked> {
+        let stops = match interruptible {
+            Interruptible::Yes => Work::SIGNAL | Work::KILL | Work::STOP,
+            Interruptible::Killable => Work::KILL,
+        };
+        if self.thread.work().intersects(stops) {
+            return Err(Blocked::Interrupted);
+        }
+        let activity = if interruptible == Interruptible::Yes { Activity::Sleeping } else { Activity::Waiting };
+        self.park_as(activity, deadline_ns);
+        if self.thread.work().intersects(stops) {
+            return Err(Blocked::Interrupted);
+        }
+        match deadline_ns {
+            Some(deadline) if sync::monotonic_now_ns() >= deadline => Err(Blocked::TimedOut),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sleeps once, whatever the flags; a pause that begins meanwhile is waited out.
+    pub(crate) fn park_as(&self, activity: Activity, deadline_ns: Option<u64>) {
+        let since = sync::monotonic_now_ns();
+        self.thread.set_activity(activity);
+        self.thread.count_sleep();
+        self.kernel.pauses().asleep(&self.thread);
+        self.thread.parker().park(deadline_ns);
+        self.kernel.pauses().awake(&self.thread);
+        self.thread.set_activity(Activity::Running);
+        let slept = sync::monotonic_now_ns().saturating_sub(since);
+        self.slept_ns.fetch_add(slept, Ordering::Relaxed);
+    }
+}
+
+impl fs::Blocker for Sleeper {
+    fn wait(&self, object: &dyn Pollable, interest: EventMask) -> Result<(), Errno> {
+        let waiter = Arc::clone(self.thread.parker()) as Arc<dyn Waiter>;
+        let _registration = object.queue().map(|q| q.register(waiter, interest, Mode::Shared));
+        if !object.readiness(interest).is_empty() {
+            return Ok(());
+        }
+        self.park(None, Interruptible::Yes).map_err(|_| Errno::EINTR)
+    }
+}
+
+impl Task {
+    /// Sleeps once: until the parker is woken or CLOCK_MONOTONIC reaches `deadline_ns`. `Ok` may be spurious.
+    pub fn sleep(&mut self, deadline_ns: Option<u64>) -> Result<(), Blocked> {
+        self.sleeper.park(deadline_ns, Interruptible::Yes)
+    }
+
+    /// This task as someone to wake.
+    pub fn waiter(&self) -> Arc<dyn Waiter> {
+        Arc::clone(self.thread().parker()) as Arc<dyn Waiter>
+    }
+
+    /// Sleeps until `ready` answers, which is asked again after each wake of `queue` for `interest`.
+    pub fn wait_until<T>(
+        &mut self,
+        queue: &WaitQueue,
+        interest: EventMask,
+        deadline_ns: Option<u64>,
+        mut ready: impl FnMut(&mut Self) -> Option<T>,
+    ) -> Result<T, Blocked> {
+        let _registration = queue.register(self.waiter(), interest, Mode::Shared);
+        loop {
+            if let Some(value) = ready(self) {
+                return Ok(value);
+            }
+            if let Err(blocked) = self.sleep(deadline_ns) {
+                // What came at the last moment counts.
+                return ready(self).ok_or(blocked);
+            }
+        }
+    }
+
+    /// Sleeps until one of `objects` is ready for what is asked of it.
+    pub fn block_on(
+        &mut self,
+        objects: &[(&dyn Pollable, EventMask)],
+        deadline_ns: Option<u64>,
+    ) -> Result<(), Blocked> {
+        let waiter = self.waiter();
+        let _registrations: SmallVec<[Registration; 4]> = objects
+            .iter()
+            .filter_map(|(object, mask)| Some(object.queue()?.register(Arc::clone(&waiter), *mask, Mode::Shared)))
+            .collect();
+        let ready = || objects.iter().any(|(object, mask)| !object.readiness(*mask).is_empty());
+        loop {
+            if ready() {
+                return Ok(());
+            }
+            if let Err(blocked) = self.sleep(deadline_ns) {
+                return if ready() { Ok(()) } else { Err(blocked) };
+            }
+        }
+    }
+
+    /// Does `op` on `file`, and again after each wake for `mask` while it says `EAGAIN` and may wait. An interrupted wait
+    /// is restarted if the handler says so ([`Restart::Sys`]).
+    pub fn retry_blocking<T>(
+        &mut self,
+        file: &Arc<File>,
+        mask: EventMask,
+        patience: Patience,
+        deadline_ns: Option<u64>,
+        mut op: impl FnMut(&mut Self) -> SysResult<T>,
+    ) -> SysResult<T> {
+        match op(self) {
+            Err(SysErr::Errno(Errno::EAGAIN)) if patience == Patience::Wait => {}
+            result => return result,
+        }
+        let Some(queue) = file.queue() else { return Err(SysErr::Errno(Errno::EAGAIN)) };
+        let registration = queue.register(self.waiter(), mask, Mode::Exclusive);
+        loop {
+            match op(self) {
+                Err(SysErr::Errno(Errno::EAGAIN)) => {}
+                result => {
+                    registration.satisfied();
+                    return result;
+                }
+            }
+            self.sleep(deadline_ns).map_err(Blocked::into_restart)?;
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Thread groups: what Linux calls a process.
+//!
+//! What relates groups to each other (parents, process groups, sessions, zombies) is in the tree
+//! ([`super::set::TaskSet`]) under its lock; what the threads of one group share is here, under the group's own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use fs::vfs::Path;
+use sync::{LockClass, Mutex, MutexGuard};
+use waiter::WaitQueue;
+
+use super::thread::{CpuTimes, Thread};
+use crate::ids::{Pid, Tid};
+use crate::lock::{GROUP_SIGNALS, HANDLERS, LIMITS};
+use crate::rlimit::{Resource, Rlimit, Rlimits};
+use crate::signal::queue::PendingSignals;
+use crate::signal::types::{SaFlags, SigAction, SigSet, Signal};
+
+/// How a process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExitStatus {
+    /// By `exit` or `exit_group`.
+    Exited(u8),
+    /// By a signal.
+    Killed(Signal),
+    /// By a signal whose action dumps core. (No file is written: the limit on core files is zero.)
+    Dumped(Signal),
+}
+
+impl ExitStatus {
+    /// As `wait4` reports it.
+    pub fn wait_status(self) -> i32 {
+        match self {
+            Self::Exited(code) => abi::wait::status_exited(code),
+            Self::Killed(signal) => abi::wait::status_killed(signal.number()),
+            Self::Dumped(signal) => abi::wait::status_killed(signal.number()) | abi::wait::WCOREFLAG,
+        }
+    }
+
+    /// As a shell reports it: the code, or 128 + signal.
+    pub fn shell_code(self) -> u8 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Killed(signal) | Self::Dumped(signal) => 128_u8.wrapping_add(signal.number().to_ne_bytes()[0]),
+        }
+    }
+}
+
+/// Signal actions, shared by the groups that CLONE_SIGHAND joined.
+pub(crate) struct Handlers {
+    table: Mutex<[SigAction; 64]>,
+}
+
+impl Handlers {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { table: Mutex::new(HANDLERS, [SigAction::default(); 64]) })
+    }
+
+    /// A copy, as after fork.
+    pub(crate) fn fork(&self) -> Arc<Self> {
+        Arc::new(Self { table: Mutex::new(HANDLERS, *self.table.lock()) })
+    }
+
+    /// A copy in which what had a handler has the default action, as after exec.
+    pub(crate) fn for_exec(&self) -> Arc<Self> {
+        let mut table = *self.table.lock();
+        for action in &mut table {
+            let handler = if action.is_handler() { SigAction::DEFAULT } else { action.handler };
+            *action = SigAction { handler, ..SigAction::default() };
+        }
+        Arc::new(Self { table: Mutex::new(HANDLERS, table) })
+    }
+
+    /// A copy with default actions only, for CLONE_CLEAR_SIGHAND: ignored signals stay ignored.
+    pub(crate) fn cleared(&self) -> Arc<Self> {
+        self.for_exec()
+    }
+
+    pub(crate) fn get(&self, signal: Signal) -> SigAction {
+        self.table.lock().get(signal.index()).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn set(&self, signal: Signal, action: SigAction) -> SigAction {
+        match self.table.lock().get_mut(signal.index()) {
+            Some(slot) => std::mem::replace(slot, action),
+            None => SigAction::default(),
+        }
+    }
+
+    /// Signals that are ignored by request, and those that have a handler, as `/proc/[pid]/status` shows them.
+    pub(crate) fn summary(&self) -> (SigSet, SigSet) {
+        let table = self.table.lock();
+        let mut ignored = SigSet::EMPTY;
+        let mut caught = SigSet::EMPTY;
+        for (signal, action) in (1..).filter_map(Signal::new).zip(table.iter()) {
+            if action.handler == SigAction::IGNORE {
+                ignored = ignored.with(signal);
+            } else if action.is_handler() {
+                caught = caught.with(signal);
+            }
+        }
+        (ignored, caught)
+    }
+}
+
+/// Where a group stands in job control.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum GroupStop {
+    /// It runs.
+    Running,
+    /// Its threads are stopping; `left` have not stopped yet.
+    Stopping { signal: Signal, left: usize },
+    /// All have stopped; `reported` once a wait has consumed that.
+    Stopped { signal: Signal, reported: bool },
+}
+
+/// What the group's lock guards.
+pub(crate) struct GroupSignals {
+    /// Sent to the group.
+    pub(crate) pending: PendingSignals,
+    /// Actions.
+    pub(crate) handlers: Arc<Handlers>,
+    /// Threads that can take signals: all that have not begun to exit.
+    pub(crate) threads: Vec<Arc<Thread>>,
+    /// The group ends with this.
+    pub(crate) exiting: Option<ExitStatus>,
+    /// This thread executes a program and waits for the others to go.
+    pub(crate) exec: Option<Tid>,
+    /// Job control.
+    pub(crate) stop: GroupStop,
+    /// It was continued and no wait has consumed that.
+    pub(crate) continued: bool,
+    /// Fatal signals do not come from its own sandbox (init).
+    pub(crate) immune: bool,
+}
+
+/// A process.
+pub struct ThreadGroup {
+    pid: Pid,
+    pub(crate) signals: Mutex<GroupSignals>,
+    limits: Mutex<Rlimits>,
+    /// Told when a child changes state.
+    pub(crate) child_events: WaitQueue,
+    /// Told when this process exits (pidfd_open(2)).
+    pub(crate) exit_events: WaitQueue,
+    /// Told when a signal arrives (signalfd(2)).
+    pub(crate) signal_events: WaitQueue,
+    pub(crate) timers: crate::time::GroupTimers,
+    /// CPU time of threads that are gone.
+    gone: CpuCounters,
+    /// CPU time of children that were waited for.
+    children: CpuCounters,
+    /// Largest resident set so far, and of children waited for; KiB.
+    pub(crate) max_rss_kib: AtomicU64,
+    pub(crate) children_max_rss_kib: AtomicU64,
+    /// `/proc/[pid]/oom_score_adj`.
+    pub(crate) oom_score_adj: std::sync::atomic::AtomicI32,
+    start_ns: u64,
+    /// It is a zombie or gone. Release/Acquire: who sees it sees the zombie's status too.
+    ended: AtomicBool,
+    image: Mutex<Arc<Image>>,
+}
+
+const IMAGE: LockClass = LockClass::leaf("group.image");
+
+/// The program that a process runs, for `/proc`.
+#[derive(Default)]
+pub struct Image {
+    /// `/proc/[pid]/exe`.
+    pub exe: Option<Path>,
+    /// `/proc/[pid]/auxv`.
+    pub auxv: Vec<u8>,
+}
+
+#[derive(Default)]
+struct CpuCounters {
+    user_ns: AtomicU64,
+    system_ns: AtomicU64,
+}
+
+impl CpuCounters {
+    fn add(&self, times: CpuTimes) {
+        self.user_ns.fetch_add(times.user_ns, Ordering::Relaxed);
+        self.system_ns.fetch_add(times.system_ns, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> CpuTimes {
+        CpuTimes {
+            user_ns: self.user_ns.load(Ordering::Relaxed),
+            system_ns: self.system_ns.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl ThreadGroup {
+    pub(crate) fn new(pid: Pid, handlers: Arc<Handlers>, limits: Rlimits, start_ns: u64) -> Arc<Self> {
+        Arc::new(Self {
+            pid,
+            signals: Mutex::new(
+                GROUP_SIGNALS,
+                GroupSignals {
+                    pending: PendingSignals::default(),
+                    handlers,
+                    threads: Vec::new(),
+                    exiting: None,
+                    exec: None,
+                    stop: GroupStop::Running,
+                    continued: false,
+                    immune: false,
+                },
+            ),
+            limits: Mutex::new(LIMITS, limits),
+            child_events: WaitQueue::new(),
+            exit_events: WaitQueue::new(),
+            signal_events: WaitQueue::new(),
+            timers: crate::time::GroupTimers::new(),
+            gone: CpuCounters::default(),
+            children: CpuCounters::default(),
+            max_rss_kib: AtomicU64::new(0),
+            children_max_rss_kib: AtomicU64::new(0),
+            oom_score_adj: std::sync::atomic::AtomicI32::new(0),
+            start_ns,
+            ended: AtomicBool::new(false),
+            image: Mutex::new(IMAGE, Arc::new(Image::default())),
+        })
+    }
+
+    /// The process number.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// When it was created, on the monotonic clock.
+    pub fn start_ns(&self) -> u64 {
+        self.start_ns
+    }
+
+    /// The program that it runs.
+    pub fn image(&self) -> Arc<Image> {
+        Arc::clone(&self.image.lock())
+    }
+
+    pub(crate) fn set_image(&self, image: Arc<Image>) {
+        let old = std::mem::replace(&mut *self.image.lock(), image);
+        drop(old);
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_ended(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn lock_signals(&self) -> MutexGuard<'_, GroupSignals> {
+        self.signals.lock()
+    }
+
+    /// Its live threads.
+    pub fn threads(&self) -> Vec<Arc<Thread>> {
+        self.signals.lock().threads.clone()
+    }
+
+    /// One of its limits.
+    pub fn limit(&self, resource: Resource) -> Rlimit {
+        self.limits.lock().get(resource)
+    }
+
+    /// All its limits.
+    pub fn limits(&self) -> Rlimits {
+        *self.limits.lock()
+    }
+
+    /// Reads and changes limits in one step.
+    pub fn with_limits<T>(&self, f: impl FnOnce(&mut Rlimits) -> T) -> T {
+        f(&mut self.limits.lock())
+    }
+
+    /// CPU time of all its threads, also of those that are gone.
+    pub fn cpu_times(&self) -> CpuTimes {
+        let live = self.threads();
+        live.iter().fold(self.gone.get(), |sum, t| sum.plus(t.cpu_times()))
+    }
+
+    /// CPU time of children that were waited for, with theirs.
+    pub fn children_cpu_times(&self) -> CpuTimes {
+        self.children.get()
+    }
+
+    pub(crate) fn add_gone(&self, times: CpuTimes) {
+        self.gone.add(times);
+    }
+
+    pub(crate) fn add_child_usage(&self, times: CpuTimes, max_rss_kib: u64) {
+        self.children.add(times);
+        self.children_max_rss_kib.fetch_max(max_rss_kib, Ordering::Relaxed);
+    }
+
+    /// Signals pending for the group, ignored by request, and caught, as `/proc/[pid]/status` shows them.
+    pub fn signal_sets(&self) -> GroupSignalSets {
+        let signals = self.signals.lock();
+        let (ignored, caught) = signals.handlers.summary();
+        let queued = signals.pending.len() + signals.threads.iter().map(|t| t.signals.lock().pending.len()).sum::<usize>();
+        GroupSignalSets { pending: signals.pending.set(), ignored, caught, queued }
+    }
+
+    /// Told when this process exits, for `pidfd_open(2)`.
+    pub fn exit_queue(&self) -> &WaitQueue {
+        &self.exit_events
+    }
+
+    /// Told when a signal arrives, for `signalfd(2)`.
+    pub fn signal_queue(&self) -> &WaitQueue {
+        &self.signal_events
+    }
+
+    /// Whether children's SIGCHLD is ignored or their zombies unwanted (`SIG_IGN`, `SA_NOCLDWAIT`).
+    pub(crate) fn child_policy(&self) -> ChildPolicy {
+        let action = self.signals.lock().handlers.get(Signal::CHLD);
+        ChildPolicy {
+            ignores: action.handler == SigAction::IGNORE,
+            no_zombies: action.handler == SigAction::IGNORE || action.flags.contains(SaFlags::NOCLDWAIT),
+            no_stop_signal: action.handler == SigAction::IGNORE || action.flags.contains(SaFlags::NOCLDSTOP),
+        }
+    }
+}
+
+impl std::fmt::Debug for ThreadGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {}", self.pid)
+    }
+}
+
+/// What [`ThreadGroup::signal_sets`] says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupSignalSets {
+    /// Pending for the group.
+    pub pending: SigSet,
+    /// Ignored by request.
+    pub ignored: SigSet,
+    /// With a handler.
+    pub caught: SigSet,
+    /// Instances queued with details.
+    pub queued: usize,
+}
+
+/// What a parent wants to know of its children (sigaction(2)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ChildPolicy {
+    pub(crate) ignores: bool,
+    pub(crate) no_zombies: bool,
+    pub(crate) no_stop_signal: bool,
+}

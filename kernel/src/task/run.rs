@@ -1,0 +1,360 @@
+//! The run loop: what a task does next, as a value.
+//!
+//! ```text
+//!        ┌──────────────────────────── App ◄──────────────────────────────┐
+//!        │ syscall      │ fault        │ work                             │
+//!        ▼              ▼              ▼            no signal             │
+//!  SyscallEnter       Fault ──────► Interrupt ────────────────────────────┤
+//!        │                            │  ▲ │ └─► SyscallReinvoke ► SyscallEnter
+//!        ▼                            │  │ ▼
+//!  SyscallExit ──► VforkWait, ExecWait│  GroupStop     SignalDeliver ─────┘
+//!        └────────────────────────────┴──────► Exit (from any state that sees the end of its thread)
+//! ```
+//! Each state owns its data; a step takes the state by value and answers the next. Pauses are waited out between steps.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use abi::Errno;
+use usermem::platform::{Exit, FaultInfo, PlatformError};
+use usermem::ptr::UserPtr;
+
+use super::Task;
+use super::block::Interruptible;
+use super::exec::PreparedExec;
+use super::group::ExitStatus;
+use super::thread::{Activity, Work};
+use crate::error::{Restart, RestartBlock, SysErr, SysResult};
+use crate::futex::{Deadline, WaitRequest};
+use crate::ids::Tid;
+use crate::signal::deliver::Delivery;
+use crate::signal::info::SigInfo;
+use crate::signal::send;
+use crate::signal::types::Signal;
+
+/// Number of `restart_syscall`, the one call that the kernel itself makes a guest repeat.
+const RESTART_SYSCALL: u64 = 219;
+
+/// What a task does next.
+pub(crate) enum RunState {
+    /// Runs guest code.
+    App,
+    /// Serves the call in the registers.
+    SyscallEnter,
+    /// Gives the guest the result of its call.
+    SyscallExit(SysResult),
+    /// Serves the call in the registers again, which a signal without handler had interrupted.
+    SyscallReinvoke,
+    /// Resolves a CPU exception.
+    Fault(FaultInfo),
+    /// Looks at signals, stops and the end; `restart` is what an interrupted call asked for.
+    Interrupt { restart: Option<Restart> },
+    /// Runs a handler.
+    SignalDeliver(Box<Delivery>),
+    /// Stands still until continued.
+    GroupStop { restart: Option<Restart> },
+    /// Waits until the child of vfork(2) lets go of the address space.
+    VforkWait { child: Tid, done: Arc<VforkDone> },
+    /// Waits until the other threads are gone, then becomes the new program.
+    ExecWait(Box<PreparedExec>),
+    /// Ends.
+    Exit(ExitStatus),
+}
+
+impl RunState {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::App => "App",
+            Self::SyscallEnter => "SyscallEnter",
+            Self::SyscallExit(_) => "SyscallExit",
+            Self::SyscallReinvoke => "SyscallReinvoke",
+            Self::Fault(_) => "Fault",
+            Self::Interrupt { .. } => "Interrupt",
+            Self::SignalDeliver(_) => "SignalDeliver",
+            Self::GroupStop { .. } => "GroupStop",
+            Self::VforkWait { .. } => "VforkWait",
+            Self::ExecWait(_) => "ExecWait",
+            Self::Exit(_) => "Exit",
+        }
+    }
+}
+
+/// Tells the parent of vfork(2) that its child uses its memory no more.
+pub(crate) struct VforkDone {
+    done: AtomicBool,
+    parent: Arc<sync::Parker>,
+}
+
+impl VforkDone {
+    pub(crate) fn new(parent: Arc<sync::Parker>) -> Arc<Self> {
+        Arc::new(Self { done: AtomicBool::new(false), parent })
+    }
+
+    pub(crate) fn complete(&self) {
+        // Release pairs with the load in `is_done`: the child's last access to the memory comes before.
+        self.done.store(true, Ordering::Release);
+        self.parent.unpark();
+    }
+
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+}
+
+/// When the task last changed between guest and kernel, on the monotonic clock.
+#[derive(Debug)]
+pub(crate) struct Accounting {
+    last_ns: u64,
+}
+
+impl Default for Accounting {
+    fn default() -> Self {
+        Self { last_ns: sync::monotonic_now_ns() }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Crash {
+    tid: u32,
+    call: Option<u64>,
+    state: &'static str,
+}
+
+thread_local! {
+    static CRASH: Cell<Option<Crash>> = const { Cell::new(None) };
+}
+
+/// What this host thread is doing, for the line that a crash of ours prints: task, call, run state.
+pub fn crash_context() -> String {
+    match CRASH.try_with(Cell::get).ok().flatten() {
+        None => "no task".to_owned(),
+        Some(Crash { tid, call: Some(nr), state }) => format!("task {tid}, call {nr}, state {state}"),
+        Some(Crash { tid, call: None, state }) => format!("task {tid}, state {state}"),
+    }
+}
+
+impl Task {
+    /// Runs until the task ends. Its host thread's main function.
+    pub(crate) fn run(mut self, first: RunState) {
+        let mut state = first;
+        if let Some(addr) = self.set_child_tid.take() {
+            // clone(2): CLONE_CHILD_SETTID; a bad address is the guest's loss, as on Linux.
+            let _ = UserPtr::<u32>::new(addr).write(self.mem(), &self.tid().0);
+        }
+        loop {
+            CRASH.set(Some(Crash {
+                tid: self.tid().0,
+                call: self.thread().current_call(),
+                state: state.name(),
+            }));
+            if self.thread().work().contains(Work::PAUSE) {
+                self.kernel().pauses().awake(self.thread());
+            }
+            state = match state {
+                RunState::Exit(status) => {
+                    self.finish(status);
+                    CRASH.set(None);
+                    return;
+                }
+                other => self.step(other),
+            };
+        }
+    }
+
+    fn step(&mut self, state: RunState) -> RunState {
+        match state {
+            RunState::App => self.run_app(),
+            RunState::SyscallEnter | RunState::SyscallReinvoke => self.run_call(),
+            RunState::SyscallExit(result) => self.finish_call(result),
+            RunState::Fault(fault) => self.run_fault(fault),
+            RunState::Interrupt { restart } => self.run_interrupt(restart),
+            RunState::SignalDeliver(delivery) => self.run_deliver(*delivery),
+            RunState::GroupStop { restart } => self.run_group_stop(restart),
+            RunState::VforkWait { child, done } => self.run_vfork_wait(child, done),
+            RunState::ExecWait(exec) => self.run_exec_wait(exec),
+            RunState::Exit(status) => RunState::Exit(status),
+        }
+    }
+
+    /// Charges the time since the last change of side.
+    fn account(&mut self, side: Side) {
+        let now = sync::monotonic_now_ns();
+        let elapsed = now.saturating_sub(self.clocks.last_ns);
+        self.clocks.last_ns = now;
+        match side {
+            Side::Guest => self.thread().add_cpu(elapsed, 0),
+            Side::Kernel => {
+                let slept = self.sleeper.take_slept_ns();
+                self.thread().add_cpu(0, elapsed.saturating_sub(slept));
+            }
+        }
+    }
+
+    fn run_app(&mut self) -> RunState {
+        self.account(Side::Kernel);
+        if self.thread().enter_guest().is_err() {
+            return RunState::Interrupt { restart: None };
+        }
+        let exit = self.ctx.switch(&mut self.user);
+        self.thread().leave_guest();
+        self.account(Side::Guest);
+        match exit {
+            Ok(Exit::Syscall) => RunState::SyscallEnter,
+            Ok(Exit::Fault(fault)) => RunState::Fault(fault),
+            Ok(Exit::Interrupted) => {
+                self.thread().count_preemption();
+                RunState::Interrupt { restart: None }
+            }
+            Err(error) => self.platform_failed(&error),
+        }
+    }
+
+    /// The platform lost the address space: its process is killed.
+    fn platform_failed(&mut self, error: &PlatformError) -> RunState {
+        log::warn!("task {}: {error}", self.tid());
+        self.kill_group(ExitStatus::Killed(Signal::KILL))
+    }
+
+    /// Ends the whole process; the state in which this task takes part in that.
+    pub(crate) fn kill_group(&mut self, status: ExitStatus) -> RunState {
+        let mut signals = self.group().lock_signals();
+        send::begin_exit(&mut signals, status);
+        RunState::Exit(signals.exiting.unwrap_or(status))
+    }
+
+    fn run_call(&mut self) -> RunState {
+        let r = &self.user.regs;
+        let nr = r.orig_rax;
+        let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
+        self.thread().set_current_call(Some(nr));
+        CRASH.set(Some(Crash { tid: self.tid().0, call: Some(nr), state: "SyscallEnter" }));
+        let dispatch = Arc::clone(self.kernel().dispatch());
+        let result = dispatch.dispatch(self, nr, args);
+        RunState::SyscallExit(result)
+    }
+
+    fn finish_call(&mut self, result: SysResult) -> RunState {
+        self.thread().set_current_call(None);
+        match result {
+            Ok(value) => self.user.regs.rax = value,
+            Err(SysErr::Errno(errno)) => self.set_errno(errno),
+            Err(SysErr::LeaveRegs) => {}
+            Err(SysErr::Switch(transition)) => return *transition.0,
+            Err(SysErr::Restart(restart)) => return RunState::Interrupt { restart: Some(restart) },
+        }
+        if self.saved_mask.is_some() || !self.thread().work().is_empty() {
+            return RunState::Interrupt { restart: None };
+        }
+        RunState::App
+    }
+
+    pub(crate) fn set_errno(&mut self, errno: Errno) {
+        self.user.regs.rax = u64::from(errno.raw()).wrapping_neg();
+    }
+
+    fn run_fault(&mut self, fault: FaultInfo) -> RunState {
+        self.thread().count_fault();
+        let resolved = match Signal::new(fault.signal) {
+            Some(Signal::SEGV) if fault.trapno == PAGE_FAULT => {
+                Some(self.mm().handle_fault(fault.addr, fault.access))
+            }
+            Some(Signal::BUS) => Some(self.mm().handle_bus(fault.addr, fault.access)),
+            _ => None,
+        };
+        let info = match resolved {
+            Some(Ok(())) => return RunState::App,
+            Some(Err(mm::Fault::Dead)) => return self.kill_group(ExitStatus::Killed(Signal::KILL)),
+            Some(Err(mm::Fault::Oom)) => {
+                log::warn!("task {}: out of memory, killed", self.tid());
+                return self.kill_group(ExitStatus::Killed(Signal::KILL));
+            }
+            Some(Err(mm::Fault::NotMapped)) => {
+                SigInfo::fault(Signal::SEGV, abi::signal::SEGV_MAPERR, fault.addr.0)
+            }
+            Some(Err(mm::Fault::NotAllowed)) => {
+                SigInfo::fault(Signal::SEGV, abi::signal::SEGV_ACCERR, fault.addr.0)
+            }
+            Some(Err(mm::Fault::Bus)) => SigInfo::fault(Signal::BUS, abi::signal::BUS_ADRERR, fault.addr.0),
+            // A number that is no fault is a stub that lies to itself.
+            None => SigInfo::fault(fault_signal(fault), fault.code, fault.addr.0),
+        };
+        self.last_fault = Some(fault);
+        self.kernel().force(self.thread(), info);
+        RunState::Interrupt { restart: None }
+    }
+
+    fn run_group_stop(&mut self, restart: Option<Restart>) -> RunState {
+        let last = {
+            let mut signals = self.group().lock_signals();
+            send::count_stopped(&mut signals, self.thread())
+        };
+        if last {
+            self.kernel().notify_parent_of_stop(self.group());
+        }
+        loop {
+            let work = self.thread().work();
+            if work.contains(Work::KILL) || !work.contains(Work::STOP) {
+                return RunState::Interrupt { restart };
+            }
+            self.sleeper.park_as(Activity::Stopped, None);
+        }
+    }
+
+    fn run_vfork_wait(&mut self, child: Tid, done: Arc<VforkDone>) -> RunState {
+        while !done.is_done() {
+            // vfork(2): signals wait; only the end of the caller ends the wait.
+            if self.sleeper.park(None, Interruptible::Killable).is_err() {
+                return RunState::Interrupt { restart: None };
+            }
+        }
+        RunState::SyscallExit(Ok(u64::from(child.0)))
+    }
+
+    /// What a call that a signal or stop interrupted gives, when no handler runs.
+    pub(crate) fn restart_silently(&mut self, restart: Option<Restart>) -> RunState {
+        match restart {
+            None => RunState::App,
+            Some(Restart::Sys | Restart::NoIntr | Restart::NoHand) => RunState::SyscallReinvoke,
+            Some(Restart::Block(block)) => {
+                self.restart_block = Some(block);
+                self.user.regs.orig_rax = RESTART_SYSCALL;
+                RunState::SyscallReinvoke
+            }
+        }
+    }
+
+    /// restart_syscall(2) for the kernel's own sleeps; gives a block back that is the caller's to continue.
+    pub fn restart_syscall(&mut self) -> SysResult {
+        match self.restart_block.take() {
+            Some(RestartBlock::Nanosleep { clock, deadline_ns, remain }) => {
+                self.continue_nanosleep(clock, deadline_ns, remain)
+            }
+            Some(RestartBlock::Futex { addr, shared, value, bitset, deadline_ns }) => {
+                let deadline = Deadline::Relative(deadline_ns);
+                let request = WaitRequest { addr, sharing: shared, value, bitset, deadline };
+                self.futex_wait(request).map(|()| 0)
+            }
+            block => {
+                self.restart_block = block;
+                Err(SysErr::Errno(Errno::EINTR))
+            }
+        }
+    }
+}
+
+/// x86 vector of page faults.
+const PAGE_FAULT: u32 = 14;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Guest,
+    Kernel,
+}
+
+fn fault_signal(fault: FaultInfo) -> Signal {
+    match Signal::new(fault.signal) {
+        Some(s @ (Signal::SEGV | Signal::BUS | Signal::FPE | Signal::ILL | Signal::TRAP)) => s,
+        _ => Signal::SEGV,
+    }
+}

@@ -1,0 +1,401 @@
+//! The part of a task that others may hold: identity, flags, wake-ups, and what `/proc` looks at.
+//!
+//! ```text
+//!   kicker                                   task's own thread
+//!   flags |= F        (SeqCst)               in_guest := true   (SeqCst)
+//!   in_guest? -> interrupt (SeqCst load)     flags != 0? -> stay (SeqCst load)
+//!   unpark                                   switch to guest code
+//!                                            in_guest := false
+//! ```
+//! Either the kicker sees `in_guest` and interrupts, or the task sees the flag and does not enter the guest. An interrupt
+//! that comes late is remembered by the platform and costs one turn of the loop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use auth::Creds;
+use mm::Mm;
+use sync::{LockClass, Mutex, Parker};
+use usermem::platform::Interrupt;
+
+use super::group::ThreadGroup;
+use crate::fdtable::FdTable;
+use crate::fsstate::FsState;
+use crate::ids::{Pid, Tid};
+use crate::lock::{THREAD_PARTS, THREAD_SIGNALS};
+use crate::signal::queue::PendingSignals;
+use crate::signal::types::SigSet;
+
+bitflags::bitflags! {
+    /// What a task has to look at before it runs guest code or sleeps.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub(crate) struct Work: u32 {
+        /// A signal may be deliverable.
+        const SIGNAL = 1;
+        /// The thread has to exit.
+        const KILL = 2;
+        /// The group stops or is stopped.
+        const STOP = 4;
+        /// The sandbox is paused.
+        const PAUSE = 8;
+        /// Interval timers on CPU time want to be looked at.
+        const CPU_TIMERS = 16;
+    }
+}
+
+/// What a task is doing, as the letter in `/proc/[pid]/stat` tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Activity {
+    /// R
+    Running = b'R',
+    /// S
+    Sleeping = b'S',
+    /// D: only SIGKILL ends it.
+    Waiting = b'D',
+    /// T
+    Stopped = b'T',
+    /// Z
+    Zombie = b'Z',
+}
+
+impl Activity {
+    fn from_raw(raw: u8) -> Self {
+        match raw {
+            b'S' => Self::Sleeping,
+            b'D' => Self::Waiting,
+            b'T' => Self::Stopped,
+            b'Z' => Self::Zombie,
+            _ => Self::Running,
+        }
+    }
+}
+
+/// A name as `prctl(PR_SET_NAME)` and exec set it: at most 15 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Comm([u8; 16]);
+
+impl Comm {
+    /// The first 15 bytes of `name`, up to a NUL.
+    pub fn new(name: &[u8]) -> Self {
+        let mut out = [0; 16];
+        for (to, from) in out.iter_mut().zip(name.iter().take_while(|&&b| b != 0).take(15)) {
+            *to = *from;
+        }
+        Self(out)
+    }
+
+    /// Without the NUL.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.split(|&b| b == 0).next().unwrap_or(&[])
+    }
+
+    /// NUL-padded, as `prctl(PR_GET_NAME)` gives it.
+    pub const fn padded(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+/// What a task uses and others may look at. Empty once the task has exited.
+#[derive(Clone, Default)]
+pub(crate) struct Parts {
+    pub(crate) mm: Option<Arc<Mm>>,
+    pub(crate) fds: Option<Arc<FdTable>>,
+    pub(crate) fs: Option<Arc<FsState>>,
+}
+
+/// Signal state of one thread, guarded by its lock, which is taken inside the group's.
+#[derive(Default)]
+pub(crate) struct ThreadSignals {
+    /// Blocked.
+    pub(crate) mask: SigSet,
+    /// Sent to this thread.
+    pub(crate) pending: PendingSignals,
+    /// Signals that `sigtimedwait` waits for: they wake though blocked.
+    pub(crate) awaited: SigSet,
+    /// It has still to count itself as stopped in the running group stop.
+    pub(crate) stop_due: bool,
+    /// It exits: nothing is sent to it any more.
+    pub(crate) exiting: bool,
+}
+
+/// A guest thread.
+pub struct Thread {
+    tid: AtomicU32,
+    group: Arc<ThreadGroup>,
+    flags: AtomicU32,
+    in_guest: AtomicBool,
+    interrupter: Mutex<Option<Arc<dyn Interrupt>>>,
+    parker: Arc<Parker>,
+    pub(crate) signals: Mutex<ThreadSignals>,
+    parts: Mutex<Parts>,
+    identity: Mutex<Identity>,
+    activity: AtomicU8,
+    user_ns: AtomicU64,
+    system_ns: AtomicU64,
+    /// Monotonic time of creation.
+    start_ns: u64,
+    /// Call being served plus one; 0 outside calls.
+    call: AtomicU64,
+    /// PR_SET_PDEATHSIG; 0 is none.
+    pub(crate) death_signal: AtomicI32,
+    voluntary: AtomicU64,
+    involuntary: AtomicU64,
+    minor_faults: AtomicU64,
+    /// It touches nothing until it has asked [`crate::pause::Pauses`]. SeqCst, see there.
+    pub(crate) quiet: AtomicBool,
+}
+
+struct Identity {
+    creds: Arc<Creds>,
+    comm: Comm,
+}
+
+const INTERRUPTER: LockClass = LockClass::leaf("thread.interrupter");
+const IDENTITY: LockClass = LockClass::leaf("thread.identity");
+
+impl Thread {
+    pub(crate) fn new(
+        tid: Tid,
+        group: Arc<ThreadGroup>,
+        creds: Arc<Creds>,
+        comm: Comm,
+        mask: SigSet,
+        parts: Parts,
+        start_ns: u64,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            tid: AtomicU32::new(tid.0),
+            group,
+            flags: AtomicU32::new(0),
+            in_guest: AtomicBool::new(false),
+            interrupter: Mutex::new(INTERRUPTER, None),
+            parker: Arc::new(Parker::new()),
+            signals: Mutex::new(THREAD_SIGNALS, ThreadSignals { mask, ..ThreadSignals::default() }),
+            parts: Mutex::new(THREAD_PARTS, parts),
+            identity: Mutex::new(IDENTITY, Identity { creds, comm }),
+            activity: AtomicU8::new(Activity::Running as u8),
+            user_ns: AtomicU64::new(0),
+            system_ns: AtomicU64::new(0),
+            start_ns,
+            call: AtomicU64::new(0),
+            death_signal: AtomicI32::new(0),
+            voluntary: AtomicU64::new(0),
+            involuntary: AtomicU64::new(0),
+            minor_faults: AtomicU64::new(0),
+            quiet: AtomicBool::new(false),
+        })
+    }
+
+    /// Its number. Changes only when a thread that is not the leader executes a program and becomes the leader.
+    pub fn tid(&self) -> Tid {
+        Tid(self.tid.load(Ordering::Relaxed))
+    }
+
+    /// Takes another number; the caller holds the tree's lock.
+    pub(crate) fn set_tid(&self, tid: Tid) {
+        self.tid.store(tid.0, Ordering::Relaxed);
+    }
+
+    /// Its process.
+    pub fn group(&self) -> &Arc<ThreadGroup> {
+        &self.group
+    }
+
+    /// Its process's number.
+    pub fn pid(&self) -> Pid {
+        self.group.pid()
+    }
+
+    /// Whether it is the leader of its process.
+    pub fn is_leader(&self) -> bool {
+        self.tid().0 == self.pid().0
+    }
+
+    /// Its credentials now.
+    pub fn creds(&self) -> Arc<Creds> {
+        Arc::clone(&self.identity.lock().creds)
+    }
+
+    pub(crate) fn set_creds(&self, creds: Arc<Creds>) {
+        self.identity.lock().creds = creds;
+    }
+
+    /// Its name.
+    pub fn comm(&self) -> Comm {
+        self.identity.lock().comm
+    }
+
+    /// Gives it another name.
+    pub fn set_comm(&self, comm: Comm) {
+        self.identity.lock().comm = comm;
+    }
+
+    /// Its address space; `None` once it has exited.
+    pub fn mm(&self) -> Option<Arc<Mm>> {
+        self.parts.lock().mm.clone()
+    }
+
+    /// Its descriptor table; `None` once it has exited.
+    pub fn fds(&self) -> Option<Arc<FdTable>> {
+        self.parts.lock().fds.clone()
+    }
+
+    /// Its root, working directory and umask; `None` once it has exited.
+    pub fn fs(&self) -> Option<Arc<FsState>> {
+        self.parts.lock().fs.clone()
+    }
+
+    /// Replaces what others see; gives back the old parts, which the caller drops without locks.
+    pub(crate) fn set_parts(&self, parts: Parts) -> Parts {
+        std::mem::replace(&mut *self.parts.lock(), parts)
+    }
+
+    /// Where it sleeps.
+    pub fn parker(&self) -> &Arc<Parker> {
+        &self.parker
+    }
+
+    pub(crate) fn set_interrupter(&self, interrupter: Option<Arc<dyn Interrupt>>) {
+        let old = std::mem::replace(&mut *self.interrupter.lock(), interrupter);
+        drop(old);
+    }
+
+    /// The flags. Pairs with the store in [`Thread::kick`].
+    pub(crate) fn work(&self) -> Work {
+        Work::from_bits_retain(self.flags.load(Ordering::SeqCst))
+    }
+
+    /// Sets flags and makes the task look at them, wherever it is.
+    pub(crate) fn kick(&self, work: Work) {
+        // SeqCst: see the diagram at the module's head.
+        self.flags.fetch_or(work.bits(), Ordering::SeqCst);
+        if self.in_guest.load(Ordering::SeqCst) {
+            let interrupter = self.interrupter.lock().clone();
+            if let Some(interrupter) = interrupter {
+                interrupter.interrupt();
+            }
+        }
+        self.parker.unpark();
+    }
+
+    /// Sets flags that the task itself will see on its way out.
+    pub(crate) fn set_work(&self, work: Work) {
+        self.flags.fetch_or(work.bits(), Ordering::SeqCst);
+    }
+
+    pub(crate) fn clear_work(&self, work: Work) {
+        self.flags.fetch_and(!work.bits(), Ordering::SeqCst);
+    }
+
+    /// Enters guest code unless there is work. By the task's own thread only.
+    pub(crate) fn enter_guest(&self) -> Result<(), Work> {
+        self.in_guest.store(true, Ordering::SeqCst);
+        let work = self.work();
+        if work.is_empty() {
+            return Ok(());
+        }
+        self.in_guest.store(false, Ordering::SeqCst);
+        Err(work)
+    }
+
+    pub(crate) fn leave_guest(&self) {
+        // Relaxed would do: a kicker that still sees `true` interrupts once too often.
+        self.in_guest.store(false, Ordering::Relaxed);
+    }
+
+    /// What it is doing.
+    pub fn activity(&self) -> Activity {
+        Activity::from_raw(self.activity.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_activity(&self, activity: Activity) {
+        self.activity.store(activity as u8, Ordering::Relaxed);
+    }
+
+    /// The system call it is in.
+    pub fn current_call(&self) -> Option<u64> {
+        self.call.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    pub(crate) fn set_current_call(&self, nr: Option<u64>) {
+        self.call.store(nr.map_or(0, |nr| nr.wrapping_add(1)), Ordering::Relaxed);
+    }
+
+    /// CPU time used so far: guest code, kernel; nanoseconds.
+    pub fn cpu_times(&self) -> CpuTimes {
+        CpuTimes {
+            user_ns: self.user_ns.load(Ordering::Relaxed),
+            system_ns: self.system_ns.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn add_cpu(&self, user_ns: u64, system_ns: u64) {
+        self.user_ns.fetch_add(user_ns, Ordering::Relaxed);
+        self.system_ns.fetch_add(system_ns, Ordering::Relaxed);
+    }
+
+    /// When it was created, on the monotonic clock.
+    pub fn start_ns(&self) -> u64 {
+        self.start_ns
+    }
+
+    /// Context switches: voluntary, involuntary.
+    pub fn switches(&self) -> (u64, u64) {
+        (self.voluntary.load(Ordering::Relaxed), self.involuntary.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn count_sleep(&self) {
+        self.voluntary.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_preemption(&self) {
+        self.involuntary.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Page faults that we served.
+    pub fn minor_faults(&self) -> u64 {
+        self.minor_faults.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_fault(&self) {
+        self.minor_faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Blocked signals and those pending for this thread alone.
+    pub fn signal_sets(&self) -> (SigSet, SigSet) {
+        let signals = self.signals.lock();
+        (signals.mask, signals.pending.set())
+    }
+}
+
+impl std::fmt::Debug for Thread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "thread {}", self.tid())
+    }
+}
+
+/// CPU time, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CpuTimes {
+    /// In guest code.
+    pub user_ns: u64,
+    /// In the kernel.
+    pub system_ns: u64,
+}
+
+impl CpuTimes {
+    /// Both together.
+    pub const fn total(self) -> u64 {
+        self.user_ns.saturating_add(self.system_ns)
+    }
+
+    /// The sum with another.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            user_ns: self.user_ns.saturating_add(other.user_ns),
+            system_ns: self.system_ns.saturating_add(other.system_ns),
+        }
+    }
+}
