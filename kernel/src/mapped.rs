@@ -3,8 +3,26 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use abi::Errno;
 use fs::vfs::{File, Path};
-use mm::MappedFile;
+use mm::{FileSource, MappedFile};
+use usermem::platform::Prot;
+
+/// The file of `file`, as the source of a mapping for a task with this root directory. `ENODEV` for files that cannot be
+/// mapped.
+pub fn file_source(file: &Arc<File>, offset: u64, max_prot: Prot, root: Path) -> Result<FileSource, Errno> {
+    Ok(FileSource {
+        object: file.mappable()?,
+        file: MappedDescription::new(Arc::clone(file), root),
+        offset,
+        max_prot,
+    })
+}
+
+/// The open file behind a mapping, if it is one of ours.
+pub fn mapped_file(mapped: &dyn MappedFile) -> Option<Arc<File>> {
+    Some(Arc::clone(mapped.as_any().downcast_ref::<MappedDescription>()?.file()))
+}
 
 /// An open file description that is mapped; it stays open as long as a mapping holds it.
 pub struct MappedDescription {

@@ -36,7 +36,7 @@ impl SignalFd {
         let signals = Self {
             mask: Mutex::new(MASK, mask),
             maker: Arc::clone(maker),
-            queue: maker.group().signal_events().clone(),
+            queue: maker.group().signal_events.clone(),
         };
         File::anonymous(Arc::new(signals), flags | OpenFlags::O_RDWR, "anon_inode:[signalfd]")
     }

@@ -4,6 +4,7 @@
 //! (address space, descriptors) make a file empty or `ESRCH`, as on Linux. Files that show another process's memory or
 //! descriptors ask [`Subject::inspect`] first (ptrace(2), "Ptrace access mode checking").
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -22,7 +23,6 @@ use crate::fdtable::FdTable;
 use crate::fsstate::FsState;
 use crate::ids::{Pid, Tid};
 use crate::kernel::Kernel;
-use crate::task::exec::mapped_file;
 use crate::task::{Comm, Thread, ThreadGroup};
 
 /// Longest command line or environment that is shown, in bytes.
@@ -269,7 +269,7 @@ fn environ(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
 
 fn auxv(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
     subject.inspect(ctx)?;
-    Ok(subject.live()?.auxv())
+    Ok(subject.group()?.image().auxv.clone())
 }
 
 /// `comm`: the thread's name, which its own process may change.
@@ -312,7 +312,7 @@ impl Owned for OomScoreAdj {
 
 impl Content for OomScoreAdj {
     fn render(&self, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
-        Ok(format!("{}\n", self.subject.group()?.oom_score_adj()).into_bytes())
+        Ok(format!("{}\n", self.subject.group()?.oom_score_adj.load(Ordering::Relaxed)).into_bytes())
     }
 
     fn write(&self, ctx: &Context<'_>, bytes: &[u8]) -> Result<(), Errno> {
@@ -322,10 +322,10 @@ impl Content for OomScoreAdj {
             return Err(Errno::EINVAL);
         }
         let group = self.subject.group()?;
-        if value < group.oom_score_adj() && !ctx.creds.has(Caps::SYS_RESOURCE) {
+        if value < group.oom_score_adj.load(Ordering::Relaxed) && !ctx.creds.has(Caps::SYS_RESOURCE) {
             return Err(Errno::EACCES);
         }
-        group.set_oom_score_adj(value);
+        group.oom_score_adj.store(value, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -361,10 +361,9 @@ struct Exe {
 }
 
 impl Exe {
-    fn file(&self, ctx: &Context<'_>) -> Result<Arc<File>, Errno> {
+    fn path(&self, ctx: &Context<'_>) -> Result<Path, Errno> {
         self.subject.inspect(ctx)?;
-        let mm = self.subject.mm()?.ok_or(Errno::ENOENT)?;
-        mm.executable().and_then(|file| mapped_file(&*file)).ok_or(Errno::ENOENT)
+        self.subject.group()?.image().exe.clone().ok_or(Errno::ENOENT)
     }
 }
 
@@ -377,11 +376,11 @@ impl Owned for Exe {
 impl Link for Exe {
     fn target(&self, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
         let root = caller(ctx)?.fs().ok_or(Errno::ENOENT)?.root();
-        Ok(self.file(ctx)?.path().d_path(&root))
+        Ok(self.path(ctx)?.d_path(&root))
     }
 
     fn follow(&self, ctx: &Context<'_>) -> Result<Option<Path>, Errno> {
-        Ok(Some(self.file(ctx)?.path().clone()))
+        self.path(ctx).map(Some)
     }
 }
 

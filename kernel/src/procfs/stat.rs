@@ -1,6 +1,7 @@
 //! The figures of a process: `stat`, `status`, `statm`, `maps`, `smaps`, `limits`, `io`, `syscall`.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use fs::Context;
@@ -25,7 +26,7 @@ fn cpu_times(subject: &Subject) -> Result<(CpuTimes, CpuTimes), Errno> {
         Scope::Process => group.cpu_times(),
         Scope::Thread => subject.thread()?.cpu_times(),
     };
-    Ok((own, group.children_times()))
+    Ok((own, group.children_cpu_times()))
 }
 
 /// What the process is doing.
@@ -58,7 +59,7 @@ pub(super) fn stat(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errn
     let memory = memory(subject)?;
     let (own, children) = cpu_times(subject)?;
     let (blocked, pending) = thread.signal_sets();
-    let (ignored, caught) = group.action_sets();
+    let (ignored, caught) = group.lock_signals().handlers.summary();
     // Addresses are for those who may look into the process.
     let bounds = match subject.mm()? {
         Some(mm) if subject.inspect(ctx).is_ok() => mm.bounds(),
@@ -94,10 +95,10 @@ pub(super) fn stat(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errn
         bounds.start_code.0,
         bounds.end_code.0,
         bounds.start_stack.0,
-        pending.bits(),
-        blocked.bits(),
-        ignored.bits(),
-        caught.bits(),
+        pending.0,
+        blocked.0,
+        ignored.0,
+        caught.0,
         info.exit_signal.map_or(-1, crate::signal::types::Signal::number),
     );
     let brk = subject.mm()?.map_or(0, |mm| mm.brk_start().0);
@@ -156,7 +157,7 @@ pub(super) fn status(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, E
     if subject.mm()?.is_some() {
         let memory = memory(subject)?;
         let kib = |bytes: u64| bytes / 1024;
-        let peak = group.max_rss_kib().max(kib(memory.rss));
+        let peak = group.max_rss_kib.load(Ordering::Relaxed).max(kib(memory.rss));
         let rows = [
             ("VmPeak", kib(memory.total)),
             ("VmSize", kib(memory.total)),
@@ -179,8 +180,8 @@ pub(super) fn status(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, E
         }
     }
     let (blocked, pending) = thread.signal_sets();
-    let (ignored, caught) = group.action_sets();
-    let shared_pending = group.pending_set();
+    let (ignored, caught) = group.lock_signals().handlers.summary();
+    let shared_pending = group.lock_signals().pending.set();
     let limit = group.limit(Resource::Sigpending).soft;
     let _ = write!(
         text,
@@ -188,11 +189,11 @@ pub(super) fn status(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, E
          SigCgt:\t{:016x}\nCapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\n\
          NoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\n",
         info.threads.max(1),
-        pending.bits(),
-        shared_pending.bits(),
-        blocked.bits(),
-        ignored.bits(),
-        caught.bits(),
+        pending.0,
+        shared_pending.0,
+        blocked.0,
+        ignored.0,
+        caught.0,
         creds.inheritable.bits(),
         creds.permitted.bits(),
         creds.effective.bits(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use abi::Errno;
 
-use super::info::SigInfo;
+use super::info::{SigData, SigInfo};
 use super::send;
 use super::types::{AltStack, SigAction, SigSet, Signal};
 use crate::error::{Restart, SysErr, SysResult};
@@ -57,6 +57,26 @@ impl Task {
             send::discard_ignored(&mut signals, signal);
         }
         Ok(old)
+    }
+
+    /// Whether a signal, a stop or an exit wants the task: long operations end early then.
+    pub fn has_pending_signal(&self) -> bool {
+        self.thread().work().intersects(Work::SIGNAL | Work::KILL | Work::STOP)
+    }
+
+    /// Sends a signal to the calling thread itself (SIGPIPE, SIGXFSZ).
+    pub fn raise(&self, signal: Signal) {
+        let info = SigInfo::kill(signal, self.pid(), self.creds().ruid.0);
+        self.kernel().send_to_thread(self.thread(), info, send::Origin::Kernel);
+    }
+
+    /// Credentials of the thread `pid` (0: the caller), for capget(2). `ESRCH`.
+    pub fn creds_of(&self, pid: i32) -> Result<Arc<auth::Creds>, Errno> {
+        if pid == 0 {
+            return Ok(Arc::clone(self.creds()));
+        }
+        let tid = crate::ids::Tid::from_raw(pid).ok_or(Errno::ESRCH)?;
+        self.kernel().tasks().thread(tid).map(|t| t.creds()).ok_or(Errno::ESRCH)
     }
 
     /// The mask of blocked signals.
@@ -163,7 +183,13 @@ impl Thread {
         let mut signals = self.group().lock_signals();
         let blocked = SigSet::ALL.minus(set);
         let mut t = self.signals.lock();
-        t.pending.take_next(blocked).or_else(|| signals.pending.take_next(blocked))
+        let taken = t.pending.take_next(blocked).or_else(|| signals.pending.take_next(blocked));
+        drop(t);
+        drop(signals);
+        if let Some(SigData::Timer { id, overrun, .. }) = taken.as_ref().map(|info| &info.data) {
+            self.group().timers.delivered(*id, *overrun);
+        }
+        taken
     }
 
     /// Signals pending for this thread or its group.

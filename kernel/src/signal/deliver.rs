@@ -6,7 +6,7 @@ use usermem::Addr;
 use usermem::ptr::UserMemory;
 use zerocopy::FromBytes;
 
-use super::info::SigInfo;
+use super::info::{SigData, SigInfo};
 use super::send;
 use super::types::{AltStack, AutoDisarm, DefaultAction, SaFlags, SigAction, SigSet, Signal};
 use crate::error::{Restart, SysErr, SysResult};
@@ -146,6 +146,9 @@ impl Task {
     pub(crate) fn run_deliver(&mut self, delivery: Delivery) -> RunState {
         let Delivery { info, action, restart } = delivery;
         let signal = info.signal;
+        if let SigData::Timer { id, overrun, .. } = info.data {
+            self.group().timers.delivered(id, overrun);
+        }
         if let Some(restart) = restart {
             let again = match restart {
                 Restart::Sys => action.flags.contains(SaFlags::RESTART),
@@ -257,7 +260,7 @@ impl Task {
 }
 
 /// As sigaltstack(2) reports it.
-pub(crate) fn stack_t(stack: &AltStack, active: bool) -> StackT {
+pub fn stack_t(stack: &AltStack, active: bool) -> StackT {
     let mut flags = SsFlags::empty();
     if stack.size == 0 {
         flags |= SsFlags::SS_DISABLE;
@@ -271,7 +274,7 @@ pub(crate) fn stack_t(stack: &AltStack, active: bool) -> StackT {
 }
 
 /// What a guest asks of sigaltstack(2). `EINVAL` for unknown flags.
-pub(crate) fn alt_stack_of(stack: &StackT) -> Result<AltStack, abi::Errno> {
+pub fn alt_stack_of(stack: &StackT) -> Result<AltStack, abi::Errno> {
     let flags = SsFlags::from_bits(stack.ss_flags).ok_or(abi::Errno::EINVAL)?;
     let autodisarm = if flags.contains(SsFlags::SS_AUTODISARM) { AutoDisarm::Yes } else { AutoDisarm::No };
     match flags.difference(SsFlags::SS_AUTODISARM) {

@@ -21,5 +21,6 @@ pub mod types;
 
 pub use access::SignalTarget;
 pub use actions::MaskChange;
+pub use deliver::{alt_stack_of, stack_t};
 pub use info::{SigData, SigInfo};
 pub use types::{AltStack, AutoDisarm, DefaultAction, SaFlags, SigAction, SigSet, Signal};

@@ -165,6 +165,11 @@ impl SigSet {
         Self(bits)
     }
 
+    /// The bits.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Whether `signal` is in it.
     pub const fn contains(self, signal: Signal) -> bool {
         self.0 & signal.bit() != 0

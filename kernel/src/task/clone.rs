@@ -276,8 +276,7 @@ impl Task {
         };
         let group = ThreadGroup::new(pid, handlers, self.group().limits(), sync::monotonic_now_ns());
         group.set_image(self.group().image());
-        let adj = self.group().oom_score_adj.load(std::sync::atomic::Ordering::Relaxed);
-        group.oom_score_adj.store(adj, std::sync::atomic::Ordering::Relaxed);
+        group.set_oom_score_adj(self.group().oom_score_adj());
         group
     }
 

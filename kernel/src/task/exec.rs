@@ -220,6 +220,13 @@ impl Executor<'_> {
             Ok((object, MappedDescription::new(Arc::clone(&program.file), self.root.clone())))
         });
         let files = files.collect::<Result<Vec<_>, Errno>>()?;
+        mm.set_direction(match plan.layout.mmap_direction {
+            loader::MmapDirection::TopDown => mm::Direction::Down,
+            loader::MmapDirection::BottomUp => mm::Direction::Up,
+        });
+        if let Some((_, program)) = files.first() {
+            mm.set_executable(Arc::clone(program) as _);
+        }
         for map in &plan.maps {
             let source = match map.source {
                 MapSource::Anonymous => Source::Anonymous,

@@ -285,6 +285,31 @@ impl ThreadGroup {
         live.iter().fold(self.gone.get(), |sum, t| sum.plus(t.cpu_times()))
     }
 
+    /// `/proc/[pid]/oom_score_adj`.
+    pub fn oom_score_adj(&self) -> i32 {
+        self.oom_score_adj.load(Ordering::Relaxed)
+    }
+
+    /// Changes `/proc/[pid]/oom_score_adj`; the caller has checked range and privilege.
+    pub fn set_oom_score_adj(&self, adj: i32) {
+        self.oom_score_adj.store(adj, Ordering::Relaxed);
+    }
+
+    /// Largest resident set so far, KiB.
+    pub fn max_rss_kib(&self) -> u64 {
+        self.max_rss_kib.load(Ordering::Relaxed)
+    }
+
+    /// Signals ignored by request, and those with a handler.
+    pub fn action_sets(&self) -> (SigSet, SigSet) {
+        self.signals.lock().handlers.summary()
+    }
+
+    /// Signals pending for the whole group.
+    pub fn pending_set(&self) -> SigSet {
+        self.signals.lock().pending.set()
+    }
+
     /// CPU time of children that were waited for, with theirs.
     pub fn children_cpu_times(&self) -> CpuTimes {
         self.children.get()
@@ -313,7 +338,7 @@ impl ThreadGroup {
     }
 
     /// Told when a signal arrives, for `signalfd(2)`.
-    pub fn signal_queue(&self) -> &WaitQueue {
+    pub fn signal_events(&self) -> &WaitQueue {
         &self.signal_events
     }
 

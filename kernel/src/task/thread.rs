@@ -18,7 +18,7 @@ use mm::Mm;
 use sync::{LockClass, Mutex, Parker};
 use usermem::platform::Interrupt;
 
-use super::group::ThreadGroup;
+use super::group::{Image, ThreadGroup};
 use crate::fdtable::FdTable;
 use crate::fsstate::FsState;
 use crate::ids::{Pid, Tid};
@@ -244,6 +244,11 @@ impl Thread {
     /// Its root, working directory and umask; `None` once it has exited.
     pub fn fs(&self) -> Option<Arc<FsState>> {
         self.parts.lock().fs.clone()
+    }
+
+    /// The program that it runs; `None` once it has exited.
+    pub fn image(&self) -> Option<Arc<Image>> {
+        self.mm().map(|_| self.group.image())
     }
 
     /// Replaces what others see; gives back the old parts, which the caller drops without locks.
