@@ -9,10 +9,10 @@
 //! follows a host path: host trees are directory descriptors.
 //!
 //! # Lock order (outermost first)
-//! `fs.posix_locks` → `fs.position` → `fs.sb_tree` (directory operations read it, renames write it) → `fs.dir_op` (one directory's lookups
-//! and changes) → file systems' own (`fs.overlay_copy_up` → `fs.overlay` → `fs.inode_write` → [user copies: mm's locks] →
-//! `fs.inode` → `fs.host_*`) → `fs.dentry_children` → `fs.dentry_links` → `fs.mount` → `fs.dcache` → leaves. A user copy runs
-//! under no lock after `fs.inode_write`, because the fault path takes those.
+//! `fs.position` → `fs.dir_snapshot` → `fs.sb_tree` (changes of one directory read it, renames write it) → `fs.dir_op` (one
+//! directory's lookups and changes) → [kernel's locks, in its own files] → `fs.overlay_copy_up` → `fs.inode_write`,
+//! `fs.pipe` → [user copies: mm's locks, and the fault path] → `fs.inode` and the other locks of file systems →
+//! `fs.dentry_children` → `fs.dentry_links` → `fs.mount_ns` → `fs.mount` → leaves. The ranks stand in `lockclass`.
 #![forbid(unsafe_code)]
 
 pub mod anon;
@@ -22,6 +22,7 @@ pub mod kernfs;
 mod lockclass;
 mod mapping;
 mod memory;
+pub mod overlay;
 pub mod pipe;
 pub mod tmpfs;
 pub mod vfs;

@@ -19,7 +19,7 @@ classes! {
     /// An overlay inode's copy-up.
     COPY_UP = "fs.overlay_copy_up", 4200;
     /// An overlay's tables.
-    OVERLAY = "fs.overlay", 4210;
+    OVERLAY = "fs.overlay", 40015;
     /// Writers of one inode, across user copies.
     INODE_WRITE = "fs.inode_write", 4300;
     /// A pipe's ring, across user copies.

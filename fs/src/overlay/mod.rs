@@ -1,0 +1,177 @@
+//! Overlay: file systems below that are never written, one above that takes every change.
+//!
+//! The upper one is driven through its inodes alone, and belongs to its overlay: nobody else may use it. What is changed is
+//! first *copied up* ([`copy`]); what is removed below is hidden by a *whiteout* (character device 0:0) above; a directory
+//! made where the lower layers have a name is *opaque* (`trusted.overlay.opaque`), as on Linux. Renaming a directory that
+//! has a lower part is `EXDEV`, which makes programs copy.
+//!
+//! An [`OvlInode`] stands for one object for good: its number is that of its lowest origin and stays through copy-up, and
+//! the table of inodes in use makes two lookups of one object (hard links too) meet. A file that is open or mapped while
+//! it is copied up goes on with the copy; Linux would go on with the original.
+
+mod copy;
+mod dir;
+mod file;
+mod inode;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use abi::Errno;
+use sync::Mutex;
+
+use crate::vfs::{Attr, FileType, Filesystem, Inode, SetAttr, SetTime, StatFs, new_device_id};
+use crate::{KernelContext, lockclass};
+
+use inode::OvlInode;
+
+/// Marks a directory that hides whatever the layers below have at its place.
+const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+/// Names of ours on upper inodes, not shown.
+const OWN_XATTRS: &[u8] = b"trusted.overlay.";
+/// Set in the numbers of inodes that were born above.
+const UPPER_NUMBER: u64 = 1 << 55;
+/// Where the index of a lower device stands in a number.
+const DEVICE_SHIFT: u32 = 56;
+
+/// What the inodes of one overlay share.
+struct OverlayFs {
+    device: u64,
+    /// Above; without one the overlay is read-only.
+    upper: Option<Inode>,
+    /// Devices of the lower layers; the index tells inodes of the same number apart.
+    devices: Mutex<Vec<u64>>,
+    /// Inodes in use, by number.
+    inodes: Mutex<HashMap<u64, Weak<OvlInode>>>,
+    /// Copies of files that have other names below, by number: those names must find them.
+    copies: Mutex<HashMap<u64, Inode>>,
+}
+
+/// Whether an inode marks an absence.
+fn is_whiteout(inode: &Inode) -> bool {
+    inode.file_type() == FileType::CharDevice && inode.attr().is_ok_and(|attr| attr.rdev == 0)
+}
+
+fn is_opaque(inode: &Inode) -> bool {
+    inode.xattr().is_some_and(|xattrs| xattrs.get(OPAQUE).is_ok())
+}
+
+impl OverlayFs {
+    /// The number that an inode of a lower layer shows.
+    fn lower_number(&self, (device, ino): (u64, u64)) -> u64 {
+        let mut devices = self.devices.lock();
+        let index = match devices.iter().position(|known| *known == device) {
+            Some(index) => index,
+            None => {
+                devices.push(device);
+                devices.len() - 1
+            }
+        };
+        ino ^ ((index as u64) << DEVICE_SHIFT)
+    }
+
+    /// The number that an inode of the upper layer shows.
+    fn upper_number(inode: &Inode) -> u64 {
+        inode.slots().layer_number_if_set().unwrap_or(inode.identity().1 | UPPER_NUMBER)
+    }
+
+    /// The inode of these layers: the one in use, or a new one.
+    fn inode(
+        self: &Arc<Self>,
+        place: Option<(&Arc<OvlInode>, &[u8])>,
+        upper: Option<Inode>,
+        lowers: Vec<Inode>,
+    ) -> Result<Arc<OvlInode>, Errno> {
+        let number = match (&upper, lowers.first()) {
+            // A merged directory is what it was below; a copy remembers its origin.
+            (Some(upper), Some(lower)) if upper.slots().layer_number_if_set().is_none() => {
+                self.lower_number(lower.identity())
+            }
+            (Some(upper), _) => Self::upper_number(upper),
+            (None, Some(lower)) => self.lower_number(lower.identity()),
+            (None, None) => return Err(Errno::ENOENT),
+        };
+        let known = self.inodes.lock().get(&number).and_then(Weak::upgrade);
+        if let Some(known) = known
+            && known.serves(upper.as_ref())
+        {
+            return Ok(known);
+        }
+        let upper = upper.or_else(|| self.copies.lock().get(&number).cloned());
+        let inode = OvlInode::new(self, number, place, upper, lowers)?;
+        let old = self.inodes.lock().insert(number, Arc::downgrade(&inode));
+        drop(old);
+        Ok(inode)
+    }
+
+    fn forget(&self, number: u64) {
+        let mut inodes = self.inodes.lock();
+        if inodes.get(&number).is_some_and(|weak| weak.strong_count() == 0) {
+            inodes.remove(&number);
+        }
+    }
+}
+
+/// An overlay with its layers and its root, which hold each other.
+struct OverlayTree {
+    fs: Arc<OverlayFs>,
+    root: Arc<OvlInode>,
+    layers: Vec<Arc<dyn Filesystem>>,
+    upper: Option<Arc<dyn Filesystem>>,
+}
+
+/// Lays `upper` (empty, used by nobody else) over `lowers`, the topmost first. Roots are directories, or all of them single
+/// files but the upper one, which is always a directory. Without an upper layer the overlay is read-only.
+pub fn new(lowers: Vec<Arc<dyn Filesystem>>, upper: Option<Arc<dyn Filesystem>>) -> Result<Arc<dyn Filesystem>, Errno> {
+    let upper_root = upper.as_ref().map(|fs| fs.root());
+    let lower_roots: Vec<Inode> = lowers.iter().map(|fs| fs.root()).collect();
+    let first: Attr = lower_roots.first().ok_or(Errno::EINVAL)?.attr()?;
+    let fs = Arc::new(OverlayFs {
+        device: new_device_id(),
+        upper: upper_root.clone(),
+        devices: Mutex::new(lockclass::OVERLAY, Vec::new()),
+        inodes: Mutex::new(lockclass::OVERLAY, HashMap::new()),
+        copies: Mutex::new(lockclass::OVERLAY, HashMap::new()),
+    });
+    let directory = first.file_type == FileType::Directory;
+    if let Some(upper_root) = &upper_root
+        && directory
+    {
+        let kernel = KernelContext::default();
+        let change = SetAttr {
+            mode: Some(first.mode),
+            uid: Some(first.uid),
+            gid: Some(first.gid),
+            size: None,
+            atime: Some(SetTime::At(first.atime)),
+            mtime: Some(SetTime::At(first.mtime)),
+        };
+        upper_root.set_attr(&kernel.context(), &change)?;
+    }
+    let root = fs.inode(None, upper_root.filter(|_| directory), lower_roots)?;
+    Ok(Arc::new(OverlayTree { fs, root, layers: lowers, upper }))
+}
+
+impl Filesystem for OverlayTree {
+    fn type_name(&self) -> &str {
+        "overlay"
+    }
+
+    fn root(&self) -> Inode {
+        Arc::clone(&self.root) as Inode
+    }
+
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        let shown = self.upper.as_ref().or(self.layers.first()).ok_or(Errno::EIO)?;
+        let magic = abi::stat::OVERLAYFS_SUPER_MAGIC;
+        Ok(StatFs { magic, fsid: self.fs.device, ..shown.statfs()? })
+    }
+
+    fn device(&self) -> u64 {
+        self.fs.device
+    }
+
+    fn sync(&self) -> Result<(), Errno> {
+        self.upper.as_ref().map_or(Ok(()), |upper| upper.sync())
+    }
+}
