@@ -3,8 +3,8 @@
 use usermem::platform::Prot;
 use usermem::{Addr, AddrRange};
 
-use crate::mm::Mm;
 use crate::map::Mapped;
+use crate::mm::Mm;
 use crate::state::{Heap, MAX_MAP_COUNT, STACK_GUARD, State};
 use crate::types::Sharing;
 use crate::vma::{Vma, VmaFlags};
@@ -51,9 +51,10 @@ impl State {
         } else if new > old {
             let range = AddrRange { start: old, end: new };
             let with_gap = AddrRange { start: old, end: new.checked_add(STACK_GUARD)? };
-            let in_the_way = self.vmas.touching(with_gap).any(|(vma, other)| {
-                vma.start < range.end || other.flags.contains(VmaFlags::GROWSDOWN)
-            });
+            let in_the_way = self
+                .vmas
+                .touching(with_gap)
+                .any(|(vma, other)| vma.start < range.end || other.flags.contains(VmaFlags::GROWSDOWN));
             if in_the_way || self.vmas.len() >= MAX_MAP_COUNT {
                 return None;
             }

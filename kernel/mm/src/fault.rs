@@ -77,9 +77,7 @@ impl State {
         {
             return None;
         }
-        if vma.flags.contains(VmaFlags::LOCKED)
-            && self.usage.locked.saturating_add(grown.len()) > self.limits.memlock
-        {
+        if vma.flags.contains(VmaFlags::LOCKED) && self.usage.locked.saturating_add(grown.len()) > self.limits.memlock {
             return None;
         }
         // The guard gap: to any mapping below that can be accessed and is not itself growing.
@@ -235,13 +233,7 @@ impl State {
     }
 
     /// Where the file has the bytes of `page`, with as much of `around` as lies in one run with it.
-    fn locate(
-        &self,
-        page: Addr,
-        around: AddrRange,
-        range: AddrRange,
-        vma: &Vma,
-    ) -> Result<(AddrRange, Place), Fault> {
+    fn locate(&self, page: Addr, around: AddrRange, range: AddrRange, vma: &Vma) -> Result<(AddrRange, Place), Fault> {
         let Some(file) = &vma.file else { return Err(Fault::Bus) };
         let write = !vma.is_private() && vma.prot.contains(Prot::WRITE);
         let at = vma.offset_of(range, page);
@@ -249,34 +241,31 @@ impl State {
         if at >= limit {
             return Err(Fault::Bus);
         }
-        let find = |from: Addr| -> Option<(AddrRange, Place)> {
+        let find = |from: Addr, end: Addr| -> Option<(AddrRange, Place)> {
             let offset = vma.offset_of(range, from);
-            let len = (around.end.0.saturating_sub(from.0)).min(limit.saturating_sub(offset));
+            let len = (end.0.saturating_sub(from.0)).min(limit.saturating_sub(offset));
             let (located, run) = file.object.locate(offset, len, write).ok()?;
             let run = run.min(len) & !(PAGE_SIZE - 1);
             let place = match located {
                 Located::Memory { offset } => Place::Memory { offset },
                 Located::Host { file, offset } => Place::Host { file, offset, shared: !vma.is_private() },
             };
-            (run > 0).then_some((AddrRange { start: from, end: Addr(from.0 + run) }, place))
+            let found = AddrRange { start: from, end: Addr(from.0 + run) };
+            found.contains(page).then_some((found, place))
         };
-        if around.start < page
-            && let Some(found) = find(around.start)
-            && found.0.contains(page)
-        {
-            return Ok(found);
+        // An object in memory fills its holes for what it is asked for: ask for a window first, for more only where that
+        // costs nothing.
+        let near = clip(block(page, WINDOW), around);
+        let found = if near.start < page { find(near.start, near.end) } else { None };
+        let found = found.or_else(|| find(page, near.end)).ok_or(Fault::Bus)?;
+        if near != around && matches!(found.1, Place::Host { .. }) {
+            return Ok(find(around.start, around.end).unwrap_or(found));
         }
-        find(page).ok_or(Fault::Bus)
+        Ok(found)
     }
 
     /// Makes private pages at `page`, where none are, and around it; says where.
-    fn make_private(
-        &mut self,
-        page: Addr,
-        range: AddrRange,
-        vma: &Vma,
-        batch: &mut Batch,
-    ) -> Result<AddrRange, Fault> {
+    fn make_private(&mut self, page: Addr, range: AddrRange, vma: &Vma, batch: &mut Batch) -> Result<AddrRange, Fault> {
         let size = if vma.file.is_some() { self.copy_run() } else { WINDOW };
         let mut hole = self.pmas.gap_around(page, clip(block(page, size), range));
         if let Some(file) = &vma.file {
@@ -358,7 +347,7 @@ impl State {
             }
         }
         for (part, old) in self.pmas.take(run) {
-            batch.free(part, old.offset);
+            batch.free_pages(part, old);
         }
         for (part, offset) in homes {
             self.pmas.insert(part, Pma { offset, cow: false });

@@ -1,8 +1,7 @@
 //! The kernel's own access to guest memory.
 //!
 //! Every access takes a pin, translates with the lock held, and moves bytes without it: nothing that the fault path
-//! needs is held across a copy. Writes announce themselves before the lock is dropped, so that fork does not share a page
-//! that is being written. Pages of host files are read and written by `pread` and `pwrite`.
+//! needs is held across a copy. Copies announce themselves before the lock is dropped ([`crate::state::InFlight`]). Pages of host files are read and written by `pread` and `pwrite`.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use usermem::ptr::{UserBuf, UserMemory};
 use usermem::{Addr, AddrRange, host, safecopy};
 use vm_memory::VolatileSlice;
 
-use crate::mm::{Mm, WriteGuard};
+use crate::mm::{CopyGuard, Mm};
 use crate::pma::Place;
 use crate::vma::Force;
 
@@ -45,7 +44,7 @@ impl Mm {
         max: u64,
         access: Access,
         force: Force,
-    ) -> Result<(Runs, Option<WriteGuard<'_>>), Errno> {
+    ) -> Result<(Runs, CopyGuard<'_>), Errno> {
         let mut runs = Runs::new();
         let mut left = max.min(MAX_STEP);
         let mut bounce = MAX_BOUNCE;
@@ -76,7 +75,7 @@ impl Mm {
                 }
             }
         }
-        let guard = (access == Access::Write).then(|| self.begin_write(&state));
+        let guard = self.begin_copy(&state, access);
         drop(state);
         Ok((runs, guard))
     }
@@ -147,6 +146,19 @@ impl Mm {
                     read_all(file, buf, *offset)?;
                 }
                 f(VolatileSlice::from(buf))
+            }
+            [Run { place: Place::Host { file, offset, shared: true }, len }] if *len as u64 == size => {
+                // The kernel process has no mapping of host files. What is changed here is futex words whose owner waits
+                // or is gone (robust lists, wake operations): the window between read and write is accepted.
+                let mut copy = [0; 8];
+                let buf = copy.get_mut(..*len).ok_or(Errno::EFAULT)?;
+                read_all(file, buf, *offset)?;
+                let before = buf.to_vec();
+                let result = f(VolatileSlice::from(&mut *buf))?;
+                if before != buf {
+                    host::pwritev(file.as_fd(), &[VolatileSlice::from(buf)], *offset)?;
+                }
+                Ok(result)
             }
             _ => Err(Errno::EFAULT),
         }
@@ -227,11 +239,7 @@ impl Cursor {
 }
 
 /// Slices for runs: of guest memory where it is in the memory file, of `bounce` elsewhere.
-fn slices<'a>(
-    mm: &'a Mm,
-    runs: &Runs,
-    mut bounce: &'a mut [u8],
-) -> Result<SmallVec<[VolatileSlice<'a>; 8]>, Errno> {
+fn slices<'a>(mm: &'a Mm, runs: &Runs, mut bounce: &'a mut [u8]) -> Result<SmallVec<[VolatileSlice<'a>; 8]>, Errno> {
     let mut slices = SmallVec::new();
     for run in runs {
         slices.push(match run.place {

@@ -52,6 +52,6 @@ pub use remap::{RemapOptions, RemapRequest};
 pub use snapshot::{MemoryStat, VmaInfo};
 pub use sync_range::SyncOptions;
 pub use types::{
-    Bounds, Direction, Fault, FileSource, FutexKey, Grow, Layout, Limits, MapOptions, MapRequest, MappedFile, Placement, Sharing,
-    Source,
+    Bounds, Direction, Fault, FileSource, FutexKey, Grow, Layout, Limits, MapOptions, MapRequest, MappedFile,
+    Placement, Sharing, Source,
 };

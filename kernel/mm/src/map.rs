@@ -84,11 +84,8 @@ impl State {
                 if !source.max_prot.contains(request.prot) {
                     return Err(Errno::EACCES);
                 }
-                let file = FileBacking {
-                    object: source.object.clone(),
-                    file: source.file.clone(),
-                    offset: source.offset,
-                };
+                let file =
+                    FileBacking { object: source.object.clone(), file: source.file.clone(), offset: source.offset };
                 (Some(file), source.max_prot)
             }
         };

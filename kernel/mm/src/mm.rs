@@ -5,13 +5,13 @@ use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use sync::{Condvar, LockClass, Mutex, MutexGuard};
+use usermem::Addr;
 use usermem::memfile::MemoryFile;
 use usermem::memmap::{MappingObserver, Truncated};
 use usermem::platform::{Access, AddressSpace};
-use usermem::Addr;
 
 use crate::pool::Pool;
-use crate::state::{State, Unmapped};
+use crate::state::{InFlight, State, Unmapped};
 use crate::types::{Bounds, Direction, Fault, FutexKey, Layout, Limits, MappedFile, Sharing};
 use crate::vma::Force;
 
@@ -41,9 +41,7 @@ pub struct Mm {
     space: Arc<dyn AddressSpace>,
     pub(crate) pool: Pool,
     state: Mutex<State>,
-    /// Copies into guest memory by the kernel that are under way: fork waits for them, because a page that is being
-    /// written must not become shared. Counted up with `state` locked.
-    writes: AtomicU32,
+    in_flight: Arc<InFlight>,
     /// Forks that wait for `writes` to be zero.
     forks_waiting: AtomicU32,
     /// Signalled, with `state` locked, when `writes` becomes zero and a fork waits.
@@ -58,22 +56,17 @@ impl Mm {
         Self::with_state(parts.space, parts.memory, parts.layout, parts.limits)
     }
 
-    fn with_state(
-        space: Arc<dyn AddressSpace>,
-        memory: Arc<MemoryFile>,
-        layout: Layout,
-        limits: Limits,
-    ) -> Arc<Self> {
+    fn with_state(space: Arc<dyn AddressSpace>, memory: Arc<MemoryFile>, layout: Layout, limits: Limits) -> Arc<Self> {
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let observer: Arc<dyn MappingObserver> = Arc::new(Observer { mm: Weak::clone(weak) });
             let pool = Pool::new(memory);
             let state = State::new(Arc::clone(&space), pool.clone(), layout, limits, observer);
             Self {
+                in_flight: Arc::clone(&state.in_flight),
                 id: MmId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
                 space,
                 pool,
                 state: Mutex::new(MM_LOCK, state),
-                writes: AtomicU32::new(0),
                 forks_waiting: AtomicU32::new(0),
                 writes_done: Condvar::new(),
             }
@@ -185,20 +178,25 @@ impl Mm {
 
     /// Locks when no copy into guest memory is under way. The caller holds no lock that such a copy may need.
     pub(crate) fn lock_without_writes(&self) -> Locked<'_> {
-        // SeqCst on both sides: either the last writer sees the waiter, or the waiter sees no writer (`WriteGuard`).
+        // SeqCst on both sides: either the last writer sees the waiter, or the waiter sees no writer (`CopyGuard`).
         self.forks_waiting.fetch_add(1, Ordering::SeqCst);
         let mut state = self.state.lock();
-        while self.writes.load(Ordering::SeqCst) != 0 {
+        while self.in_flight.writes.load(Ordering::SeqCst) != 0 {
             state = self.writes_done.wait(state);
         }
         self.forks_waiting.fetch_sub(1, Ordering::SeqCst);
         Locked::new(state)
     }
 
-    /// Announces a copy into guest memory; `_state` shows that the lock is held.
-    pub(crate) fn begin_write(&self, _state: &State) -> WriteGuard<'_> {
-        self.writes.fetch_add(1, Ordering::SeqCst);
-        WriteGuard { mm: self }
+    /// Announces a copy; `state` shows that the lock is held.
+    pub(crate) fn begin_copy(&self, state: &State, access: Access) -> CopyGuard<'_> {
+        if access == Access::Write {
+            state.in_flight.writes.fetch_add(1, Ordering::SeqCst);
+        } else {
+            // Relaxed: ordered by the lock, under which it is looked at.
+            state.in_flight.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        CopyGuard { mm: self, access }
     }
 }
 
@@ -235,15 +233,22 @@ impl std::ops::DerefMut for Locked<'_> {
     }
 }
 
-/// A copy into guest memory that is under way.
-pub(crate) struct WriteGuard<'a> {
+/// A copy between the kernel and guest memory that is under way. Dropped without the lock.
+pub(crate) struct CopyGuard<'a> {
     mm: &'a Mm,
+    access: Access,
 }
 
-impl Drop for WriteGuard<'_> {
+impl Drop for CopyGuard<'_> {
     fn drop(&mut self) {
+        let in_flight = &self.mm.in_flight;
+        if self.access != Access::Write {
+            // Release: what was read was read before; pairs with the load in `State::commit`.
+            in_flight.reads.fetch_sub(1, Ordering::Release);
+            return;
+        }
         // SeqCst pairs with `lock_without_writes`.
-        if self.mm.writes.fetch_sub(1, Ordering::SeqCst) == 1 && self.mm.forks_waiting.load(Ordering::SeqCst) != 0 {
+        if in_flight.writes.fetch_sub(1, Ordering::SeqCst) == 1 && self.mm.forks_waiting.load(Ordering::SeqCst) != 0 {
             let state = self.mm.lock();
             self.mm.writes_done.notify_all();
             drop(state);

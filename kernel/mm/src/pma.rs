@@ -94,10 +94,9 @@ impl Piece for Place {
     fn joins(&self, len: u64, next: &Self) -> bool {
         match (self, next) {
             (Self::Memory { offset: a }, Self::Memory { offset: b }) => a.checked_add(len) == Some(*b),
-            (
-                Self::Host { file: f, offset: a, shared: s },
-                Self::Host { file: g, offset: b, shared: t },
-            ) => Arc::ptr_eq(f, g) && s == t && a.checked_add(len) == Some(*b),
+            (Self::Host { file: f, offset: a, shared: s }, Self::Host { file: g, offset: b, shared: t }) => {
+                Arc::ptr_eq(f, g) && s == t && a.checked_add(len) == Some(*b)
+            }
             (Self::Zero, Self::Zero) => true,
             _ => false,
         }

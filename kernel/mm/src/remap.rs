@@ -159,8 +159,7 @@ impl State {
     fn room_to_grow(&self, more: AddrRange) -> bool {
         !self.vmas.overlaps(more)
             && self.vmas.at_or_after(more.end).is_none_or(|(next, other)| {
-                !other.flags.contains(VmaFlags::GROWSDOWN)
-                    || next.start.0 - more.end.0 >= crate::state::STACK_GUARD
+                !other.flags.contains(VmaFlags::GROWSDOWN) || next.start.0 - more.end.0 >= crate::state::STACK_GUARD
             })
     }
 

@@ -4,6 +4,7 @@
 //! first and gives pages back after, so that no page is reused while guest code can reach it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use hashbrown::HashMap;
 use usermem::memmap::{Mappable, MappingObserver, Truncated};
@@ -55,16 +56,37 @@ pub(crate) struct Heap {
 pub(crate) struct Batch {
     pub(crate) ops: Vec<MapOp>,
     /// Parts of the memory file (offset, length) of which a reference is dropped.
-    pub(crate) freed: Vec<(u64, u64)>,
+    freed: Vec<(u64, u64)>,
+    /// The same, of pages that other address spaces may go on using.
+    freed_shared: Vec<(u64, u64)>,
 }
 
 impl Batch {
+    /// Gives back what is reserved.
     pub(crate) fn free(&mut self, range: AddrRange, offset: u64) {
-        match self.freed.last_mut() {
-            Some((last, len)) if *last + *len == offset => *len += range.len(),
-            _ => self.freed.push((offset, range.len())),
-        }
+        push(&mut self.freed, range, offset);
     }
+
+    /// Gives back pages.
+    pub(crate) fn free_pages(&mut self, range: AddrRange, pma: Pma) {
+        push(if pma.cow { &mut self.freed_shared } else { &mut self.freed }, range, pma.offset);
+    }
+}
+
+fn push(list: &mut Vec<(u64, u64)>, range: AddrRange, offset: u64) {
+    match list.last_mut() {
+        Some((last, len)) if *last + *len == offset => *len += range.len(),
+        _ => list.push((offset, range.len())),
+    }
+}
+
+/// Copies between the kernel and guest memory that are under way. Counted up with the state locked.
+#[derive(Default)]
+pub(crate) struct InFlight {
+    /// Out of guest memory. A page that such a copy reads must not be left to others who could then write to it.
+    pub(crate) reads: AtomicU32,
+    /// Into guest memory. Fork waits for them: a page that is being written must not become shared.
+    pub(crate) writes: AtomicU32,
 }
 
 /// An object of which something is mapped.
@@ -106,6 +128,9 @@ pub(crate) struct State {
     observer: Arc<dyn MappingObserver>,
     /// Set when the platform failed: nothing can be told to it any more.
     dead: bool,
+    pub(crate) in_flight: Arc<InFlight>,
+    /// Shared pages to give back when no read is under way: until then others must not find themselves alone with them.
+    deferred: Vec<(u64, u64)>,
     /// What could not be given back because the platform failed, until the end.
     limbo: Vec<(u64, u64)>,
 }
@@ -138,6 +163,8 @@ impl State {
             objects: HashMap::new(),
             observer,
             dead: false,
+            in_flight: Arc::default(),
+            deferred: Vec::new(),
             limbo: Vec::new(),
         }
     }
@@ -152,7 +179,8 @@ impl State {
                 batch.ops.push(MapOp::Unmap { range: AddrRange { start: first.start, end: last.end } });
             }
         }
-        if !batch.ops.is_empty() && !self.dead
+        if !batch.ops.is_empty()
+            && !self.dead
             && let Err(error) = self.space.apply(&batch.ops)
         {
             log::debug!("address space lost: {error}");
@@ -161,10 +189,18 @@ impl State {
         }
         if self.dead {
             self.limbo.extend(batch.freed);
+            self.limbo.extend(batch.freed_shared);
             return Err(Fault::Dead);
         }
         for (offset, len) in batch.freed {
             self.pool.dec_ref(offset, len);
+        }
+        self.deferred.extend(batch.freed_shared);
+        // Acquire pairs with the end of a read. New ones need the lock.
+        if !self.deferred.is_empty() && self.in_flight.reads.load(Ordering::Acquire) == 0 {
+            for (offset, len) in self.deferred.drain(..) {
+                self.pool.dec_ref(offset, len);
+            }
         }
         Ok(())
     }
@@ -183,7 +219,8 @@ impl State {
         for (range, home) in self.homes.take_all() {
             batch.free(range, home.offset);
         }
-        for (offset, len) in batch.freed.into_iter().chain(std::mem::take(&mut self.limbo)) {
+        let kept = std::mem::take(&mut self.limbo).into_iter().chain(std::mem::take(&mut self.deferred));
+        for (offset, len) in batch.freed.into_iter().chain(batch.freed_shared).chain(kept) {
             self.pool.dec_ref(offset, len);
         }
     }
@@ -277,11 +314,8 @@ impl State {
                 let upgradable = was.made_writable || !prot.contains(Prot::WRITE);
                 upgradable && was.place.same(&place.cut(piece.start.0 - range.start.0))
             });
-        let made_writable = if again {
-            old.iter().all(|(_, was)| was.made_writable)
-        } else {
-            prot.contains(Prot::WRITE)
-        };
+        let made_writable =
+            if again { old.iter().all(|(_, was)| was.made_writable) } else { prot.contains(Prot::WRITE) };
         batch.ops.push(if again {
             MapOp::Protect { range, prot }
         } else {
@@ -314,7 +348,7 @@ impl State {
         for (range, private) in hit {
             if private && truncated == Truncated::Yes {
                 for (piece, pma) in self.pmas.take(range) {
-                    batch.free(piece, pma.offset);
+                    batch.free_pages(piece, pma);
                 }
             }
             self.uninstall(range, &mut batch);

@@ -156,8 +156,7 @@ pub struct Limits {
 
 impl Limits {
     /// No limits.
-    pub const NONE: Self =
-        Self { address_space: u64::MAX, data: u64::MAX, stack: u64::MAX, memlock: u64::MAX };
+    pub const NONE: Self = Self { address_space: u64::MAX, data: u64::MAX, stack: u64::MAX, memlock: u64::MAX };
 }
 
 impl Default for Limits {

@@ -58,7 +58,7 @@ impl State {
     pub(crate) fn drop_pages(&mut self, range: AddrRange, batch: &mut Batch) {
         self.uninstall(range, batch);
         for (piece, pma) in self.pmas.take(range) {
-            batch.free(piece, pma.offset);
+            batch.free_pages(piece, pma);
         }
     }
 

@@ -24,10 +24,8 @@ fn placement_is_top_down_with_hints() {
     assert_eq!(first.0, layout().mmap_base.0 - PAGE_SIZE);
     let second = guest.mm.map(&MapRequest::anonymous(1, Prot::READ)).unwrap();
     assert_eq!(second.0, first.0 - PAGE_SIZE);
-    let hint = |addr, len| MapRequest {
-        placement: Placement::Hint(Addr(addr)),
-        ..MapRequest::anonymous(len, Prot::READ)
-    };
+    let hint =
+        |addr, len| MapRequest { placement: Placement::Hint(Addr(addr)), ..MapRequest::anonymous(len, Prot::READ) };
     assert_eq!(guest.mm.map(&hint(BASE + 5, PAGE_SIZE)).unwrap().0, BASE + PAGE_SIZE);
     assert_eq!(guest.mm.map(&hint(BASE + 5, PAGE_SIZE)).unwrap().0, second.0 - PAGE_SIZE);
     let low = MapRequest { placement: Placement::Low(Addr(0)), ..MapRequest::anonymous(PAGE_SIZE, RW) };
@@ -36,8 +34,7 @@ fn placement_is_top_down_with_hints() {
     // A hole in the middle is found again.
     guest.mm.unmap(second, PAGE_SIZE).unwrap();
     assert_eq!(guest.mm.map(&MapRequest::anonymous(PAGE_SIZE, RW)).unwrap(), second);
-    let taken =
-        MapRequest { placement: Placement::FixedNoReplace(second), ..MapRequest::anonymous(PAGE_SIZE, RW) };
+    let taken = MapRequest { placement: Placement::FixedNoReplace(second), ..MapRequest::anonymous(PAGE_SIZE, RW) };
     assert_eq!(guest.mm.map(&taken), Err(Errno::EEXIST));
     let at = |addr| MapRequest::anonymous(PAGE_SIZE, RW).at(Addr(addr));
     assert_eq!(guest.mm.map(&at(0x1000)), Err(Errno::EPERM));
@@ -112,10 +109,7 @@ fn copies_after_fork_end_up_contiguous() {
 fn stacks_grow_to_their_limit_and_keep_their_distance() {
     let guest = Guest::new(&memory());
     guest.mm.set_limits(Limits { stack: 1 << 20, ..Limits::NONE });
-    let stack = MapRequest {
-        options: MapOptions::STACK,
-        ..MapRequest::anonymous(16 * PAGE_SIZE, RW).at(Addr(BASE))
-    };
+    let stack = MapRequest { options: MapOptions::STACK, ..MapRequest::anonymous(16 * PAGE_SIZE, RW).at(Addr(BASE)) };
     guest.mm.map(&stack).unwrap();
     let top = BASE + 16 * PAGE_SIZE;
     guest.store(BASE - 8, 1).unwrap();
@@ -179,7 +173,8 @@ fn truncation_takes_pages_and_gives_bus_errors() {
     let memory = memory();
     let guest = Guest::new(&memory);
     let file = HostFile::new(5, 8, 100);
-    let map = |addr, sharing| guest.mm.map(&file_request(Arc::clone(&file) as Arc<dyn Mappable>, addr, 16, 0, RW, sharing));
+    let map =
+        |addr, sharing| guest.mm.map(&file_request(Arc::clone(&file) as Arc<dyn Mappable>, addr, 16, 0, RW, sharing));
     map(BASE, Sharing::Private).unwrap();
     map(BASE + (1 << 20), Sharing::Shared).unwrap();
     assert_eq!(guest.load(BASE + 7 * PAGE_SIZE), Ok(107));
@@ -230,6 +225,9 @@ fn vectors_move_between_all_kinds_of_memory() {
     assert_eq!(guest.mm.cmpxchg_u32(Addr(BASE + (2 << 20)), 0x0303_0303, 5), Ok(Ok(0x0303_0303)));
     assert_eq!(guest.mm.load_u32(Addr(BASE + (2 << 20))), Ok(5));
     assert_eq!(guest.mm.load_u32(Addr(BASE + (2 << 20) + 2)), Err(Errno::EINVAL));
+    assert_eq!(guest.mm.cmpxchg_u32(Addr(BASE + 3 * PAGE_SIZE), 103, 5), Ok(Ok(103)), "in the file");
+    assert_eq!(guest.mm.cmpxchg_u32(Addr(BASE + 3 * PAGE_SIZE), 103, 6), Ok(Err(5)));
+    assert_eq!(guest.load(BASE + 3 * PAGE_SIZE), Ok(5));
 }
 
 #[test]

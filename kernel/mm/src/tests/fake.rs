@@ -49,10 +49,7 @@ impl AddressSpace for FakeSpace {
                             }
                             Backing::Zero => Backing::Zero,
                         };
-                        pages.insert(
-                            at,
-                            Page { backing, prot: *prot, made_writable: prot.contains(Prot::WRITE) },
-                        );
+                        pages.insert(at, Page { backing, prot: *prot, made_writable: prot.contains(Prot::WRITE) });
                     }
                 }
                 MapOp::Unmap { range } => pages.retain(|at, _| !range.contains(Addr(*at))),
@@ -204,10 +201,7 @@ pub(super) struct Guest {
 pub(super) const BASE: u64 = 0x7000_0000_0000;
 
 pub(super) fn layout() -> Layout {
-    Layout {
-        user: AddrRange { start: Addr(0x10000), end: Addr(0x7fff_ffff_f000) },
-        mmap_base: Addr(0x7800_0000_0000),
-    }
+    Layout { user: AddrRange { start: Addr(0x10000), end: Addr(0x7fff_ffff_f000) }, mmap_base: Addr(0x7800_0000_0000) }
 }
 
 pub(super) fn memory() -> Arc<MemoryFile> {
@@ -216,11 +210,7 @@ pub(super) fn memory() -> Arc<MemoryFile> {
 }
 
 fn space(memory: &Arc<MemoryFile>) -> Arc<FakeSpace> {
-    Arc::new(FakeSpace {
-        memory: Arc::clone(memory),
-        pages: Mutex::new(BTreeMap::new()),
-        batches: AtomicUsize::new(0),
-    })
+    Arc::new(FakeSpace { memory: Arc::clone(memory), pages: Mutex::new(BTreeMap::new()), batches: AtomicUsize::new(0) })
 }
 
 impl Guest {

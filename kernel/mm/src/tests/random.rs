@@ -11,9 +11,7 @@ use usermem::{Addr, PAGE_SIZE};
 
 use super::fake::{BASE, Guest, HostFile, file_request, memory};
 use super::model::{Model, ModelPage, Objects, Outcome, Word};
-use crate::{
-    Advice, Fault, Grow, LockOptions, MapRequest, RemapOptions, RemapRequest, SharedMemory, Sharing,
-};
+use crate::{Advice, Fault, Grow, LockOptions, MapRequest, RemapOptions, RemapRequest, SharedMemory, Sharing};
 
 /// Pages of the arena; its middle is the border of two windows.
 const PAGES: u64 = 96;
@@ -190,7 +188,8 @@ impl World {
         let to = rng.below(PAGES);
         let new = 1 + rng.below(8).min(PAGES - to - 1);
         let keep = rng.below(3) == 0;
-        let (new, extra) = if keep { (old.min(PAGES - to), RemapOptions::DONT_UNMAP) } else { (new, RemapOptions::empty()) };
+        let (new, extra) =
+            if keep { (old.min(PAGES - to), RemapOptions::DONT_UNMAP) } else { (new, RemapOptions::empty()) };
         let old = if keep { new } else { old };
         let request = RemapRequest {
             old_addr: Addr(addr(from)),
@@ -277,7 +276,12 @@ fn run(seed: u64, steps: usize) {
                 (0..OBJECT_PAGES).map(|page| page + 2000).collect(),
                 (0..OBJECT_PAGES).map(|page| page + 3000).collect(),
             ],
-            mapped: vec![shared, Arc::clone(&file) as Arc<dyn Mappable>, Arc::clone(&text) as Arc<dyn Mappable>, cached],
+            mapped: vec![
+                shared,
+                Arc::clone(&file) as Arc<dyn Mappable>,
+                Arc::clone(&text) as Arc<dyn Mappable>,
+                cached,
+            ],
         };
         for step in 0..steps {
             world.step();
