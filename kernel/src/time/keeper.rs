@@ -21,7 +21,7 @@ use usermem::safecopy;
 use super::clock::host_ns;
 
 /// Innermost: clocks are read under locks of every crate.
-const KEEPER: LockClass = LockClass::new("kernel.keeper", 90_000);
+const KEEPER: LockClass = LockClass::new("kernel.keeper", 65_000);
 /// Attempts at a sample whose counter values are close together.
 const ATTEMPTS: u32 = 3;
 
