@@ -100,9 +100,9 @@ pub enum MapSource {
     File { file: usize, offset: u64 },
     /// Private zeros.
     Anonymous,
-    /// The data page of the vDSO, shared and read-only ("[vvar]").
+    /// The data page of the vDSO, shared and read-only (`[vvar]` in maps).
     Vvar,
-    /// The code of the vDSO, [`crate::vdso::IMAGE`] ("[vdso]").
+    /// The code of the vDSO, [`crate::vdso::IMAGE`] (`[vdso]` in maps).
     Vdso,
 }
 

@@ -93,7 +93,7 @@ fn read(base: Base) -> Option<u64> {
     let mut tries = 0;
     while tries < PATIENCE {
         tries += 1;
-        // Acquire: pairs with the Release store of an even number by `loader::vdso::publish`.
+        // Acquire: pairs with the Release store of an even number by `loader::vdso::Publisher::publish`.
         let seq = data.seq.load(Ordering::Acquire);
         if seq & 1 != 0 {
             core::hint::spin_loop();
@@ -110,7 +110,7 @@ fn read(base: Base) -> Option<u64> {
         }
         .load(Ordering::Relaxed);
         let now = tsc();
-        // Orders the loads above before the next one: pairs with the Release fence in `loader::vdso::publish`.
+        // Orders the loads above before the next one: pairs with the Release fence in `loader::vdso::Publisher::publish`.
         fence(Ordering::Acquire);
         if data.seq.load(Ordering::Relaxed) != seq {
             continue;

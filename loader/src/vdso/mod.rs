@@ -2,7 +2,7 @@
 //!
 //! The code is compiled from `vdso/vdso.rs` by the build script. A process sees one data page and, right above it, the
 //! image. The data page is one page for the whole sandbox, mapped read-only and never writable for a guest; the kernel
-//! writes it through [`publish`] from parameters that a [`Timekeeper`] makes. A page of zeros is valid: every function
+//! writes it through [`Publisher::publish`] from parameters that a [`Timekeeper`] makes. A page of zeros is valid: every function
 //! then makes the real call.
 
 mod clock;
@@ -31,7 +31,7 @@ pub trait DataPage {
     fn store_u64(&self, offset: usize, value: u64, order: Ordering);
 }
 
-/// Where [`publish`] stands in the sequence of changes. One per page; whoever holds it is the page's only writer.
+/// Where [`Publisher::publish`] stands in the sequence of changes. One per page; whoever holds it is the page's only writer.
 #[derive(Debug, Default)]
 pub struct Publisher {
     seq: u32,
