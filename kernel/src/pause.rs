@@ -54,7 +54,6 @@ impl Pauses {
         }
         thread.quiet.store(false, Ordering::SeqCst);
         drop(guard);
-        thread.clear_work(Work::PAUSE);
     }
 
     /// Returns when every task stands still.

@@ -153,6 +153,7 @@ impl Task {
             user.regs.fs_base = request.tls;
         }
         let kernel = Arc::clone(self.kernel());
+        let child_fds = Arc::clone(&fds);
         let creds = Arc::clone(self.creds());
         let mut child = Self::new(NewTask { kernel, thread: Arc::clone(&thread), user, ctx, mm, fds, fs, creds });
         child.no_new_privs = self.no_new_privs;
@@ -170,6 +171,9 @@ impl Task {
         let prepared = self.prepare_parent(request, &thread);
         if prepared.is_err() || self.kernel().spawn(child, RunState::App).is_err() {
             self.kernel().abandon(&thread);
+            for file in child_fds.remove_user() {
+                let _ = self.close_file(file);
+            }
             prepared?;
             return Err(SysErr::Errno(Errno::EAGAIN));
         }

@@ -82,6 +82,8 @@ impl Task {
         }
         thread.set_activity(Activity::Zombie);
         kernel.leave_tree(&thread, status);
+        // For good: a pause does not wait for what remains of it.
+        kernel.pauses().asleep(&thread);
     }
 
     fn stop_taking_signals(&mut self) {

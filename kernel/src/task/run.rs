@@ -149,6 +149,8 @@ impl Task {
                 state: state.name(),
             }));
             if self.thread().work().contains(Work::PAUSE) {
+                // First: a pause that begins from here on sets it again.
+                self.thread().clear_work(Work::PAUSE);
                 self.kernel().pauses().awake(self.thread());
             }
             state = match state {
@@ -236,6 +238,10 @@ impl Task {
 
     fn finish_call(&mut self, result: SysResult) -> RunState {
         self.thread().set_current_call(None);
+        // ppoll(2): the mask comes back before signals are looked at, unless one ended the call.
+        if !matches!(result, Err(SysErr::Restart(_) | SysErr::Errno(Errno::EINTR))) {
+            self.restore_mask();
+        }
         match result {
             Ok(value) => self.user.regs.rax = value,
             Err(SysErr::Errno(errno)) => self.set_errno(errno),
@@ -285,17 +291,18 @@ impl Task {
     }
 
     fn run_group_stop(&mut self, restart: Option<Restart>) -> RunState {
-        let last = {
-            let mut signals = self.group().lock_signals();
-            send::count_stopped(&mut signals, self.thread())
-        };
-        if last {
-            self.kernel().notify_parent_of_stop(self.group());
-        }
         loop {
             let work = self.thread().work();
             if work.contains(Work::KILL) || !work.contains(Work::STOP) {
                 return RunState::Interrupt { restart };
+            }
+            // Each time: a further stop may follow a continuation that this task has not seen.
+            let last = {
+                let mut signals = self.group().lock_signals();
+                send::count_stopped(&mut signals, self.thread())
+            };
+            if last {
+                self.kernel().notify_parent_of_stop(self.group());
             }
             self.sleeper.park_as(Activity::Stopped, None);
         }
