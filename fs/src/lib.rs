@@ -17,6 +17,7 @@
 
 pub mod anon;
 mod context;
+pub mod dev;
 pub mod host;
 pub mod kernfs;
 mod lockclass;

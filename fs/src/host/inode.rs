@@ -38,6 +38,8 @@ struct State {
     found: Found,
     /// A kept descriptor: `O_PATH` of a directory, readable of a file.
     fd: Option<Arc<OwnedFd>>,
+    /// The descriptor of the latest opening, while it lasts: it goes on naming the object when its name is gone.
+    open: Weak<OwnedFd>,
 }
 
 impl HostInode {
@@ -48,7 +50,7 @@ impl HostInode {
             fs,
             key: (found.dev, found.ino),
             file_type: found.file_type,
-            state: Mutex::new(lockclass::INODE, State { place, found, fd: None }),
+            state: Mutex::new(lockclass::INODE, State { place, found, fd: None, open: Weak::new() }),
             link: OnceLock::new(),
             mappable_id: next_mappable_id(),
             observers: Observers::new(),
@@ -101,7 +103,10 @@ impl HostInode {
 
     /// Asks the host for metadata now.
     fn refresh(&self) -> Result<Found, Errno> {
-        let kept = self.state.lock().fd.clone();
+        let kept = {
+            let state = self.state.lock();
+            state.fd.clone().or_else(|| state.open.upgrade())
+        };
         let found = match (kept, self.place()) {
             (Some(fd), _) => calls::stat_fd(fd.as_fd())?,
             (None, Some((parent, name))) => calls::stat_at(parent.dir_fd()?.as_fd(), &name)?,
@@ -190,6 +195,7 @@ impl HostInode {
         }
         self.noted(found);
         let fd = Arc::new(fd);
+        self.state.lock().open = Arc::downgrade(&fd);
         if keeps {
             self.state.lock().fd = Some(Arc::clone(&fd));
             self.fs.fd_cached(self);
