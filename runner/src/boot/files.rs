@@ -1,0 +1,238 @@
+//! The guest's mount tree: host trees below layers in memory, and what is ours alone.
+//!
+//! ```text
+//! /            overlay(host tree or skeleton, tmpfs)
+//! /usr …       overlay(host tree, tmpfs), one per detached mount; volumes without a layer
+//! /dev /proc /sys /run /dev/shm   ours
+//! ```
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path as HostPath, PathBuf};
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::fs::OpenFlags;
+use auth::{Gid, Uid};
+use fs::Context;
+use fs::vfs::{At, Filesystem, LookupFlags, Mount, MountNs, MountOptions, OpenHow, Path};
+
+use crate::config::RunConfig;
+use crate::failure::{Failure, Outcome};
+use crate::host::TreeAccess;
+use crate::launcher::{HostTree, HostView, IdMap, Skeleton, TreeKind, TreeRole};
+
+/// Makes file systems for [`build`]; the one place that knows which crates they come from.
+pub(super) trait Makers {
+    /// A tmpfs whose root directory has this mode.
+    fn tmpfs(&self, mode: u32) -> Result<Arc<dyn Filesystem>, Errno>;
+    /// The files below a detached mount.
+    fn host(&self, tree: HostTree) -> Result<Arc<dyn Filesystem>, Errno>;
+    /// `lower` below a fresh tmpfs.
+    fn overlay(&self, lower: Arc<dyn Filesystem>) -> Result<Arc<dyn Filesystem>, Errno>;
+}
+
+/// The mount tree under construction.
+pub(super) struct Tree<'a> {
+    ctx: Context<'a>,
+    ns: Arc<MountNs>,
+}
+
+/// Builds everything that comes from the host: the root, the trees, volumes, hidden paths.
+pub(super) fn build<'a>(
+    ctx: Context<'a>,
+    makers: &dyn Makers,
+    view: HostView,
+    ids: IdMap,
+    config: &RunConfig,
+) -> Outcome<Tree<'a>> {
+    let HostView { trees, skeleton } = view;
+    let mut trees = trees.into_iter().peekable();
+    let whole = trees.next_if(|tree| tree.guest == HostPath::new("/"));
+    let root = match whole {
+        Some(tree) => makers.host(tree).and_then(|lower| makers.overlay(lower)),
+        None => makers.tmpfs(0o755),
+    };
+    let root = root.map_err(|errno| wrong("/", errno))?;
+    let source: &[u8] = if skeleton.is_empty() { b"overlay" } else { b"tmpfs" };
+    let ns = MountNs::new(Mount::of(root, source, MountOptions::RELATIME));
+    let tree = Tree { ctx, ns };
+    tree.add_skeleton(&skeleton, ids)?;
+    for host in trees {
+        tree.add_host_tree(makers, host)?;
+    }
+    for hidden in &config.hidden {
+        tree.hide(makers, hidden)?;
+    }
+    Ok(tree)
+}
+
+fn wrong(path: impl AsRef<HostPath>, errno: Errno) -> Failure {
+    Failure::ours(format!("{}: cannot be shown in the guest: {errno}", path.as_ref().display()))
+}
+
+impl<'a> Tree<'a> {
+    /// The namespace built so far.
+    pub(super) fn namespace(&self) -> &Arc<MountNs> {
+        &self.ns
+    }
+
+    /// Mounts `fs` at `path`, making directories on the way.
+    pub(super) fn mount(&self, path: &str, fs: Arc<dyn Filesystem>, options: MountOptions) -> Outcome<()> {
+        let place = self.directory(HostPath::new(path)).map_err(|errno| wrong(path, errno))?;
+        let source = fs.type_name().to_owned();
+        self.ns.mount_fs(&place, fs, source.as_bytes(), options).map_err(|errno| wrong(path, errno))?;
+        Ok(())
+    }
+
+    /// Creates or replaces a small file.
+    pub(super) fn write_file(&self, path: &[u8], bytes: &[u8]) -> Outcome<()> {
+        let shown = HostPath::new(std::ffi::OsStr::from_bytes(path));
+        let write = || -> Result<(), Errno> {
+            if let Some(parent) = shown.parent() {
+                self.directory(parent)?;
+            }
+            let root = self.ns.root();
+            let flags = abi::fs::O_WRONLY | OpenFlags::O_CREAT.bits() | OpenFlags::O_TRUNC.bits();
+            let file = self.at(&root).open(path, &OpenHow::from_open(flags, 0o644))?;
+            let mut source = usermem::bytes::KernelSrc::new(bytes);
+            file.write(&self.ctx, &mut source)?;
+            Ok(())
+        };
+        write().map_err(|errno| wrong(shown, errno))
+    }
+
+    /// The bytes of a small file of the guest, empty when there is none.
+    pub(super) fn read_file(&self, path: &[u8], largest: usize) -> Vec<u8> {
+        let read = || -> Result<Vec<u8>, Errno> {
+            let root = self.ns.root();
+            let file = self.at(&root).open(path, &OpenHow::from_open(abi::fs::O_RDONLY, 0))?;
+            let mut bytes = vec![0; largest];
+            let mut length = 0;
+            while let Some(rest) = bytes.get_mut(length..).filter(|rest| !rest.is_empty()) {
+                let mut target = usermem::bytes::KernelDst::new(rest);
+                let got = file.read(&self.ctx, &mut target)?;
+                if got == 0 {
+                    break;
+                }
+                length = length.saturating_add(got);
+            }
+            bytes.truncate(length);
+            Ok(bytes)
+        };
+        read().unwrap_or_default()
+    }
+
+    fn at<'b>(&'b self, root: &'b Path) -> At<'b> {
+        At { ctx: &self.ctx, root, start: root }
+    }
+
+    /// The directory at `path`, made with its parents where missing.
+    fn directory(&self, path: &HostPath) -> Result<Path, Errno> {
+        let root = self.ns.root();
+        let at = self.at(&root);
+        let mut so_far = PathBuf::from("/");
+        for part in path.components().skip(1) {
+            so_far.push(part);
+            match at.mkdir(so_far.as_os_str().as_bytes(), 0o755) {
+                Ok(_) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        at.lookup(path.as_os_str().as_bytes(), LookupFlags::FOLLOW | LookupFlags::DIRECTORY)
+    }
+
+    /// An empty file at `path` to mount on.
+    fn file(&self, path: &HostPath) -> Result<Path, Errno> {
+        if let Some(parent) = path.parent() {
+            self.directory(parent)?;
+        }
+        let root = self.ns.root();
+        let at = self.at(&root);
+        match at.lookup(path.as_os_str().as_bytes(), LookupFlags::FOLLOW) {
+            Err(Errno::ENOENT) => {
+                let flags = abi::fs::O_WRONLY | OpenFlags::O_CREAT.bits();
+                at.open(path.as_os_str().as_bytes(), &OpenHow::from_open(flags, 0o644))?;
+                at.lookup(path.as_os_str().as_bytes(), LookupFlags::FOLLOW)
+            }
+            other => other,
+        }
+    }
+
+    fn add_skeleton(&self, skeleton: &BTreeMap<PathBuf, Skeleton>, ids: IdMap) -> Outcome<()> {
+        // Sorted by path: parents come first.
+        for (path, entry) in skeleton {
+            self.add_skeleton_entry(path, entry, ids).map_err(|errno| wrong(path, errno))?;
+        }
+        Ok(())
+    }
+
+    fn add_skeleton_entry(&self, path: &HostPath, entry: &Skeleton, ids: IdMap) -> Result<(), Errno> {
+        let root = self.ns.root();
+        let at = self.at(&root);
+        let bytes = path.as_os_str().as_bytes();
+        match entry {
+            Skeleton::Symlink { target } => {
+                at.symlink(target.as_os_str().as_bytes(), bytes)?;
+            }
+            Skeleton::Directory { mode, uid, gid } => {
+                let place = self.directory(path)?;
+                place.chmod(&self.ctx, *mode)?;
+                place.chown(&self.ctx, Some(Uid(ids.guest_uid(*uid))), Some(Gid(ids.guest_gid(*gid))))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_host_tree(&self, makers: &dyn Makers, tree: HostTree) -> Outcome<()> {
+        let path = tree.guest.clone();
+        let (kind, role, access) = (tree.kind, tree.role, tree.access);
+        let add = || -> Result<(), Errno> {
+            let place = match kind {
+                TreeKind::Directory => self.directory(&path)?,
+                TreeKind::File => self.file(&path)?,
+            };
+            let host = makers.host(tree)?;
+            let mut options = MountOptions::NODEV | MountOptions::RELATIME;
+            let fs = match (kind, role, access) {
+                (TreeKind::Directory, TreeRole::Root, _) => makers.overlay(host)?,
+                (_, _, TreeAccess::ReadOnly) => {
+                    options |= MountOptions::READ_ONLY;
+                    host
+                }
+                (_, _, TreeAccess::ReadWrite) => host,
+            };
+            let source = fs.type_name().to_owned();
+            self.ns.mount_fs(&place, fs, source.as_bytes(), options)?;
+            Ok(())
+        };
+        add().map_err(|errno| wrong(&path, errno))
+    }
+
+    fn hide(&self, makers: &dyn Makers, path: &HostPath) -> Outcome<()> {
+        let hide = || -> Result<(), Errno> {
+            let root = self.ns.root();
+            let place = match self.at(&root).lookup(path.as_os_str().as_bytes(), LookupFlags::FOLLOW) {
+                Ok(place) => place,
+                // Nothing to hide.
+                Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+                Err(errno) => return Err(errno),
+            };
+            let options = MountOptions::READ_ONLY | MountOptions::RELATIME;
+            if place.dentry.is_dir() {
+                self.ns.mount_fs(&place, makers.tmpfs(0o755)?, b"tmpfs", options)?;
+                return Ok(());
+            }
+            // A file: an empty one of a tmpfs of its own is bound over it.
+            let empty = MountNs::new(Mount::of(makers.tmpfs(0o755)?, b"tmpfs", MountOptions::empty()));
+            let top = empty.root();
+            let at = At { ctx: &self.ctx, root: &top, start: &top };
+            at.open(b"empty", &OpenHow::from_open(abi::fs::O_WRONLY | OpenFlags::O_CREAT.bits(), 0o444))?;
+            let file = at.lookup(b"empty", LookupFlags::empty())?;
+            let mount = self.ns.bind(&file, &place, fs::vfs::Recursive::No)?;
+            mount.set_options(options);
+            Ok(())
+        };
+        hide().map_err(|errno| wrong(path, errno))
+    }
+}

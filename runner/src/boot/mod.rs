@@ -1,0 +1,290 @@
+//! Builds our kernel in the sandbox process and runs the command in it: platform, memory, files, credentials, environment,
+//! standard streams, and the filter just before the first guest instruction.
+
+mod command;
+mod environment;
+mod files;
+mod makers;
+mod orders;
+mod resolver;
+mod streams;
+mod users;
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use auth::{Creds, Gid, Uid};
+use fs::KernelContext;
+use fs::vfs::{At, Devices, LookupFlags, MountOptions};
+use kernel::rlimit::{Resource, Rlimit, Rlimits};
+use kernel::signal::types::{SigSet, Signal};
+use kernel::{Command, Entropy, Kernel, KernelConfig, Machine, Observer, Uts};
+use platform_systrap::{Systrap, SystrapConfig};
+use usermem::memfile::MemoryFile;
+use usermem::platform::Platform;
+
+pub(crate) use kernel::crash_context;
+pub(crate) use resolver::ResolverFiles;
+
+use crate::control::{Control, Report};
+use crate::failure::{Doing, Failure, Outcome};
+use crate::host;
+use crate::launcher::{Caller, HostView, Setup};
+use crate::sandbox::{MemoryFiles, OomScore, install_filter};
+use files::Tree;
+use streams::Terminal;
+use users::Identity;
+
+/// Largest `/etc/passwd` or `/etc/group` that `--user` reads.
+const LARGEST_USER_FILE: usize = 4 << 20;
+
+/// Everything that the sandbox process has left when it is confined.
+pub(crate) struct Boot {
+    /// What to run.
+    pub(crate) setup: Setup,
+    /// The host's files.
+    pub(crate) view: HostView,
+    /// The memory file.
+    pub(crate) memory: MemoryFiles,
+    /// Small files read before the host's went away.
+    pub(crate) resolver: ResolverFiles,
+    /// This process's score.
+    pub(crate) oom: OomScore,
+    /// The launcher.
+    pub(crate) control: Arc<Control>,
+}
+
+/// Random bytes from the host.
+struct HostEntropy;
+
+impl Entropy for HostEntropy {
+    fn fill(&self, buf: &mut [u8]) {
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let length = match rustix::rand::getrandom(&mut *rest, rustix::rand::GetRandomFlags::empty()) {
+                Ok(length) => length,
+                Err(rustix::io::Errno::INTR) => 0,
+                // The host's generator cannot fail once it is seeded; bytes that are not random would be worse.
+                Err(error) => panic!("getrandom: {error}"),
+            };
+            rest = rest.get_mut(length..).unwrap_or_default();
+        }
+    }
+}
+
+/// Tells the launcher when the command stops.
+struct Mirror {
+    control: Arc<Control>,
+}
+
+impl Observer for Mirror {
+    fn stopped(&self, _signal: Signal) {
+        // A launcher that is gone takes us along.
+        let _ = self.control.report(&Report::Stopped);
+    }
+
+    fn continued(&self) {}
+}
+
+/// Carries signals from outside into the kernel.
+struct Signals {
+    kernel: Arc<Kernel>,
+    terminal: Arc<Terminal>,
+}
+
+impl orders::Guest for Signals {
+    fn signal(&self, number: i32) {
+        if let Some(signal) = Signal::new(number) {
+            self.kernel.signal_main(signal);
+        }
+    }
+
+    fn terminal_signal(&self, number: i32) {
+        let Some(signal) = Signal::new(number) else { return };
+        streams::signal_foreground(&self.kernel, &self.terminal, signal);
+    }
+}
+
+impl Boot {
+    /// Runs the command to its end; the status that mirrors it.
+    pub(crate) fn run(self) -> Outcome<u8> {
+        let Self { mut setup, view, memory, resolver, oom, control } = self;
+        let (write, read_only) = (Arc::new(memory.write), Arc::new(memory.read_only));
+        let duplicate = |fd: &Arc<OwnedFd>| fd.try_clone().doing("memory file");
+        let (write_too, read_only_too) = (duplicate(&write)?, duplicate(&read_only)?);
+        let config = SystrapConfig::new(write, read_only);
+        // Forks the zygote: from this thread, while it is the only one, before the filter.
+        let platform = oom.raised_during(|| Systrap::new(&config)).doing("systrap")?;
+        host::install_fault_handlers();
+        let limit = setup.config.memory;
+        let memory = MemoryFile::new(write_too, read_only_too, limit).doing("memory file")?;
+
+        let devices = Arc::new(Devices::new());
+        let context = KernelContext::new(Arc::clone(&devices));
+        let makers = makers::FromHost::new(&memory, setup.ids, limit);
+        let tree = files::build(context.context(), &makers, view, setup.ids, &setup.config)?;
+        let identity = identity(&setup, &tree)?;
+        let host_calls = platform.host_calls();
+
+        let strace = setup.strace.take();
+        let kernel = Kernel::new(KernelConfig {
+            platform: Arc::new(platform),
+            memory: Arc::clone(&memory),
+            mounts: Arc::clone(tree.namespace()),
+            devices: Arc::clone(&devices),
+            dispatch: Arc::new(syscalls_linux::Linux::new(strace.map(trace_to))),
+            entropy: Arc::new(HostEntropy),
+            observer: Some(Arc::new(Mirror { control: Arc::clone(&control) })),
+            uts: Uts::new(&hostname(&setup)),
+            machine: machine(),
+            pids: usize::try_from(setup.config.pids).unwrap_or(usize::MAX),
+            boot_id: uuid(),
+        })
+        .doing("kernel")?;
+        makers.add_kernel_trees(&tree, &kernel, &devices)?;
+        for (path, bytes) in &resolver.files {
+            tree.write_file(path, bytes)?;
+        }
+
+        let terminal = Terminal::new();
+        let streams = streams::open(std::mem::take(&mut setup.streams), setup.ids, &terminal)?;
+        let command = prepare(&setup, &tree, &context, identity, streams)?;
+        install_filter(host_calls, &setup.config.debug)?;
+        orders::follow(control, Signals { kernel: Arc::clone(&kernel), terminal })?;
+        let name = setup.config.command.first().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
+        kernel.start(command).map_err(|errno| command::refused(&name, errno))?;
+        Ok(kernel.wait().shell_code())
+    }
+}
+
+/// What the command starts from.
+fn prepare(
+    setup: &Setup,
+    tree: &Tree<'_>,
+    context: &KernelContext,
+    identity: Identity,
+    files: Vec<(i32, Arc<fs::vfs::File>)>,
+) -> Outcome<Command> {
+    let (config, caller) = (&setup.config, &setup.caller);
+    let groups = identity.groups.iter().copied().map(Gid).collect();
+    let creds = Creds::new(Uid(identity.uid), Gid(identity.gid), groups);
+    let envp = environment::build(config, &caller.env, &identity.home);
+    let root = tree.namespace().root();
+    let ours = context.context();
+    let theirs = ours.with_creds(&creds);
+
+    let wanted = match (&config.cwd, &config.rootfs) {
+        (Some(cwd), _) => Some(cwd.as_path()),
+        (None, None) => caller.cwd.as_deref(),
+        (None, Some(_)) => None,
+    };
+    let cwd = match wanted {
+        None => root.clone(),
+        Some(path) => {
+            let at = At { ctx: &theirs, root: &root, start: &root };
+            match at.lookup(path.as_os_str().as_bytes(), LookupFlags::FOLLOW | LookupFlags::DIRECTORY) {
+                Ok(place) => place,
+                // Asked for: it must be there. The caller's own may be in a part of the host that is not shown.
+                Err(errno) if config.cwd.is_some() => {
+                    return Err(Failure::ours(format!("--cwd {}: {errno}", path.display())));
+                }
+                Err(errno) => {
+                    log::warn!("{}: {errno}: starting in /", path.display());
+                    root.clone()
+                }
+            }
+        }
+    };
+    let argv: Vec<Vec<u8>> = config.command.iter().map(|argument| argument.as_bytes().to_vec()).collect();
+    let name = argv.first().cloned().unwrap_or_default();
+    let program = command::find(&theirs, &root, &cwd, &environment::search_path(&envp), &name)?;
+    Ok(Command {
+        program,
+        argv,
+        envp,
+        root,
+        cwd,
+        umask: if config.rootfs.is_some() { 0o022 } else { caller.umask },
+        creds,
+        limits: limits(setup, caller),
+        files,
+        ignored: SigSet(setup.inherited.ignored_signals),
+    })
+}
+
+/// Who the command runs as.
+fn identity(setup: &Setup, tree: &Tree<'_>) -> Outcome<Identity> {
+    let (config, caller) = (&setup.config, &setup.caller);
+    if let Some(user) = &config.user {
+        let passwd = tree.read_file(b"/etc/passwd", LARGEST_USER_FILE);
+        let group = tree.read_file(b"/etc/group", LARGEST_USER_FILE);
+        return users::resolve(user, &passwd, &group).map_err(Failure::ours);
+    }
+    if config.rootfs.is_some() {
+        return Ok(Identity { uid: 0, gid: 0, groups: Vec::new(), home: b"/root".to_vec() });
+    }
+    Ok(Identity { uid: caller.uid, gid: caller.gid, groups: caller.groups.clone(), home: b"/".to_vec() })
+}
+
+/// The caller's limits, or Linux's for a guest with its own root directory.
+fn limits(setup: &Setup, caller: &Caller) -> Rlimits {
+    let mut limits = Rlimits::default();
+    if setup.config.rootfs.is_none() {
+        for limit in &caller.limits {
+            if let Ok(resource) = Resource::from_raw(limit.resource) {
+                limits.set_unchecked(resource, Rlimit { soft: limit.soft, hard: limit.hard });
+            }
+        }
+    }
+    limits
+}
+
+fn hostname(setup: &Setup) -> String {
+    match (&setup.config.hostname, &setup.config.rootfs) {
+        (Some(name), _) => name.clone(),
+        (None, None) => setup.caller.hostname.clone(),
+        (None, Some(_)) => "casemate".to_owned(),
+    }
+}
+
+fn machine() -> Machine {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Machine { cpus, cpuinfo: Vec::new() }
+}
+
+/// A random UUID, version 4 (RFC 9562).
+fn uuid() -> String {
+    let mut bytes = [0_u8; 16];
+    HostEntropy.fill(&mut bytes);
+    let number = u128::from_be_bytes(bytes);
+    let number = number & !(0xf000 << 64) | (0x4000 << 64);
+    let number = number & !(0xc000 << 48) | (0x8000 << 48);
+    let hex = format!("{number:032x}");
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
+}
+
+/// Writes each line in one piece; a sink that fails loses lines and nothing else.
+fn trace_to(sink: OwnedFd) -> syscalls_linux::Strace {
+    let file = std::fs::File::from(sink);
+    syscalls_linux::Strace::new(Box::new(move |line| {
+        let _ = (&file).write_all(line.as_bytes());
+    }))
+}
+
+/// Options of file systems that hold no programs and no devices.
+const PLAIN: MountOptions =
+    MountOptions::NOSUID.union(MountOptions::NODEV).union(MountOptions::NOEXEC).union(MountOptions::RELATIME);
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn uuids_have_their_form() {
+        let id = super::uuid();
+        assert_eq!(id.len(), 36);
+        assert_eq!(id.as_bytes()[14], b'4');
+        assert!(matches!(id.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
+    }
+}

@@ -1,0 +1,42 @@
+//! The command's standard streams: open files over the caller's descriptors.
+//!
+//! [`stream`] is the file, [`reactor`] the one thread that learns from the host when a pollable one may be ready,
+//! [`terminal`] what a terminal is to sessions and process groups.
+
+mod reactor;
+mod stream;
+mod terminal;
+
+use std::sync::Arc;
+
+use abi::fs::OpenFlags;
+use fs::vfs::File;
+use kernel::Kernel;
+use kernel::signal::types::Signal;
+
+use crate::failure::{Doing, Outcome};
+use crate::launcher::{IdMap, Stream};
+
+pub(super) use terminal::Terminal;
+
+/// Makes open files of the streams; a closed one is missing.
+pub(super) fn open(streams: [Option<Stream>; 3], ids: IdMap, terminal: &Arc<Terminal>) -> Outcome<Vec<(i32, Arc<File>)>> {
+    let reactor = reactor::Reactor::start().doing("epoll")?;
+    let mut files = Vec::new();
+    for (number, stream) in (0..).zip(streams) {
+        let Some(stream) = stream else { continue };
+        let flags = OpenFlags::from_bits_retain(stream.flags);
+        let name = stream.name.clone();
+        let (ops, inode) = stream::HostStream::new(stream, ids, terminal, &reactor).doing("standard streams")?;
+        files.push((number, File::pseudo(ops, flags, &name, inode)));
+    }
+    Ok(files)
+}
+
+/// Sends what the terminal sent to its foreground group, or to the command when there is none.
+pub(super) fn signal_foreground(kernel: &Kernel, terminal: &Terminal, signal: Signal) {
+    match terminal.foreground_group() {
+        Some(group) => kernel.signal_pgrp(group, &kernel::signal::info::SigInfo::kernel(signal)),
+        None => kernel.signal_main(signal),
+    }
+}

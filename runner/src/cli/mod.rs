@@ -1,0 +1,54 @@
+//! The command line: one file per subcommand, each with its clap `Args` and an `execute` that returns the process's
+//! exit status.
+//!
+//! **Invariant**: nothing here knows the sandbox; `run` turns its arguments into a [`crate::config::RunConfig`] and
+//! hands it to the launcher.
+
+mod doctor;
+mod run;
+mod syscalls;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+
+/// Runs unmodified Linux programs on a Linux kernel that is itself an ordinary program.
+#[derive(Parser)]
+#[command(name = "casemate", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "`casemate run -- CMD` is the everyday door; `casemate run --help` lists its options.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a program inside a new sandbox
+    Run(Box<run::RunArgs>),
+    /// Say what this host offers, which platform fits, and what to do about the rest
+    Doctor(doctor::DoctorArgs),
+    /// Print the table of Linux system calls and how far each is supported
+    Syscalls(syscalls::SyscallsArgs),
+}
+
+/// Parses the arguments and runs the subcommand; returns the exit status.
+pub(crate) fn main() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output with status 0; a usage error is our failure, as `docker run` has it.
+            let status = if error.use_stderr() { crate::failure::STATUS_OURS } else { 0 };
+            let _ = error.print();
+            return status;
+        }
+    };
+    let outcome = match cli.command {
+        Command::Run(args) => args.execute(),
+        Command::Doctor(args) => args.execute(),
+        Command::Syscalls(args) => args.execute(),
+    };
+    outcome.unwrap_or_else(|failure: Failure| {
+        crate::failure::print_line(&failure.to_string());
+        failure.status()
+    })
+}

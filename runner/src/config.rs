@@ -1,0 +1,81 @@
+//! What to run and how: the outcome of the command line, plain data that the launcher and the sandbox process share
+//! (the sandbox process is a fork of the launcher, so it simply has it in memory).
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Smallest `--memory` that boots anything useful.
+pub(crate) const MIN_MEMORY: u64 = 32 << 20;
+
+/// What keeps the sandbox process apart from the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Isolation {
+    /// Namespaces, an empty root and a seccomp filter.
+    Namespaces,
+    /// The seccomp filter alone: for hosts that forbid user namespaces.
+    SeccompOnly,
+}
+
+/// Whether the guest may change a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum VolumeAccess {
+    /// Reads only.
+    ReadOnly,
+    /// Writes reach the host.
+    ReadWrite,
+}
+
+/// One `--volume HOST:GUEST[:ro]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Volume {
+    /// Absolute path on the host.
+    pub(crate) host: PathBuf,
+    /// Absolute path in the guest.
+    pub(crate) guest: PathBuf,
+    /// Whether writes reach the host.
+    pub(crate) access: VolumeAccess,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LogSink {
+    /// Nowhere.
+    Off,
+    /// Standard error of `casemate`.
+    Stderr,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// Everything `casemate run` was asked to do.
+#[derive(Clone, Debug)]
+pub(crate) struct RunConfig {
+    /// Program and arguments; never empty.
+    pub(crate) command: Vec<OsString>,
+    /// Root directory on the host; `None` shows the host's own tree.
+    pub(crate) rootfs: Option<PathBuf>,
+    /// Working directory in the guest.
+    pub(crate) cwd: Option<PathBuf>,
+    /// `NAME=VALUE` or `NAME` (taken from the caller), in order.
+    pub(crate) env: Vec<OsString>,
+    /// Start from an empty environment.
+    pub(crate) clear_env: bool,
+    /// `USER[:GROUP]`, names or numbers.
+    pub(crate) user: Option<String>,
+    /// Host directories and files shown to the guest.
+    pub(crate) volumes: Vec<Volume>,
+    /// Guest paths that look empty.
+    pub(crate) hidden: Vec<PathBuf>,
+    /// Host name of the guest.
+    pub(crate) hostname: Option<String>,
+    /// Bytes of memory for guest memory, overlays and tmpfs together.
+    pub(crate) memory: u64,
+    /// Largest number of tasks.
+    pub(crate) pids: u32,
+    /// Where system calls are logged.
+    pub(crate) strace: LogSink,
+    /// Where our own log lines go.
+    pub(crate) debug: LogSink,
+    /// What keeps the sandbox process apart from the host.
+    pub(crate) isolation: Isolation,
+}

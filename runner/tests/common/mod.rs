@@ -1,0 +1,167 @@
+//! Runs the built `casemate` for the integration tests, as root or as an ordinary user, with a deadline.
+
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The longest that any test program may take.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// An ordinary user: nobody.
+const NOBODY: u32 = 65_534;
+
+/// The program under test.
+pub fn casemate() -> PathBuf {
+    std::env::var_os("CASEMATE_BINARY").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_casemate")), PathBuf::from)
+}
+
+/// Who runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum As {
+    /// Whoever runs the tests.
+    Me,
+    /// `nobody`, when the tests run as root.
+    Nobody,
+}
+
+/// Both, where the tests run as root.
+pub fn everybody() -> Vec<As> {
+    if rustix::process::geteuid().is_root() { vec![As::Me, As::Nobody] } else { vec![As::Me] }
+}
+
+/// `casemate ARGS`, not yet started.
+pub fn command(who: As, args: &[&str]) -> Command {
+    let mut command = Command::new(reachable_binary(who));
+    command.args(args);
+    if who == As::Nobody {
+        command.uid(NOBODY).gid(NOBODY).current_dir("/");
+    }
+    command
+}
+
+/// The build directory may be closed to others: they get a copy.
+fn reachable_binary(who: As) -> PathBuf {
+    if who == As::Me {
+        return casemate();
+    }
+    let copy = std::env::temp_dir().join(format!("casemate-test-{}", std::process::id()));
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        std::fs::copy(casemate(), &copy).expect("copy of the binary");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&copy, mode).expect("permissions");
+    });
+    copy
+}
+
+/// What a finished program left.
+#[derive(Debug)]
+pub struct Done {
+    /// Exit status; `None` when a signal killed `casemate` itself.
+    pub status: Option<i32>,
+    /// That signal.
+    pub signal: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+/// Runs to the end with `input`, killing it at the deadline.
+pub fn finish(mut command: Command, input: &[u8]) -> Done {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("casemate starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || {
+        let _ = stdin.write_all(&input);
+    });
+    let mut stdout = child.stdout.take().expect("piped");
+    let out = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stdout.read_to_end(&mut bytes);
+        bytes
+    });
+    let mut stderr = child.stderr.take().expect("piped");
+    let err = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stderr.read_to_end(&mut bytes);
+        bytes
+    });
+    let status = wait(&mut child);
+    let _ = writer.join();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Done {
+        status: status.code(),
+        signal: status.signal(),
+        out: text(out.join().expect("reader")),
+        err: text(err.join().expect("reader")),
+    }
+}
+
+/// Waits for the end, at most until the deadline.
+pub fn wait(child: &mut Child) -> std::process::ExitStatus {
+    let handle = rustix::process::pidfd_open(
+        rustix::process::Pid::from_child(child),
+        rustix::process::PidfdFlags::empty(),
+    )
+    .expect("pidfd");
+    let limit = rustix::event::Timespec { tv_sec: DEADLINE.as_secs().cast_signed(), tv_nsec: 0 };
+    let mut set = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
+    if rustix::event::poll(&mut set, Some(&limit)).expect("poll") == 0 {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("no end within {DEADLINE:?}");
+    }
+    child.wait().expect("wait")
+}
+
+/// Runs `casemate run -- sh -c SCRIPT`.
+pub fn shell(who: As, script: &str) -> Done {
+    finish(command(who, &["run", "--", "/bin/sh", "-c", script]), b"")
+}
+
+/// Process ids of the descendants of `pid` on the host.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut queue = vec![pid];
+    while let Some(parent) = queue.pop() {
+        for child in children_of(parent) {
+            found.push(child);
+            queue.push(child);
+        }
+    }
+    found
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let mut children = Vec::new();
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return children };
+    for task in tasks.flatten() {
+        let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.extend(text.split_whitespace().filter_map(|number| number.parse::<u32>().ok()));
+    }
+    children
+}
+
+/// Whether `pid` is gone (a zombie counts as gone).
+pub fn is_gone(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Err(_) => true,
+        Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])),
+    }
+}
+
+/// Fails unless every one of `pids` is gone within `limit`.
+pub fn assert_gone_within(pids: &[u32], limit: Duration) {
+    let start = Instant::now();
+    loop {
+        let left: Vec<u32> = pids.iter().copied().filter(|&pid| !is_gone(pid)).collect();
+        if left.is_empty() {
+            return;
+        }
+        assert!(start.elapsed() < limit, "still there after {limit:?}: {left:?}");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,120 @@
+//! A terminal passes input, output, control characters and its size; its mode comes back; nothing is pushed into it.
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use common::{casemate, wait};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+
+/// A terminal with `casemate run -- sh -c SCRIPT` in its foreground.
+struct Session {
+    master: File,
+    slave: OwnedFd,
+    child: Child,
+    seen: String,
+}
+
+impl Session {
+    fn start(script: &str) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("pty");
+        grantpt(&master).expect("grant");
+        unlockpt(&master).expect("unlock");
+        let name = ptsname(&master, Vec::new()).expect("name");
+        let slave: OwnedFd =
+            std::fs::OpenOptions::new().read(true).write(true).open(name.to_str().expect("UTF-8")).expect("slave").into();
+        tcsetwinsize(&slave, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).expect("size");
+        // setsid(1) makes the terminal the controlling one of the new session.
+        let mut command = Command::new("/usr/bin/setsid");
+        command.args(["--ctty", "--wait"]).arg(casemate()).args(["run", "--", "/bin/sh", "-c", script]);
+        let copy = || slave.try_clone().expect("dup");
+        let child = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("starts");
+        Self { master: master.into(), slave, child, seen: String::new() }
+    }
+
+    /// Reads until `text` has come.
+    fn expect(&mut self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.seen.contains(text) {
+            let mut set = [rustix::event::PollFd::new(&self.master, rustix::event::PollFlags::IN)];
+            let tick = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+            if rustix::event::poll(&mut set, Some(&tick)).expect("poll") > 0 {
+                let mut buffer = [0; 4096];
+                let length = self.master.read(&mut buffer).unwrap_or(0);
+                self.seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            }
+            assert!(Instant::now() < deadline, "waited for {text:?}, saw {:?}", self.seen);
+        }
+        let end = self.seen.find(text).expect("found") + text.len();
+        self.seen.drain(..end);
+    }
+
+    fn type_in(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).expect("typed");
+    }
+
+    fn launcher(&self) -> Pid {
+        let children = common::descendants(self.child.id());
+        let pid = children.first().copied().unwrap_or(self.child.id());
+        Pid::from_raw(pid.cast_signed()).expect("a pid")
+    }
+}
+
+#[test]
+fn input_output_and_size() {
+    let mut session = Session::start("echo ready; read line; echo got:$line; stty size");
+    session.expect("ready");
+    session.type_in("hello\n");
+    session.expect("got:hello");
+    session.expect("24 80");
+    assert_eq!(wait(&mut session.child).code(), Some(0));
+}
+
+#[test]
+fn control_c_and_window_change() {
+    let mut session = Session::start("trap 'stty size' WINCH; echo ready; while :; do sleep 0.1; done");
+    session.expect("ready");
+    tcsetwinsize(session.slave.as_fd(), Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }).expect("size");
+    session.expect("40 100");
+    session.type_in("\x03");
+    assert_eq!(wait(&mut session.child).code(), Some(130));
+}
+
+#[test]
+fn the_mode_comes_back() {
+    for script in ["stty raw -echo; exit 3", "stty raw -echo; kill -9 $$"] {
+        let mut session = Session::start(script);
+        let before = tcgetattr(&session.slave).expect("mode").local_modes;
+        assert!(before.contains(LocalModes::ECHO | LocalModes::ICANON));
+        wait(&mut session.child);
+        assert_eq!(tcgetattr(&session.slave).expect("mode").local_modes, before, "{script}");
+    }
+}
+
+#[test]
+fn control_z_stops_the_launcher_too() {
+    let mut session = Session::start("echo ready; read line; echo got:$line");
+    session.expect("ready");
+    let launcher = session.launcher();
+    session.type_in("\x1a");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let stopped = |pid: Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    };
+    while !stopped(launcher) {
+        assert!(Instant::now() < deadline, "not stopped");
+        std::thread::yield_now();
+    }
+    kill_process(launcher, Signal::CONT).expect("continue");
+    session.type_in("again\n");
+    session.expect("got:again");
+    assert_eq!(wait(&mut session.child).code(), Some(0));
+    let _ = waitpid(None, WaitOptions::NOHANG);
+}
