@@ -1,0 +1,346 @@
+//! Descriptors: closing, duplicating, flags, locks, device commands.
+
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::fs::{CloseRangeFlags, FD_CLOEXEC, FOwnerEx, Flock, FlockOp, OpenFlags, Seals};
+use abi::tty::{FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX};
+use fs::vfs::{File, FlockKind, LockKind, LockRange, Owner};
+use kernel::fdtable::CloseOnExec;
+use kernel::syscall::SysResult;
+use kernel::syscalls;
+use kernel::task::{Patience, Task};
+use usermem::Addr;
+use waiter::EventMask;
+
+use crate::args::{Fd, FcntlCmd, Flags, Hex, IoctlCmd, NewFd, OpenArg, Out};
+use crate::mem;
+
+syscalls! {
+    pub(crate) const ROWS;
+
+    /// Closes a descriptor.
+    close [3, 57] Partial("no guest test yet");
+    /// Closes a range of descriptors, or marks them close-on-exec.
+    close_range [436, 436] Partial("no guest test yet");
+    /// Duplicates a descriptor at the lowest free number.
+    dup [32, 23] Partial("no guest test yet");
+    /// Duplicates a descriptor at a given number.
+    dup2 [33, -] Partial("no guest test yet");
+    /// Duplicates a descriptor at a given number, with flags.
+    dup3 [292, 24] Partial("no guest test yet");
+    /// Manipulates a descriptor.
+    fcntl [72, 25] Partial("no leases, no directory notification; no guest test yet");
+    /// Locks an open file description.
+    flock [73, 32] Partial("no guest test yet");
+    /// Commands a device.
+    ioctl [16, 29] Partial("those of terminals, pipes and files; no guest test yet");
+}
+
+/// The close-on-exec flag that `flags` asks for.
+pub(crate) fn cloexec(flags: OpenFlags) -> CloseOnExec {
+    if flags.contains(OpenFlags::O_CLOEXEC) { CloseOnExec::Yes } else { CloseOnExec::No }
+}
+
+/// Installs `file` at the lowest free number.
+pub(crate) fn install(task: &Task, file: Arc<File>, cloexec: CloseOnExec) -> Result<NewFd, Errno> {
+    install_from(task, file, 0, cloexec)
+}
+
+fn install_from(task: &Task, file: Arc<File>, min: i32, cloexec: CloseOnExec) -> Result<NewFd, Errno> {
+    task.fds().install(file, min, task.nofile(), cloexec).map(NewFd)
+}
+
+/// Installs two files at once and stores their numbers at `fds`; if that fails neither stays.
+pub(crate) fn install_pair(
+    task: &Task,
+    files: [Arc<File>; 2],
+    cloexec: CloseOnExec,
+    fds: &Out<[i32; 2]>,
+) -> Result<(), Errno> {
+    let numbers = task.fds().install_pair(files, task.nofile(), cloexec)?;
+    fds.write(task, &numbers).inspect_err(|_| {
+        for fd in numbers {
+            // Another thread may have closed it already: its loss.
+            let _ = task.close_fd(fd);
+        }
+    })
+}
+
+/// `close(2)`.
+fn close(task: &mut Task, fd: Fd) -> Result<(), Errno> {
+    task.close_fd(fd.0)
+}
+
+/// `close_range(2)`.
+fn close_range(task: &mut Task, first: u32, last: u32, flags: Flags<CloseRangeFlags>) -> Result<(), Errno> {
+    let flags = flags.known()?;
+    if first > last {
+        return Err(Errno::EINVAL);
+    }
+    if flags.contains(CloseRangeFlags::CLOSE_RANGE_UNSHARE) {
+        task.unshare_fds();
+    }
+    if flags.contains(CloseRangeFlags::CLOSE_RANGE_CLOEXEC) {
+        task.fds().set_cloexec_range(first, last);
+        return Ok(());
+    }
+    for file in task.fds().remove_range(first, last) {
+        // Errors of flushing are lost, as on Linux.
+        let _ = task.close_file(file);
+    }
+    Ok(())
+}
+
+/// `dup(2)`.
+fn dup(task: &mut Task, fd: Fd) -> Result<NewFd, Errno> {
+    let file = task.fds().get(fd.0)?;
+    install(task, file, CloseOnExec::No)
+}
+
+fn dup_to(task: &Task, old: Fd, new: Fd, cloexec: CloseOnExec) -> Result<NewFd, Errno> {
+    let limit = task.nofile();
+    if u64::try_from(new.0).map_or(true, |new| new >= limit) {
+        return Err(Errno::EBADF);
+    }
+    let file = task.fds().get(old.0)?;
+    if let Some(replaced) = task.fds().replace(file, new.0, limit, cloexec)? {
+        let _ = task.close_file(replaced);
+    }
+    Ok(NewFd(new.0))
+}
+
+/// `dup2(2)`: the same number is no change, but must be open.
+fn dup2(task: &mut Task, old: Fd, new: Fd) -> Result<NewFd, Errno> {
+    if old == new {
+        return task.fds().get(old.0).map(|_| NewFd(new.0));
+    }
+    dup_to(task, old, new, CloseOnExec::No)
+}
+
+/// `dup3(2)`.
+fn dup3(task: &mut Task, old: Fd, new: Fd, OpenArg(flags): OpenArg) -> Result<NewFd, Errno> {
+    if !OpenFlags::O_CLOEXEC.contains(flags) || old == new {
+        return Err(Errno::EINVAL);
+    }
+    dup_to(task, old, new, cloexec(flags))
+}
+
+/// `fcntl(2)`.
+fn fcntl(task: &mut Task, fd: Fd, FcntlCmd(cmd): FcntlCmd, arg: Hex) -> SysResult {
+    let (file, flag) = task.fds().get_with_flags(fd.0)?;
+    let low = u32::try_from(arg.0 & 0xffff_ffff).unwrap_or(0);
+    let for_path = [abi::fs::F_DUPFD, abi::fs::F_DUPFD_CLOEXEC, abi::fs::F_GETFD, abi::fs::F_SETFD, abi::fs::F_GETFL];
+    if file.is_path_only() && !for_path.contains(&cmd) {
+        return Err(Errno::EBADF.into());
+    }
+    match cmd {
+        abi::fs::F_DUPFD => dup_from(task, file, low, CloseOnExec::No),
+        abi::fs::F_DUPFD_CLOEXEC => dup_from(task, file, low, CloseOnExec::Yes),
+        abi::fs::F_GETFD => Ok(u64::from(if flag == CloseOnExec::Yes { FD_CLOEXEC } else { 0 })),
+        abi::fs::F_SETFD => {
+            let flag = if low & FD_CLOEXEC != 0 { CloseOnExec::Yes } else { CloseOnExec::No };
+            task.fds().set_cloexec(fd.0, flag)?;
+            Ok(0)
+        }
+        abi::fs::F_GETFL => Ok(u64::from(file.flags_and_access())),
+        abi::fs::F_SETFL => {
+            file.set_flags(OpenFlags::from_bits_retain(low))?;
+            Ok(0)
+        }
+        abi::fs::F_GETLK | abi::fs::F_OFD_GETLK => get_lock(task, &file, cmd, Addr(arg.0)),
+        abi::fs::F_SETLK | abi::fs::F_SETLKW | abi::fs::F_OFD_SETLK | abi::fs::F_OFD_SETLKW => {
+            set_lock(task, &file, cmd, Addr(arg.0))
+        }
+        abi::fs::F_DUPFD_QUERY => {
+            let other = task.fds().get(low.cast_signed())?;
+            Ok(u64::from(other.id() == file.id()))
+        }
+        _ => file_command(task, &file, cmd, low, arg.0),
+    }
+}
+
+fn dup_from(task: &Task, file: Arc<File>, min: u32, cloexec: CloseOnExec) -> SysResult {
+    let min = i32::try_from(min).map_err(|_| Errno::EINVAL)?;
+    if u64::try_from(min).map_or(true, |min| min >= task.nofile()) {
+        return Err(Errno::EINVAL.into());
+    }
+    let NewFd(fd) = install_from(task, file, min, cloexec)?;
+    Ok(u64::from(fd.cast_unsigned()))
+}
+
+/// Commands of `fcntl(2)` about what is open and not about the number.
+fn file_command(task: &Task, file: &File, cmd: u32, low: u32, arg: u64) -> SysResult {
+    let owner = file.owner();
+    match cmd {
+        abi::fs::F_GETOWN => {
+            let id = if owner.kind == abi::fs::F_OWNER_PGRP { owner.id.wrapping_neg() } else { owner.id };
+            Ok(i64::from(id).cast_unsigned())
+        }
+        abi::fs::F_SETOWN => {
+            let id = low.cast_signed();
+            let kind = if id < 0 { abi::fs::F_OWNER_PGRP } else { abi::fs::F_OWNER_PID };
+            let id = id.checked_abs().ok_or(Errno::EINVAL)?;
+            file.set_owner(Owner { kind, id, ..owner });
+            Ok(0)
+        }
+        abi::fs::F_GETOWN_EX => {
+            mem::write(task, Addr(arg), &FOwnerEx { r#type: owner.kind, pid: owner.id })?;
+            Ok(0)
+        }
+        abi::fs::F_SETOWN_EX => {
+            let asked: FOwnerEx = mem::read(task, Addr(arg))?;
+            if !(abi::fs::F_OWNER_TID..=abi::fs::F_OWNER_PGRP).contains(&asked.r#type) {
+                return Err(Errno::EINVAL.into());
+            }
+            file.set_owner(Owner { kind: asked.r#type, id: asked.pid, ..owner });
+            Ok(0)
+        }
+        abi::fs::F_GETSIG => Ok(u64::from(owner.signal.cast_unsigned())),
+        abi::fs::F_SETSIG => {
+            let signal = i32::try_from(low).ok().filter(|&sig| sig <= abi::signal::NSIG).ok_or(Errno::EINVAL)?;
+            file.set_owner(Owner { signal, ..owner });
+            Ok(0)
+        }
+        abi::fs::F_GETLEASE => Ok(2),
+        abi::fs::F_GETPIPE_SZ => Ok(file.ops().pipe().ok_or(Errno::EBADF)?.capacity() as u64),
+        abi::fs::F_SETPIPE_SZ => Ok(file.ops().pipe().ok_or(Errno::EBADF)?.set_capacity(&task.fs_context(), usize::try_from(low).unwrap_or(0))? as u64),
+        abi::fs::F_GET_SEALS => Ok(u64::from(file.ops().sealable().ok_or(Errno::EINVAL)?.seals().bits())),
+        abi::fs::F_ADD_SEALS => {
+            let sealable = file.ops().sealable().ok_or(Errno::EINVAL)?;
+            if !file.is_writable() {
+                return Err(Errno::EPERM.into());
+            }
+            sealable.add_seals(Seals::from_bits(low).ok_or(Errno::EINVAL)?)?;
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+/// The bytes that a `struct flock` names, `fcntl(2)`.
+fn lock_range(file: &File, lock: &Flock) -> Result<LockRange, Errno> {
+    let base = match u32::try_from(lock.l_whence) {
+        Ok(abi::fs::SEEK_SET) => 0,
+        Ok(abi::fs::SEEK_CUR) => file.position(),
+        Ok(abi::fs::SEEK_END) => file.attr()?.size,
+        _ => return Err(Errno::EINVAL),
+    };
+    let base = i64::try_from(base).map_err(|_| Errno::EOVERFLOW)?;
+    let start = base.checked_add(lock.l_start).ok_or(Errno::EOVERFLOW)?;
+    let (start, end) = if lock.l_len >= 0 {
+        (start, start.checked_add(lock.l_len).ok_or(Errno::EOVERFLOW)?)
+    } else {
+        (start.checked_add(lock.l_len).ok_or(Errno::EINVAL)?, start)
+    };
+    let start = u64::try_from(start).map_err(|_| Errno::EINVAL)?;
+    let end = if lock.l_len == 0 { u64::MAX } else { u64::try_from(end).map_err(|_| Errno::EINVAL)? };
+    Ok(LockRange { start, end })
+}
+
+fn lock_kind(lock: &Flock) -> Result<Option<LockKind>, Errno> {
+    match lock.l_type {
+        abi::fs::F_RDLCK => Ok(Some(LockKind::Read)),
+        abi::fs::F_WRLCK => Ok(Some(LockKind::Write)),
+        abi::fs::F_UNLCK => Ok(None),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `F_GETLK`, `F_OFD_GETLK`.
+fn get_lock(task: &Task, file: &File, cmd: u32, at: Addr) -> SysResult {
+    let mut lock: Flock = mem::read(task, at)?;
+    let own = cmd == abi::fs::F_GETLK;
+    if !own && lock.l_pid != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let kind = lock_kind(&lock)?.ok_or(Errno::EINVAL)?;
+    let owner = if own { Some(task.fs_context().lock_owner) } else { None };
+    match file.lock_conflict(owner, kind, lock_range(file, &lock)?) {
+        None => lock.l_type = abi::fs::F_UNLCK,
+        Some(other) => {
+            lock.l_type = if other.kind == LockKind::Read { abi::fs::F_RDLCK } else { abi::fs::F_WRLCK };
+            lock.l_whence = 0;
+            lock.l_start = i64::try_from(other.range.start).unwrap_or(i64::MAX);
+            let len = if other.range.end == u64::MAX { 0 } else { other.range.end.saturating_sub(other.range.start) };
+            lock.l_len = i64::try_from(len).unwrap_or(0);
+            lock.l_pid = other.pid;
+        }
+    }
+    mem::write(task, at, &lock)?;
+    Ok(0)
+}
+
+/// `F_SETLK`, `F_SETLKW`, `F_OFD_SETLK`, `F_OFD_SETLKW`.
+fn set_lock(task: &mut Task, file: &Arc<File>, cmd: u32, at: Addr) -> SysResult {
+    let lock: Flock = mem::read(task, at)?;
+    let description = matches!(cmd, abi::fs::F_OFD_SETLK | abi::fs::F_OFD_SETLKW);
+    if description && lock.l_pid != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let (kind, range) = (lock_kind(&lock)?, lock_range(file, &lock)?);
+    let pid = task.pid().raw();
+    let waits = matches!(cmd, abi::fs::F_SETLKW | abi::fs::F_OFD_SETLKW);
+    wait_for_lock(task, file, if waits { Patience::Wait } else { Patience::None }, |task| {
+        if description {
+            file.description_lock(kind, range)
+        } else {
+            file.posix_lock(task.fs_context().lock_owner, pid, kind, range)
+        }
+    })?;
+    Ok(0)
+}
+
+/// Tries `lock` until it is granted, or once.
+fn wait_for_lock(
+    task: &mut Task,
+    file: &Arc<File>,
+    patience: Patience,
+    mut lock: impl FnMut(&mut Task) -> Result<(), Errno>,
+) -> SysResult<()> {
+    match lock(task) {
+        Err(Errno::EAGAIN) if patience == Patience::Wait => {}
+        result => return Ok(result?),
+    }
+    let granted = task.wait_until(file.lock_queue(), EventMask::OUT, None, |task| match lock(task) {
+        Err(Errno::EAGAIN) => None,
+        result => Some(result),
+    });
+    match granted {
+        Ok(result) => Ok(result?),
+        Err(blocked) => Err(blocked.into_restart()),
+    }
+}
+
+/// `flock(2)`.
+fn flock(task: &mut Task, fd: Fd, Flags(op): Flags<FlockOp>) -> SysResult<()> {
+    let file = task.fd(fd.0)?;
+    let kind = match op.difference(FlockOp::LOCK_NB) {
+        FlockOp::LOCK_SH => FlockKind::Shared,
+        FlockOp::LOCK_EX => FlockKind::Exclusive,
+        FlockOp::LOCK_UN => FlockKind::Unlock,
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    let patience = if op.contains(FlockOp::LOCK_NB) { Patience::None } else { Patience::Wait };
+    wait_for_lock(task, &file, patience, |_| file.flock(kind))
+}
+
+/// `ioctl(2)`: what concerns the descriptor and its flags; the rest is the file's.
+fn ioctl(task: &mut Task, fd: Fd, IoctlCmd(cmd): IoctlCmd, arg: Hex) -> SysResult {
+    let file = task.fd(fd.0)?;
+    let set_flag = |flag: OpenFlags| -> SysResult {
+        let on: i32 = mem::read(task, Addr(arg.0))?;
+        let mut flags = file.flags();
+        flags.set(flag, on != 0);
+        file.set_flags(flags)?;
+        Ok(0)
+    };
+    match cmd {
+        FIOCLEX => task.fds().set_cloexec(fd.0, CloseOnExec::Yes)?,
+        FIONCLEX => task.fds().set_cloexec(fd.0, CloseOnExec::No)?,
+        FIONBIO => return set_flag(OpenFlags::O_NONBLOCK),
+        FIOASYNC => return set_flag(OpenFlags::O_ASYNC),
+        _ => return Ok(file.ioctl(&task.fs_context(), cmd, arg.0, task.mem())?),
+    }
+    Ok(0)
+}

@@ -1,0 +1,387 @@
+//! Limits, usage and scheduling.
+//!
+//! Scheduling is the host's: what a guest asks for is checked and answered as by a Linux with one policy and one niceness.
+
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::resource::{RLIM_NLIMITS, RUSAGE_CHILDREN, RUSAGE_SELF, RUSAGE_THREAD, Rlimit as AbiRlimit, Rusage};
+use abi::sched::{
+    IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE, IOPRIO_CLASS_NONE, IOPRIO_CLASS_RT, IOPRIO_CLASS_SHIFT, IOPRIO_WHO_PGRP,
+    IOPRIO_WHO_PROCESS, IOPRIO_WHO_USER, PRIO_PGRP, PRIO_PROCESS, PRIO_USER, SCHED_ATTR_SIZE_VER0, SCHED_BATCH,
+    SCHED_DEADLINE, SCHED_EXT, SCHED_FIFO, SCHED_IDLE, SCHED_NORMAL, SCHED_RESET_ON_FORK, SCHED_RR, SchedAttr, SchedParam,
+};
+use abi::time::{Timespec, Tms};
+use auth::Caps;
+use kernel::rlimit::{Privilege, Resource, Rlimit};
+use kernel::syscalls;
+use kernel::task::{Pid, Task, Thread, ThreadGroup, Tid};
+use mm::Limits;
+use usermem::Addr;
+
+use crate::args::{In, Out, PolicyArg, PriorityWho};
+use crate::mem;
+use crate::process::to_rusage;
+
+syscalls! {
+    pub(crate) const ROWS;
+
+    /// Gets a limit.
+    getrlimit [97, 163] Partial("no guest test yet");
+    /// Sets a limit.
+    setrlimit [160, 164] Partial("no guest test yet");
+    /// Gets and sets a limit of a process.
+    prlimit64 [302, 261] Partial("no guest test yet");
+    /// Resources used.
+    getrusage [98, 165] Partial("no I/O counts; no guest test yet");
+    /// CPU times of the process and its children.
+    times [100, 153] Partial("no guest test yet");
+    /// Gets the niceness.
+    getpriority [140, 141] Partial("always 0");
+    /// Sets the niceness.
+    setpriority [141, 140] Partial("checked, otherwise without effect");
+    /// Gives up the CPU.
+    sched_yield [24, 124] Partial("no guest test yet");
+    /// Gets the scheduling policy.
+    sched_getscheduler [145, 120] Partial("always SCHED_OTHER");
+    /// Sets the scheduling policy.
+    sched_setscheduler [144, 119] Partial("no real-time policies, others without effect");
+    /// Gets the scheduling parameters.
+    sched_getparam [143, 121] Partial("always priority 0");
+    /// Sets the scheduling parameters.
+    sched_setparam [142, 118] Partial("no real-time policies");
+    /// Gets policy and parameters.
+    sched_getattr [315, 275] Partial("always SCHED_OTHER");
+    /// Sets policy and parameters.
+    sched_setattr [314, 274] Partial("no real-time policies, others without effect");
+    /// Highest priority of a policy.
+    sched_get_priority_max [146, 125] Partial("no guest test yet");
+    /// Lowest priority of a policy.
+    sched_get_priority_min [147, 126] Partial("no guest test yet");
+    /// Time slice of a thread.
+    sched_rr_get_interval [148, 127] Partial("no guest test yet");
+    /// CPUs that a thread may run on.
+    sched_getaffinity [204, 123] Partial("always all");
+    /// Restricts a thread to CPUs.
+    sched_setaffinity [203, 122] Partial("checked, otherwise without effect");
+    /// Gets the I/O priority.
+    ioprio_get [252, 31] Partial("always the default");
+    /// Sets the I/O priority.
+    ioprio_set [251, 30] Partial("checked, otherwise without effect");
+}
+
+/// The thread with number `tid`; 0 is the caller. `EINVAL` for negative numbers, `ESRCH`.
+fn thread(task: &Task, tid: i32) -> Result<Arc<Thread>, Errno> {
+    if tid == 0 {
+        return Ok(Arc::clone(task.thread()));
+    }
+    task.kernel().tasks().thread(Tid::from_raw(tid).ok_or(Errno::EINVAL)?).ok_or(Errno::ESRCH)
+}
+
+fn to_abi(limit: Rlimit) -> AbiRlimit {
+    AbiRlimit { rlim_cur: limit.soft, rlim_max: limit.hard }
+}
+
+/// Changes a limit of `group` for the caller; says the old one.
+fn change_limit(task: &Task, group: &ThreadGroup, resource: Resource, new: AbiRlimit) -> Result<Rlimit, Errno> {
+    let privilege = if task.creds().has(Caps::SYS_RESOURCE) { Privilege::SysResource } else { Privilege::None };
+    let limit = Rlimit { soft: new.rlim_cur, hard: new.rlim_max };
+    let old = group.with_limits(|limits| limits.set(resource, limit, privilege))?;
+    if group.pid() == task.pid() {
+        let soft = |resource| group.limit(resource).soft;
+        task.mm().set_limits(Limits {
+            address_space: soft(Resource::As),
+            data: soft(Resource::Data),
+            stack: soft(Resource::Stack),
+            memlock: soft(Resource::Memlock),
+        });
+    }
+    Ok(old)
+}
+
+/// `getrlimit(2)`.
+fn getrlimit(task: &mut Task, resource: u32, limit: Out<AbiRlimit>) -> Result<(), Errno> {
+    let value = task.group().limit(Resource::from_raw(resource)?);
+    limit.write(task, &to_abi(value))
+}
+
+/// `setrlimit(2)`.
+fn setrlimit(task: &mut Task, resource: u32, limit: In<AbiRlimit>) -> Result<(), Errno> {
+    let new = limit.read(task)?;
+    let resource = Resource::from_raw(resource)?;
+    change_limit(task, task.group(), resource, new).map(drop)
+}
+
+/// `prlimit(2)`: another's limits need equal user and group ids, or CAP_SYS_RESOURCE.
+fn prlimit64(
+    task: &mut Task,
+    pid: i32,
+    resource: u32,
+    new: In<AbiRlimit>,
+    old: Out<AbiRlimit>,
+) -> Result<(), Errno> {
+    if resource >= RLIM_NLIMITS {
+        return Err(Errno::EINVAL);
+    }
+    let new = new.read_opt(task)?;
+    let resource = Resource::from_raw(resource)?;
+    let target = thread(task, pid).map_err(|_| Errno::ESRCH)?;
+    if target.pid() != task.pid() {
+        let (own, other) = (task.creds(), target.creds());
+        let same = [other.ruid, other.euid, other.suid].iter().all(|&uid| uid == own.ruid)
+            && [other.rgid, other.egid, other.sgid].iter().all(|&gid| gid == own.rgid);
+        if !same && !own.has(Caps::SYS_RESOURCE) {
+            return Err(Errno::EPERM);
+        }
+    }
+    let before = match new {
+        Some(new) => change_limit(task, target.group(), resource, new)?,
+        None => target.group().limit(resource),
+    };
+    old.write_opt(task, &to_abi(before))
+}
+
+/// `getrusage(2)`.
+fn getrusage(task: &mut Task, who: i32, usage: Out<Rusage>) -> Result<(), Errno> {
+    let used = match who {
+        RUSAGE_SELF => task.group_usage(),
+        RUSAGE_CHILDREN => task.children_usage(),
+        RUSAGE_THREAD => task.thread_usage(),
+        _ => return Err(Errno::EINVAL),
+    };
+    usage.write(task, &to_rusage(&used))
+}
+
+/// `times(2)`: answers ticks of 10 ms since boot.
+fn times(task: &mut Task, out: Out<Tms>) -> Result<i64, Errno> {
+    let ticks = |ns: u64| i64::try_from(ns / 10_000_000).unwrap_or(i64::MAX);
+    let (own, children) = (task.group_usage(), task.children_usage());
+    let value = Tms {
+        tms_utime: ticks(own.user_ns),
+        tms_stime: ticks(own.system_ns),
+        tms_cutime: ticks(children.user_ns),
+        tms_cstime: ticks(children.system_ns),
+    };
+    out.write_opt(task, &value)?;
+    Ok(ticks(task.kernel().uptime_ns()))
+}
+
+/// Whether there is anybody that `which` and `who` name.
+fn check_who(task: &Task, which: i32, who: i32) -> Result<(), Errno> {
+    match which {
+        PRIO_PROCESS => thread(task, who).map(drop).map_err(|_| Errno::ESRCH),
+        PRIO_PGRP if who == 0 => Ok(()),
+        PRIO_PGRP => {
+            let group = Pid::from_raw(who).ok_or(Errno::ESRCH)?;
+            let groups = task.kernel().tasks().groups();
+            let member = |pid: Pid| task.getpgid(Some(pid)).is_ok_and(|pgrp| pgrp == group);
+            if groups.iter().any(|one| member(one.pid())) { Ok(()) } else { Err(Errno::ESRCH) }
+        }
+        PRIO_USER => Ok(()),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `getpriority(2)`, the call: 20 less the niceness, so that it is never negative.
+fn getpriority(task: &mut Task, which: PriorityWho, who: i32) -> Result<u32, Errno> {
+    check_who(task, which.0, who)?;
+    Ok(20)
+}
+
+/// `setpriority(2)`.
+fn setpriority(task: &mut Task, which: PriorityWho, who: i32, nice: i32) -> Result<(), Errno> {
+    check_who(task, which.0, who)?;
+    let floor = task.group().limit(Resource::Nice).soft;
+    let allowed = nice >= 0 || task.creds().has(Caps::SYS_NICE) || i64::from(20 - nice.max(-20)).cast_unsigned() <= floor;
+    if allowed { Ok(()) } else { Err(Errno::EACCES) }
+}
+
+/// `sched_yield(2)`.
+fn sched_yield(_task: &mut Task) -> Result<(), Errno> {
+    std::thread::yield_now();
+    Ok(())
+}
+
+/// `sched_getscheduler(2)`.
+fn sched_getscheduler(task: &mut Task, tid: i32) -> Result<i32, Errno> {
+    thread(task, tid)?;
+    Ok(SCHED_NORMAL)
+}
+
+/// Whether a policy may be set: ordinary ones with priority 0; `EPERM` for real time, of which there is none.
+fn check_policy(policy: i32, priority: i32) -> Result<(), Errno> {
+    match policy & !SCHED_RESET_ON_FORK {
+        SCHED_NORMAL | SCHED_BATCH | SCHED_IDLE if priority == 0 => Ok(()),
+        SCHED_FIFO | SCHED_RR if (1..=99).contains(&priority) => Err(Errno::EPERM),
+        SCHED_DEADLINE => Err(Errno::EPERM),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `sched_setscheduler(2)`.
+fn sched_setscheduler(task: &mut Task, tid: i32, policy: PolicyArg, param: In<SchedParam>) -> Result<(), Errno> {
+    if param.is_null() || policy.0 < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let param = param.read(task)?;
+    thread(task, tid)?;
+    check_policy(policy.0, param.sched_priority)
+}
+
+/// `sched_getparam(2)`.
+fn sched_getparam(task: &mut Task, tid: i32, param: Out<SchedParam>) -> Result<(), Errno> {
+    if param.is_null() {
+        return Err(Errno::EINVAL);
+    }
+    thread(task, tid)?;
+    param.write(task, &SchedParam { sched_priority: 0 })
+}
+
+/// `sched_setparam(2)`.
+fn sched_setparam(task: &mut Task, tid: i32, param: In<SchedParam>) -> Result<(), Errno> {
+    if param.is_null() {
+        return Err(Errno::EINVAL);
+    }
+    let param = param.read(task)?;
+    thread(task, tid)?;
+    check_policy(SCHED_NORMAL, param.sched_priority)
+}
+
+/// `sched_getattr(2)`.
+fn sched_getattr(task: &mut Task, tid: i32, attr: Addr, size: u32, flags: u32) -> Result<(), Errno> {
+    let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
+    let first = usize::try_from(SCHED_ATTR_SIZE_VER0).unwrap_or(48);
+    if attr.0 == 0 || flags != 0 || size < first || size > 4096 {
+        return Err(Errno::EINVAL);
+    }
+    thread(task, tid)?;
+    let filled = size.min(size_of::<SchedAttr>());
+    let value = SchedAttr { size: u32::try_from(filled).unwrap_or(0), ..SchedAttr::default() };
+    let bytes = zerocopy::IntoBytes::as_bytes(&value);
+    mem::write_bytes(task, attr, bytes.get(..filled).unwrap_or(bytes))
+}
+
+/// `sched_setattr(2)`: the structure says its size.
+fn sched_setattr(task: &mut Task, tid: i32, attr: In<SchedAttr>, flags: u32) -> Result<(), Errno> {
+    if attr.is_null() || flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let size: u32 = mem::read(task, attr.0)?;
+    let first = usize::try_from(SCHED_ATTR_SIZE_VER0).unwrap_or(48);
+    let size = if size == 0 { first } else { usize::try_from(size).map_err(|_| Errno::EINVAL)? };
+    if size < first {
+        return Err(Errno::E2BIG);
+    }
+    let asked: SchedAttr = mem::read_extensible(task, attr.0, size, first)?;
+    thread(task, tid)?;
+    let policy = i32::try_from(asked.sched_policy).map_err(|_| Errno::EINVAL)?;
+    check_policy(policy, i32::try_from(asked.sched_priority).map_err(|_| Errno::EINVAL)?)
+}
+
+fn priority_range(policy: i32) -> Result<(i32, i32), Errno> {
+    match policy {
+        SCHED_FIFO | SCHED_RR => Ok((1, 99)),
+        SCHED_NORMAL | SCHED_BATCH | SCHED_IDLE | SCHED_DEADLINE | SCHED_EXT => Ok((0, 0)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `sched_get_priority_max(2)`.
+fn sched_get_priority_max(_task: &mut Task, policy: PolicyArg) -> Result<i32, Errno> {
+    priority_range(policy.0).map(|(_, max)| max)
+}
+
+/// `sched_get_priority_min(2)`.
+fn sched_get_priority_min(_task: &mut Task, policy: PolicyArg) -> Result<i32, Errno> {
+    priority_range(policy.0).map(|(min, _)| min)
+}
+
+/// `sched_rr_get_interval(2)`: one tick of a kernel with CONFIG_HZ=250.
+fn sched_rr_get_interval(task: &mut Task, tid: i32, interval: Out<Timespec>) -> Result<(), Errno> {
+    thread(task, tid)?;
+    interval.write(task, &Timespec { tv_sec: 0, tv_nsec: 4_000_000 })
+}
+
+/// All CPUs, as a mask in bytes: a multiple of 8 of them.
+fn cpu_mask(cpus: usize) -> Vec<u8> {
+    let mut mask = vec![0_u8; cpus.div_ceil(64).max(1) * 8];
+    for (index, byte) in mask.iter_mut().enumerate() {
+        let left = cpus.saturating_sub(index * 8).min(8);
+        *byte = u8::try_from((1_u16 << left) - 1).unwrap_or(u8::MAX);
+    }
+    mask
+}
+
+/// `sched_getaffinity(2)`, the call: answers how many bytes it stored.
+fn sched_getaffinity(task: &mut Task, tid: i32, len: u32, mask: Addr) -> Result<usize, Errno> {
+    let all = cpu_mask(task.kernel().machine().cpus.max(1));
+    let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
+    if len < all.len() || len % 8 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    thread(task, tid)?;
+    mem::write_bytes(task, mask, &all)?;
+    Ok(all.len())
+}
+
+/// `sched_setaffinity(2)`: at least one CPU that there is.
+fn sched_setaffinity(task: &mut Task, tid: i32, len: u32, mask: Addr) -> Result<(), Errno> {
+    let all = cpu_mask(task.kernel().machine().cpus.max(1));
+    let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?.min(all.len());
+    let asked = mem::read_bytes(task, mask, len)?;
+    thread(task, tid)?;
+    if asked.iter().zip(&all).any(|(asked, all)| asked & all != 0) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// Checks the first two arguments of the I/O priority calls, in the terms of [`check_who`].
+fn check_io_who(task: &Task, which: i32, who: i32) -> Result<(), Errno> {
+    let which = match which {
+        IOPRIO_WHO_PROCESS => PRIO_PROCESS,
+        IOPRIO_WHO_PGRP => PRIO_PGRP,
+        IOPRIO_WHO_USER => PRIO_USER,
+        _ => return Err(Errno::EINVAL),
+    };
+    check_who(task, which, who)
+}
+
+/// `ioprio_get(2)`: best effort, level 4.
+fn ioprio_get(task: &mut Task, which: i32, who: i32) -> Result<i32, Errno> {
+    check_io_who(task, which, who)?;
+    Ok((IOPRIO_CLASS_BE << IOPRIO_CLASS_SHIFT) | 4)
+}
+
+/// `ioprio_set(2)`.
+fn ioprio_set(task: &mut Task, which: i32, who: i32, priority: i32) -> Result<(), Errno> {
+    let (class, level) = (priority >> IOPRIO_CLASS_SHIFT, priority & ((1 << IOPRIO_CLASS_SHIFT) - 1));
+    match class {
+        IOPRIO_CLASS_RT if !task.creds().has(Caps::SYS_ADMIN) && !task.creds().has(Caps::SYS_NICE) => {
+            return Err(Errno::EPERM);
+        }
+        IOPRIO_CLASS_RT | IOPRIO_CLASS_BE if level & 7 == level => {}
+        IOPRIO_CLASS_IDLE => {}
+        IOPRIO_CLASS_NONE if level == 0 => {}
+        _ => return Err(Errno::EINVAL),
+    }
+    check_io_who(task, which, who)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{check_policy, cpu_mask};
+    use abi::Errno;
+
+    #[test]
+    fn masks_have_a_bit_per_cpu() {
+        assert_eq!(cpu_mask(1), [1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(cpu_mask(10), [0xff, 3, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(cpu_mask(65).len(), 16);
+    }
+
+    #[test]
+    fn real_time_is_not_permitted() {
+        assert_eq!(check_policy(0, 0), Ok(()));
+        assert_eq!(check_policy(0, 1), Err(Errno::EINVAL));
+        assert_eq!(check_policy(1, 5), Err(Errno::EPERM));
+        assert_eq!(check_policy(42, 0), Err(Errno::EINVAL));
+    }
+}

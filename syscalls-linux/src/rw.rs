@@ -1,0 +1,554 @@
+//! Reading, writing and positions.
+//!
+//! The rule of partial results: once bytes have moved, an error, a signal or an empty source ends the call with the count
+//! so far. Regular files move in pieces of at most [`CHUNK`], each one host call, so that a call never holds the host
+//! long; between pieces a signal may end it.
+
+use std::sync::Arc;
+
+use abi::Errno;
+use abi::fs::{FallocFlags, MAX_RW_COUNT, RwFlags, SyncFileRangeFlags};
+use fs::vfs::{File, FileType, Position};
+use kernel::error::SysErr;
+use kernel::signal::Signal;
+use kernel::syscall::SysResult;
+use kernel::syscalls;
+use kernel::task::{Patience, Task};
+use usermem::Addr;
+use usermem::bytes::{IoDst, IoSrc, KernelDst, KernelSrc};
+use vm_memory::VolatileSlice;
+use waiter::EventMask;
+
+use crate::args::{FadviseArg, Fd, Flags, Hex, InBuf, InOut, InVec, OutBuf, OutVec, Whence};
+use crate::mem;
+
+syscalls! {
+    pub(crate) const ROWS;
+
+    /// Reads from a descriptor.
+    read [0, 63] Partial("no guest test yet");
+    /// Writes to a descriptor.
+    write [1, 64] Partial("no guest test yet");
+    /// Reads at an offset.
+    pread64 [17, 67] Partial("no guest test yet");
+    /// Writes at an offset.
+    pwrite64 [18, 68] Partial("no guest test yet");
+    /// Reads into several buffers.
+    readv [19, 65] Partial("no guest test yet");
+    /// Writes from several buffers.
+    writev [20, 66] Partial("no guest test yet");
+    /// Reads into several buffers at an offset.
+    preadv [295, 69] Partial("no guest test yet");
+    /// Writes from several buffers at an offset.
+    pwritev [296, 70] Partial("no guest test yet");
+    /// Reads into several buffers at an offset, with flags.
+    preadv2 [327, 286] Partial("hints are ignored; no guest test yet");
+    /// Writes from several buffers at an offset, with flags.
+    pwritev2 [328, 287] Partial("hints are ignored; no guest test yet");
+    /// Moves the position of an open file description.
+    lseek [8, 62] Partial("no guest test yet");
+    /// Copies between descriptors.
+    sendfile [40, 71] Partial("no guest test yet");
+    /// Copies between files.
+    copy_file_range [326, 285] Partial("never shares blocks; no guest test yet");
+    /// Moves data between a pipe and a descriptor.
+    splice [275, 76] Unsupported(EINVAL, "as for files that cannot be spliced")(Fd, Addr, Fd, Addr, Ulong, Hex);
+    /// Duplicates what is in a pipe.
+    tee [276, 77] Unsupported(EINVAL, "as for files that cannot be spliced")(Fd, Fd, Ulong, Hex);
+    /// Moves user pages into a pipe.
+    vmsplice [278, 75] Unsupported(EINVAL, "as for files that cannot be spliced")(Fd, Addr, Ulong, Hex);
+    /// Writes a file back.
+    fsync [74, 82] Partial("no guest test yet");
+    /// Writes a file's contents back.
+    fdatasync [75, 83] Partial("no guest test yet");
+    /// Writes every filesystem back.
+    sync [162, 81] Partial("no guest test yet");
+    /// Writes one filesystem back.
+    syncfs [306, 267] Partial("no guest test yet");
+    /// Writes a range of a file back.
+    sync_file_range [277, 84] Partial("always the whole file; no guest test yet");
+    /// Reads ahead.
+    readahead [187, 213] Partial("checked, otherwise without effect");
+    /// Announces how a file will be used.
+    fadvise64 [221, 223] Partial("checked, otherwise without effect");
+    /// Allocates or frees room in a file.
+    fallocate [285, 47] Partial("no guest test yet");
+    /// Sets the size of an open file.
+    ftruncate [77, 46] Partial("no guest test yet");
+    /// Counts a file's pages in the page cache.
+    cachestat [451, 451] Unsupported(ENOSYS, "the page cache is the host's")(Fd, Addr, Addr, Hex);
+}
+
+/// Most bytes of one host call made for a guest.
+const CHUNK: usize = 1 << 20;
+/// Size of the buffer of copies between files.
+const COPY_CHUNK: usize = 128 << 10;
+
+/// At most `limit` bytes of another destination.
+struct LimitedDst<'a> {
+    inner: &'a mut dyn IoDst,
+    limit: usize,
+}
+
+impl IoDst for LimitedDst<'_> {
+    fn remaining(&self) -> usize {
+        self.inner.remaining().min(self.limit)
+    }
+
+    fn fill(
+        &mut self,
+        max: usize,
+        f: &mut dyn FnMut(&[VolatileSlice<'_>]) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        let n = self.inner.fill(max.min(self.limit), f)?;
+        self.limit = self.limit.saturating_sub(n);
+        Ok(n)
+    }
+}
+
+/// At most `limit` bytes of another source.
+struct LimitedSrc<'a> {
+    inner: &'a mut dyn IoSrc,
+    limit: usize,
+}
+
+impl IoSrc for LimitedSrc<'_> {
+    fn remaining(&self) -> usize {
+        self.inner.remaining().min(self.limit)
+    }
+
+    fn drain(
+        &mut self,
+        max: usize,
+        f: &mut dyn FnMut(&[VolatileSlice<'_>]) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        let n = self.inner.drain(max.min(self.limit), f)?;
+        self.limit = self.limit.saturating_sub(n);
+        Ok(n)
+    }
+}
+
+/// Where in the file the bytes are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// The description's position, which moves.
+    Position,
+    /// This offset.
+    Offset(u64),
+    /// The end, wherever that is.
+    End,
+}
+
+impl At {
+    /// The place `done` bytes further on.
+    fn after(self, done: usize) -> Self {
+        match self {
+            Self::Offset(offset) => Self::Offset(offset.saturating_add(done as u64)),
+            other => other,
+        }
+    }
+
+    /// What `pread(2)` and its kin name.
+    fn offset(offset: i64) -> Result<Self, Errno> {
+        u64::try_from(offset).map(Self::Offset).map_err(|_| Errno::EINVAL)
+    }
+}
+
+/// Ends a call of which `done` bytes are through.
+fn partial(done: usize, error: SysErr) -> SysResult<usize> {
+    if done > 0 { Ok(done) } else { Err(error) }
+}
+
+/// Reads until `dst` is full, the file ends, or (a stream) something was there.
+fn read_into(task: &mut Task, file: &Arc<File>, dst: &mut dyn IoDst, at: At, wait: Patience) -> SysResult<usize> {
+    if dst.remaining() == 0 && file.inode().file_type() == FileType::Fifo && file.is_readable() {
+        return Ok(0);
+    }
+    let whole = file.ops().position() == Position::Offsets;
+    let mut done = 0;
+    loop {
+        let mut piece = LimitedDst { inner: &mut *dst, limit: CHUNK };
+        let want = piece.remaining();
+        let result = task.retry_blocking(file, EventMask::IN, wait, None, |task| {
+            let ctx = task.fs_context();
+            match at.after(done) {
+                At::Offset(offset) => file.read_at(&ctx, &mut piece, offset).map_err(SysErr::from),
+                At::Position | At::End => file.read(&ctx, &mut piece).map_err(SysErr::from),
+            }
+        });
+        match result {
+            Ok(n) => done = done.saturating_add(n).min(MAX_RW_COUNT as usize),
+            Err(error) => return partial(done, error),
+        }
+        let got = want.saturating_sub(piece.remaining());
+        if !whole || got < want || dst.remaining() == 0 || task.has_pending_signal() {
+            return Ok(done);
+        }
+    }
+}
+
+/// Writes until `src` is empty; a file that takes no more makes it wait or ends it.
+fn write_at(task: &mut Task, file: &Arc<File>, src: &mut dyn IoSrc, at: At, wait: Patience) -> SysResult<usize> {
+    // An eventfd and its like take one value per call, whatever the length.
+    let whole = file.inode().file_type() != FileType::Anonymous;
+    let mut done = 0;
+    loop {
+        let mut piece = LimitedSrc { inner: &mut *src, limit: CHUNK };
+        let result = task.retry_blocking(file, EventMask::OUT, wait, None, |task| {
+            let ctx = task.fs_context();
+            match at.after(done) {
+                At::Offset(offset) => file.write_at(&ctx, &mut piece, offset).map_err(SysErr::from),
+                At::Position => file.write(&ctx, &mut piece).map_err(SysErr::from),
+                At::End => file.append(&ctx, &mut piece).map_err(SysErr::from),
+            }
+        });
+        let n = match result {
+            Ok(n) => n,
+            Err(error) => {
+                if matches!(error, SysErr::Errno(Errno::EPIPE)) {
+                    task.raise(Signal::PIPE);
+                }
+                return partial(done, error);
+            }
+        };
+        done = done.saturating_add(n).min(MAX_RW_COUNT as usize);
+        if !whole || n == 0 || src.remaining() == 0 {
+            return Ok(done);
+        }
+        if task.has_pending_signal() && file.ops().position() == Position::Offsets {
+            return Ok(done);
+        }
+    }
+}
+
+/// `read(2)`.
+fn read(task: &mut Task, fd: Fd, buf: OutBuf, len: u64) -> SysResult<usize> {
+    let file = task.fd(fd.0)?;
+    let wait = Patience::of(&file);
+    let mm = Arc::clone(task.mm());
+    let mut dst = mem::dst(&mm, buf.0, len)?;
+    read_into(task, &file, &mut dst, At::Position, wait)
+}
+
+/// `write(2)`.
+fn write(task: &mut Task, fd: Fd, buf: InBuf, len: u64) -> SysResult<usize> {
+    let file = task.fd(fd.0)?;
+    let wait = Patience::of(&file);
+    let mm = Arc::clone(task.mm());
+    let mut src = mem::src(&mm, buf.0, len)?;
+    write_at(task, &file, &mut src, At::Position, wait)
+}
+
+/// `pread(2)`: a negative offset is refused before the descriptor is looked at.
+fn pread64(task: &mut Task, fd: Fd, buf: OutBuf, len: u64, offset: i64) -> SysResult<usize> {
+    let at = At::offset(offset)?;
+    let file = task.fd(fd.0)?;
+    let mm = Arc::clone(task.mm());
+    let mut dst = mem::dst(&mm, buf.0, len)?;
+    read_into(task, &file, &mut dst, at, Patience::of(&file))
+}
+
+/// `pwrite(2)`.
+fn pwrite64(task: &mut Task, fd: Fd, buf: InBuf, len: u64, offset: i64) -> SysResult<usize> {
+    let at = At::offset(offset)?;
+    let file = task.fd(fd.0)?;
+    let mm = Arc::clone(task.mm());
+    let mut src = mem::src(&mm, buf.0, len)?;
+    write_at(task, &file, &mut src, at, Patience::of(&file))
+}
+
+fn read_vec(task: &mut Task, file: &Arc<File>, iov: Addr, count: u64, at: At, wait: Patience) -> SysResult<usize> {
+    let mm = Arc::clone(task.mm());
+    let mut dst = mem::dst_vec(task, &mm, iov, count)?;
+    read_into(task, file, &mut dst, at, wait)
+}
+
+fn write_vec(task: &mut Task, file: &Arc<File>, iov: Addr, count: u64, at: At, wait: Patience) -> SysResult<usize> {
+    let mm = Arc::clone(task.mm());
+    let mut src = mem::src_vec(task, &mm, iov, count)?;
+    write_at(task, file, &mut src, at, wait)
+}
+
+/// `readv(2)`.
+fn readv(task: &mut Task, fd: Fd, iov: OutVec, count: u64) -> SysResult<usize> {
+    let file = task.fd(fd.0)?;
+    let wait = Patience::of(&file);
+    read_vec(task, &file, iov.0, count, At::Position, wait)
+}
+
+/// `writev(2)`.
+fn writev(task: &mut Task, fd: Fd, iov: InVec, count: u64) -> SysResult<usize> {
+    let file = task.fd(fd.0)?;
+    let wait = Patience::of(&file);
+    write_vec(task, &file, iov.0, count, At::Position, wait)
+}
+
+/// `preadv(2)`; the second half of the offset means nothing on 64-bit machines.
+fn preadv(task: &mut Task, fd: Fd, iov: OutVec, count: u64, offset: i64, _high: Hex) -> SysResult<usize> {
+    let at = At::offset(offset)?;
+    let file = task.fd(fd.0)?;
+    read_vec(task, &file, iov.0, count, at, Patience::of(&file))
+}
+
+/// `pwritev(2)`.
+fn pwritev(task: &mut Task, fd: Fd, iov: InVec, count: u64, offset: i64, _high: Hex) -> SysResult<usize> {
+    let at = At::offset(offset)?;
+    let file = task.fd(fd.0)?;
+    write_vec(task, &file, iov.0, count, at, Patience::of(&file))
+}
+
+/// Place and patience that `preadv2(2)` and `pwritev2(2)` ask for: offset −1 is the position.
+fn place2(file: &File, offset: i64, flags: RwFlags) -> Result<(At, Patience), Errno> {
+    if !RwFlags::all().difference(RwFlags::RWF_ATOMIC).contains(flags) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if flags.contains(RwFlags::RWF_APPEND | RwFlags::RWF_NOAPPEND) {
+        return Err(Errno::EINVAL);
+    }
+    let at = if offset == -1 { At::Position } else { At::offset(offset)? };
+    let wait = if flags.contains(RwFlags::RWF_NOWAIT) { Patience::None } else { Patience::of(file) };
+    Ok((at, wait))
+}
+
+/// `preadv2(2)`.
+fn preadv2(
+    task: &mut Task,
+    fd: Fd,
+    iov: OutVec,
+    count: u64,
+    offset: i64,
+    _high: Hex,
+    Flags(flags): Flags<RwFlags>,
+) -> SysResult<usize> {
+    let file = task.fd(fd.0)?;
+    let (at, wait) = place2(&file, offset, flags)?;
+    if flags.contains(RwFlags::RWF_APPEND) {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    read_vec(task, &file, iov.0, count, at, wait)
+}
+
+/// `pwritev2(2)`.
+fn pwritev2(
+    task: &mut Task,
+    fd: Fd,
+    iov: InVec,
+    count: u64,
+    offset: i64,
+    _high: Hex,
+    Flags(flags): Flags<RwFlags>,
+) -> SysResult<usize> {
+    let file = task.fd(fd.0)?;
+    let (mut at, wait) = place2(&file, offset, flags)?;
+    if flags.contains(RwFlags::RWF_APPEND) {
+        at = At::End;
+    }
+    let n = write_vec(task, &file, iov.0, count, at, wait)?;
+    if flags.intersects(RwFlags::RWF_SYNC | RwFlags::RWF_DSYNC) {
+        file.sync(fs::vfs::SyncWhat::Data)?;
+    }
+    Ok(n)
+}
+
+/// `lseek(2)`.
+fn lseek(task: &mut Task, fd: Fd, offset: i64, whence: Whence) -> Result<u64, Errno> {
+    let file = task.fd(fd.0)?;
+    let whence = fs::vfs::Whence::from_raw(whence.0)?;
+    file.seek(&task.fs_context(), offset, whence)
+}
+
+/// Copies up to `len` bytes from `from` at `offset` to `to`; says how many arrived.
+fn copy_between(
+    task: &mut Task,
+    from: &Arc<File>,
+    offset: u64,
+    to: &Arc<File>,
+    to_at: At,
+    len: u64,
+) -> SysResult<usize> {
+    let mut buf = vec![0; COPY_CHUNK];
+    let len = usize::try_from(len.min(MAX_RW_COUNT)).unwrap_or(usize::MAX);
+    let mut done: usize = 0;
+    while done < len {
+        let want = len.saturating_sub(done).min(COPY_CHUNK);
+        let Some(room) = buf.get_mut(..want) else { break };
+        let got = match from.read_at(&task.fs_context(), &mut KernelDst::new(room), offset.saturating_add(done as u64)) {
+            Ok(0) => break,
+            Ok(got) => got,
+            Err(error) => return partial(done, error.into()),
+        };
+        let mut src = KernelSrc::new(buf.get(..got).unwrap_or(&[]));
+        match write_at(task, to, &mut src, to_at.after(done), Patience::of(to)) {
+            Ok(0) => break,
+            Ok(n) => {
+                done = done.saturating_add(n);
+                if n < got || task.has_pending_signal() {
+                    break;
+                }
+            }
+            Err(error) => return partial(done, error),
+        }
+    }
+    Ok(done)
+}
+
+/// `sendfile(2)`.
+fn sendfile(task: &mut Task, to: Fd, from: Fd, offset: InOut<i64>, len: u64) -> SysResult<usize> {
+    let given = offset.read_opt(task)?;
+    let from = task.fd(from.0)?;
+    let to = task.fd(to.0)?;
+    if !from.is_readable() || !to.is_writable() {
+        return Err(Errno::EBADF.into());
+    }
+    if from.ops().position() != Position::Offsets || to.flags().contains(abi::fs::OpenFlags::O_APPEND) {
+        return Err(Errno::EINVAL.into());
+    }
+    let start = match given {
+        Some(offset) => u64::try_from(offset).map_err(|_| Errno::EINVAL)?,
+        None => from.position(),
+    };
+    let done = copy_between(task, &from, start, &to, At::Position, len)?;
+    let end = i64::try_from(start.saturating_add(done as u64)).map_err(|_| Errno::EOVERFLOW)?;
+    if given.is_some() {
+        offset.write(task, &end)?;
+    } else {
+        from.seek(&task.fs_context(), end, fs::vfs::Whence::Set)?;
+    }
+    Ok(done)
+}
+
+/// `copy_file_range(2)`.
+fn copy_file_range(
+    task: &mut Task,
+    from: Fd,
+    from_offset: InOut<i64>,
+    to: Fd,
+    to_offset: InOut<i64>,
+    len: u64,
+    flags: u32,
+) -> SysResult<usize> {
+    if flags != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let (from, to) = (task.fd(from.0)?, task.fd(to.0)?);
+    if !from.is_readable() || !to.is_writable() || to.flags().contains(abi::fs::OpenFlags::O_APPEND) {
+        return Err(Errno::EBADF.into());
+    }
+    for file in [&from, &to] {
+        match file.inode().file_type() {
+            FileType::Regular => {}
+            FileType::Directory => return Err(Errno::EISDIR.into()),
+            _ => return Err(Errno::EINVAL.into()),
+        }
+    }
+    let (given_from, given_to) = (from_offset.read_opt(task)?, to_offset.read_opt(task)?);
+    let start = |given: Option<i64>, file: &File| match given {
+        Some(offset) => u64::try_from(offset).map_err(|_| Errno::EINVAL),
+        None => Ok(file.position()),
+    };
+    let (source, target) = (start(given_from, &from)?, start(given_to, &to)?);
+    let overlaps = source < target.saturating_add(len) && target < source.saturating_add(len);
+    if from.inode().identity() == to.inode().identity() && overlaps {
+        return Err(Errno::EINVAL.into());
+    }
+    let done = copy_between(task, &from, source, &to, At::Offset(target), len)?;
+    for (given, pointer, file, at) in [(given_from, from_offset, &from, source), (given_to, to_offset, &to, target)] {
+        let end = i64::try_from(at.saturating_add(done as u64)).map_err(|_| Errno::EOVERFLOW)?;
+        if given.is_some() {
+            pointer.write(task, &end)?;
+        } else {
+            file.seek(&task.fs_context(), end, fs::vfs::Whence::Set)?;
+        }
+    }
+    Ok(done)
+}
+
+/// `fsync(2)`.
+fn fsync(task: &mut Task, fd: Fd) -> Result<(), Errno> {
+    task.fd(fd.0)?.sync(fs::vfs::SyncWhat::All)
+}
+
+/// `fdatasync(2)`.
+fn fdatasync(task: &mut Task, fd: Fd) -> Result<(), Errno> {
+    task.fd(fd.0)?.sync(fs::vfs::SyncWhat::Data)
+}
+
+/// `sync(2)`.
+fn sync(task: &mut Task) -> Result<(), Errno> {
+    if let Some(namespace) = task.fs().root().mount.namespace() {
+        namespace.sync();
+    }
+    Ok(())
+}
+
+/// `syncfs(2)`.
+fn syncfs(task: &mut Task, fd: Fd) -> Result<(), Errno> {
+    let file = task.fd(fd.0)?;
+    if file.is_path_only() {
+        return Err(Errno::EBADF);
+    }
+    file.path().mount.superblock().fs().sync()
+}
+
+/// `sync_file_range(2)`.
+fn sync_file_range(
+    task: &mut Task,
+    fd: Fd,
+    offset: i64,
+    len: i64,
+    flags: Flags<SyncFileRangeFlags>,
+) -> Result<(), Errno> {
+    let file = task.fd(fd.0)?;
+    flags.known()?;
+    if offset < 0 || len < 0 || offset.checked_add(len).is_none() {
+        return Err(Errno::EINVAL);
+    }
+    match file.inode().file_type() {
+        FileType::Regular => file.sync(fs::vfs::SyncWhat::Data),
+        FileType::Directory | FileType::BlockDevice => Ok(()),
+        _ => Err(Errno::ESPIPE),
+    }
+}
+
+/// `readahead(2)`.
+fn readahead(task: &mut Task, fd: Fd, _offset: i64, _len: u64) -> Result<(), Errno> {
+    let file = task.fd(fd.0)?;
+    if !file.is_readable() {
+        return Err(Errno::EBADF);
+    }
+    if file.inode().file_type() == FileType::Regular { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// `posix_fadvise(2)`.
+fn fadvise64(task: &mut Task, fd: Fd, _offset: i64, len: i64, advice: FadviseArg) -> Result<(), Errno> {
+    let file = task.fd(fd.0)?;
+    if file.is_path_only() {
+        return Err(Errno::EBADF);
+    }
+    match file.inode().file_type() {
+        FileType::Fifo | FileType::Socket => return Err(Errno::ESPIPE),
+        _ => {}
+    }
+    if len < 0 || advice.0 > abi::fs::POSIX_FADV_NOREUSE { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+/// `fallocate(2)`.
+fn fallocate(task: &mut Task, fd: Fd, mode: Flags<FallocFlags>, offset: i64, len: i64) -> Result<(), Errno> {
+    let file = task.fd(fd.0)?;
+    let mode = mode.known().map_err(|_| Errno::EOPNOTSUPP)?;
+    let punch = mode.contains(FallocFlags::FALLOC_FL_PUNCH_HOLE);
+    if punch && !mode.contains(FallocFlags::FALLOC_FL_KEEP_SIZE) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if punch && mode.contains(FallocFlags::FALLOC_FL_ZERO_RANGE) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    file.allocate(&task.fs_context(), mode, offset, len)
+}
+
+/// `ftruncate(2)`.
+fn ftruncate(task: &mut Task, fd: Fd, len: i64) -> Result<(), Errno> {
+    let len = u64::try_from(len).map_err(|_| Errno::EINVAL)?;
+    let file = task.fd(fd.0)?;
+    file.truncate(&task.fs_context(), len)
+}

@@ -1,0 +1,368 @@
+//! The system and the process's relation to it: names, figures, random numbers, `prctl(2)`.
+
+use abi::Errno;
+use abi::ioctl::GetrandomFlags;
+use abi::mm::{
+    MEMBARRIER_CMD_QUERY, MembarrierCmd,
+};
+use abi::prctl as p;
+use abi::prctl::{Securebits, TASK_COMM_LEN};
+use abi::sysinfo::Sysinfo;
+use abi::utsname::{FIELD_LEN, UTS_LEN, Utsname};
+use auth::{Caps, Creds};
+use kernel::signal::Signal;
+use kernel::syscalls;
+use kernel::task::{Comm, NoNewPrivs, Subreaper, Task};
+use usermem::Addr;
+
+use crate::args::{ArchPrctlOp, Flags, Hex, InBuf, Out, OutBuf, PrctlOp};
+use crate::mem;
+
+syscalls! {
+    pub(crate) const ROWS;
+
+    /// Name and version of the system.
+    uname [63, 160] Partial("no guest test yet");
+    /// Sets the host name.
+    sethostname [170, 161] Partial("no guest test yet");
+    /// Sets the domain name.
+    setdomainname [171, 162] Partial("no guest test yet");
+    /// Figures of the system.
+    sysinfo [99, 179] Partial("no load averages; no guest test yet");
+    /// Random bytes.
+    getrandom [318, 278] Partial("no guest test yet");
+    /// Current CPU and node.
+    getcpu [309, 168] Partial("one node; no guest test yet");
+    /// Barriers on other threads.
+    membarrier [324, 283] Partial("private expedited barriers, registration not required; no guest test yet");
+    /// Registers restartable sequences.
+    rseq [334, 293] Unsupported(ENOSYS, "as without CONFIG_RSEQ")(Addr, Uint, Hex, Hex);
+    /// Sets the execution domain.
+    personality [135, 92] Partial("PER_LINUX alone; no guest test yet");
+    /// Operations on the process.
+    prctl [157, 167] Partial("what runtimes use; dumpable and timer slack are not remembered; no guest test yet");
+    /// Segment bases and other state of the architecture.
+    arch_prctl [158, -] Partial("segment bases; no guest test yet");
+    /// Continues an interrupted call.
+    restart_syscall [219, 128] Partial("no guest test yet");
+    /// Makes an inotify instance.
+    inotify_init [253, -] Unsupported(ENOSYS, "as without CONFIG_INOTIFY_USER")();
+    /// Makes an inotify instance, with flags.
+    inotify_init1 [294, 26] Unsupported(ENOSYS, "as without CONFIG_INOTIFY_USER")(Hex);
+    /// Watches a file.
+    inotify_add_watch [254, 27] Unsupported(ENOSYS, "as without CONFIG_INOTIFY_USER")(Fd, Str, Hex);
+    /// Ends a watch.
+    inotify_rm_watch [255, 28] Unsupported(ENOSYS, "as without CONFIG_INOTIFY_USER")(Fd, Int);
+    /// What a user-space probe's trampoline calls.
+    uretprobe [335, -] Unsupported(ENOSYS, "as without CONFIG_UPROBES")();
+}
+
+fn field(text: &[u8]) -> [u8; FIELD_LEN] {
+    let mut out = [0; FIELD_LEN];
+    for (to, from) in out.iter_mut().zip(text.iter().take(UTS_LEN)) {
+        *to = *from;
+    }
+    out
+}
+
+/// `uname(2)`.
+fn uname(task: &mut Task, name: Out<Utsname>) -> Result<(), Errno> {
+    let uts = task.kernel().uts();
+    let value = Utsname {
+        sysname: field(uts.sysname.as_bytes()),
+        nodename: field(uts.nodename.as_bytes()),
+        release: field(uts.release.as_bytes()),
+        version: field(uts.version.as_bytes()),
+        machine: field(uts.machine.as_bytes()),
+        domainname: field(uts.domainname.as_bytes()),
+    };
+    name.write(task, &value)
+}
+
+/// A host or domain name that the caller may set.
+fn uts_name(task: &Task, name: InBuf, len: i32) -> Result<Vec<u8>, Errno> {
+    if !task.creds().has(Caps::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let len = usize::try_from(len).ok().filter(|&len| len <= UTS_LEN).ok_or(Errno::EINVAL)?;
+    mem::read_bytes(task, name.0, len)
+}
+
+/// `sethostname(2)`.
+fn sethostname(task: &mut Task, name: InBuf, len: i32) -> Result<(), Errno> {
+    let name = uts_name(task, name, len)?;
+    task.kernel().set_hostname(&name)
+}
+
+/// `setdomainname(2)`.
+fn setdomainname(task: &mut Task, name: InBuf, len: i32) -> Result<(), Errno> {
+    let name = uts_name(task, name, len)?;
+    task.kernel().set_domainname(&name)
+}
+
+/// `sysinfo(2)`.
+fn sysinfo(task: &mut Task, info: Out<Sysinfo>) -> Result<(), Errno> {
+    let kernel = task.kernel();
+    let memory = kernel.memory_info();
+    let (threads, _) = kernel.tasks().counts();
+    let value = Sysinfo {
+        uptime: i64::try_from(kernel.uptime_ns() / 1_000_000_000).unwrap_or(i64::MAX),
+        totalram: memory.total,
+        freeram: memory.free,
+        procs: u16::try_from(threads).unwrap_or(u16::MAX),
+        mem_unit: 1,
+        ..Sysinfo::default()
+    };
+    info.write(task, &value)
+}
+
+/// Bytes of randomness fetched at a time.
+const RANDOM_CHUNK: usize = 4096;
+
+/// `getrandom(2)`: there is always entropy, so the flags change nothing.
+fn getrandom(task: &mut Task, buf: OutBuf, len: u64, flags: Flags<GetrandomFlags>) -> Result<usize, Errno> {
+    let flags = flags.known()?;
+    if flags.contains(GetrandomFlags::GRND_RANDOM | GetrandomFlags::GRND_INSECURE) {
+        return Err(Errno::EINVAL);
+    }
+    let len = usize::try_from(len.min(abi::fs::MAX_RW_COUNT)).unwrap_or(0);
+    let mut done: usize = 0;
+    let mut bytes = vec![0; RANDOM_CHUNK.min(len)];
+    while done < len {
+        let step = len.saturating_sub(done).min(RANDOM_CHUNK);
+        let Some(chunk) = bytes.get_mut(..step) else { break };
+        task.kernel().fill_random(chunk);
+        let stored = buf.0.checked_add(done as u64).ok_or(Errno::EFAULT).and_then(|at| {
+            mem::write_bytes(task, at, chunk)
+        });
+        match stored {
+            Ok(()) => done = done.saturating_add(step),
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        }
+        if task.has_pending_signal() {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// `getcpu(2)`: what is true of the host thread, folded to the CPUs we show.
+fn getcpu(task: &mut Task, cpu: Out<u32>, node: Out<u32>, _cache: Addr) -> Result<(), Errno> {
+    let now = rustix::thread::sched_getcpu() % task.kernel().machine().cpus.max(1);
+    cpu.write_opt(task, &u32::try_from(now).unwrap_or(0))?;
+    node.write_opt(task, &0)
+}
+
+/// `membarrier(2)`.
+fn membarrier(task: &mut Task, command: u32, flags: u32, _cpu: i32) -> Result<u32, Errno> {
+    let private = MembarrierCmd::MEMBARRIER_CMD_PRIVATE_EXPEDITED;
+    let register = MembarrierCmd::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED;
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if command == MEMBARRIER_CMD_QUERY {
+        return Ok((private | register).bits());
+    }
+    match MembarrierCmd::from_bits_retain(command) {
+        command if command == private => task.mm().barrier().map(|()| 0),
+        command if command == register => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `personality(2)`: 0xffffffff asks.
+fn personality(_task: &mut Task, persona: u32) -> Result<u32, Errno> {
+    match persona {
+        0 | u32::MAX => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `arch_prctl(2)`.
+fn arch_prctl(task: &mut Task, ArchPrctlOp(op): ArchPrctlOp, arg: Hex) -> Result<(), Errno> {
+    let base = || if arg.0 < abi::mm::TASK_SIZE { Ok(arg.0) } else { Err(Errno::EPERM) };
+    match op {
+        p::ARCH_SET_FS => task.user.regs.fs_base = base()?,
+        p::ARCH_SET_GS => task.user.regs.gs_base = base()?,
+        p::ARCH_GET_FS => mem::write(task, Addr(arg.0), &task.user.regs.fs_base)?,
+        p::ARCH_GET_GS => mem::write(task, Addr(arg.0), &task.user.regs.gs_base)?,
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(())
+}
+
+/// `restart_syscall(2)`.
+fn restart_syscall(task: &mut Task) -> kernel::syscall::SysResult {
+    match task.restart_syscall() {
+        Err(kernel::error::SysErr::Errno(Errno::EINTR)) => match task.take_restart_block() {
+            Some(block) => crate::poll::restart_poll(task, &block),
+            None => Err(Errno::EINTR.into()),
+        },
+        result => result,
+    }
+}
+
+/// `prctl(2)`.
+fn prctl(task: &mut Task, PrctlOp(op): PrctlOp, a: Hex, b: Hex, c: Hex, d: Hex) -> Result<u64, Errno> {
+    let (a, rest) = (a.0, [b.0, c.0, d.0]);
+    let unused = |used: bool| if used { Err(Errno::EINVAL) } else { Ok(()) };
+    match op {
+        p::PR_SET_PDEATHSIG => {
+            let signal = i32::try_from(a).map_err(|_| Errno::EINVAL)?;
+            if signal != 0 {
+                Signal::new(signal).ok_or(Errno::EINVAL)?;
+            }
+            task.set_death_signal(signal);
+        }
+        p::PR_GET_PDEATHSIG => mem::write(task, Addr(a), &task.death_signal())?,
+        p::PR_GET_DUMPABLE => return Ok(1),
+        p::PR_SET_DUMPABLE => unused(a > 1)?,
+        p::PR_SET_NAME => {
+            let mut name = [0; TASK_COMM_LEN - 1];
+            let got = mem::read_prefix(task, Addr(a), &mut name);
+            let seen = name.get(..got).unwrap_or(&[]);
+            let end = seen.iter().position(|&byte| byte == 0);
+            if end.is_none() && got < name.len() {
+                return Err(Errno::EFAULT);
+            }
+            task.thread().set_comm(Comm::new(seen.get(..end.unwrap_or(got)).unwrap_or(&[])));
+        }
+        p::PR_GET_NAME => {
+            let mut name = [0; TASK_COMM_LEN];
+            for (to, from) in name.iter_mut().zip(task.thread().comm().as_bytes()) {
+                *to = *from;
+            }
+            mem::write(task, Addr(a), &name)?;
+        }
+        p::PR_SET_CHILD_SUBREAPER => task.set_subreaper(if a != 0 { Subreaper::Yes } else { Subreaper::No }),
+        p::PR_GET_CHILD_SUBREAPER => {
+            mem::write(task, Addr(a), &i32::from(task.subreaper() == Subreaper::Yes))?;
+        }
+        p::PR_SET_NO_NEW_PRIVS => {
+            unused(a != 1 || rest != [0; 3])?;
+            task.set_no_new_privs();
+        }
+        p::PR_GET_NO_NEW_PRIVS => {
+            unused(a != 0 || rest != [0; 3])?;
+            return Ok(u64::from(task.no_new_privs() == NoNewPrivs::Yes));
+        }
+        p::PR_GET_SECCOMP => return Ok(0),
+        p::PR_GET_TIMERSLACK => return Ok(50_000),
+        p::PR_SET_TIMERSLACK => {}
+        p::PR_GET_THP_DISABLE => unused(a != 0 || rest != [0; 3])?,
+        p::PR_SET_THP_DISABLE => unused(rest != [0; 3])?,
+        p::PR_GET_TSC => mem::write(task, Addr(a), &1_i32)?,
+        p::PR_SET_TSC => unused(a != p::PR_TSC_ENABLE)?,
+        p::PR_MCE_KILL_GET => return Ok(p::PR_MCE_KILL_DEFAULT),
+        _ => return prctl_caps(task, op, a, rest),
+    }
+    Ok(0)
+}
+
+/// The operations of `prctl(2)` on capabilities.
+fn prctl_caps(task: &mut Task, op: u32, a: u64, rest: [u64; 3]) -> Result<u64, Errno> {
+    let creds = Creds::clone(task.creds());
+    let capability = |number: u64| {
+        u32::try_from(number).ok().and_then(Caps::from_number).ok_or(Errno::EINVAL)
+    };
+    let keep = Securebits::SECBIT_KEEP_CAPS.bits();
+    match op {
+        p::PR_CAPBSET_READ => Ok(u64::from(creds.bounding.contains(capability(a)?))),
+        p::PR_CAPBSET_DROP => {
+            if !creds.has(Caps::SETPCAP) {
+                return Err(Errno::EPERM);
+            }
+            let bounding = creds.bounding.difference(capability(a)?);
+            task.set_creds(Creds { bounding, ..creds });
+            Ok(0)
+        }
+        p::PR_GET_KEEPCAPS => Ok(u64::from(creds.securebits & keep != 0)),
+        p::PR_SET_KEEPCAPS => {
+            if a > 1 {
+                return Err(Errno::EINVAL);
+            }
+            if creds.securebits & Securebits::SECBIT_KEEP_CAPS_LOCKED.bits() != 0 {
+                return Err(Errno::EPERM);
+            }
+            let securebits = if a == 1 { creds.securebits | keep } else { creds.securebits & !keep };
+            task.set_creds(Creds { securebits, ..creds });
+            Ok(0)
+        }
+        p::PR_GET_SECUREBITS => Ok(u64::from(creds.securebits)),
+        p::PR_SET_SECUREBITS => {
+            let securebits = securebits_change(&creds, a)?;
+            task.set_creds(Creds { securebits, ..creds });
+            Ok(0)
+        }
+        p::PR_CAP_AMBIENT => {
+            let [which, c, d] = rest;
+            if c != 0 || d != 0 {
+                return Err(Errno::EINVAL);
+            }
+            ambient(task, creds, a, which)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// New securebits, `capabilities(7)`: a locked bit and a lock stay as they are.
+fn securebits_change(creds: &Creds, asked: u64) -> Result<u32, Errno> {
+    let asked = u32::try_from(asked).ok().and_then(Securebits::from_bits).ok_or(Errno::EPERM)?.bits();
+    let locks = Securebits::SECBIT_NOROOT_LOCKED
+        | Securebits::SECBIT_NO_SETUID_FIXUP_LOCKED
+        | Securebits::SECBIT_KEEP_CAPS_LOCKED
+        | Securebits::SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+    let held = creds.securebits & locks.bits();
+    let frozen = held | (held >> 1);
+    if (creds.securebits ^ asked) & frozen != 0 || !creds.has(Caps::SETPCAP) { Err(Errno::EPERM) } else { Ok(asked) }
+}
+
+/// `PR_CAP_AMBIENT`.
+fn ambient(task: &mut Task, creds: Creds, op: u64, which: u64) -> Result<u64, Errno> {
+    if op == p::PR_CAP_AMBIENT_CLEAR_ALL {
+        if which != 0 {
+            return Err(Errno::EINVAL);
+        }
+        task.set_creds(Creds { ambient: Caps::empty(), ..creds });
+        return Ok(0);
+    }
+    let capability = u32::try_from(which).ok().and_then(Caps::from_number).ok_or(Errno::EINVAL)?;
+    let ambient = match op {
+        p::PR_CAP_AMBIENT_IS_SET => return Ok(u64::from(creds.ambient.contains(capability))),
+        p::PR_CAP_AMBIENT_LOWER => creds.ambient.difference(capability),
+        p::PR_CAP_AMBIENT_RAISE => {
+            let forbidden = creds.securebits & Securebits::SECBIT_NO_CAP_AMBIENT_RAISE.bits() != 0;
+            if forbidden || !creds.permitted.intersection(creds.inheritable).contains(capability) {
+                return Err(Errno::EPERM);
+            }
+            creds.ambient.union(capability)
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    task.set_creds(Creds { ambient, ..creds });
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{field, securebits_change};
+    use abi::Errno;
+    use auth::{Creds, Gid, Uid};
+
+    #[test]
+    fn names_are_cut_and_terminated() {
+        assert_eq!(field(b"abc")[..4], *b"abc\0");
+        assert_eq!(field(&[b'x'; 100])[64], 0);
+    }
+
+    #[test]
+    fn locked_securebits_stay() {
+        let mut creds = Creds::root();
+        assert_eq!(securebits_change(&creds, 0x2f), Ok(0x2f));
+        creds.securebits = 0b11;
+        assert_eq!(securebits_change(&creds, 0), Err(Errno::EPERM));
+        assert_eq!(securebits_change(&creds, 0x100), Err(Errno::EPERM));
+        assert_eq!(securebits_change(&Creds::new(Uid(1), Gid(1), vec![]), 0), Err(Errno::EPERM));
+    }
+}
