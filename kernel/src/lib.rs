@@ -13,6 +13,8 @@ pub mod event;
 pub mod fdtable;
 pub mod fsstate;
 pub mod futex;
+#[cfg(test)]
+mod harness;
 pub mod ids;
 pub mod kernel;
 mod lock;

@@ -16,6 +16,8 @@ mod jobs;
 pub mod pidfd;
 pub(crate) mod run;
 pub(crate) mod set;
+#[cfg(test)]
+mod tests;
 pub mod thread;
 mod usage;
 mod wait;
