@@ -191,6 +191,9 @@ impl State {
         for (part, pma) in self.pmas.within(piece).collect::<Vec<_>>() {
             if vma.file.is_none() && !pma.cow && self.pool.punch(pma.offset, part.len()) {
                 // The host takes the pages from every mapping of them: what is installed shows zeros.
+                if pma.full {
+                    self.pmas.update(part, |_, pma| pma.full = false);
+                }
                 continue;
             }
             self.drop_pages(part, batch);

@@ -291,7 +291,7 @@ impl State {
             }
         }
         for (piece, offset) in homes {
-            self.pmas.insert(piece, Pma { offset, cow: false });
+            self.pmas.insert(piece, Pma { offset, cow: false, full: vma.file.is_some() });
         }
         Ok(hole)
     }
@@ -350,7 +350,7 @@ impl State {
             batch.free_pages(part, old);
         }
         for (part, offset) in homes {
-            self.pmas.insert(part, Pma { offset, cow: false });
+            self.pmas.insert(part, Pma { offset, cow: false, full: true });
         }
         Ok(run)
     }

@@ -75,13 +75,16 @@ impl State {
     /// Shares the private pages of a VMA that hold data.
     fn share_pages(&mut self, range: AddrRange, child: &mut Self, protect: &mut Batch) -> Result<(), Errno> {
         for (piece, pma) in self.pmas.within(range).collect::<Vec<_>>() {
-            for (offset, len) in self.data_to_share(pma.offset, piece.len()) {
+            let data =
+                if pma.full { vec![(pma.offset, piece.len())] } else { self.data_to_share(pma.offset, piece.len()) };
+            for (offset, len) in data {
                 let start = Addr(piece.start.0 + (offset - pma.offset));
                 let run = AddrRange { start, end: Addr(start.0 + len) };
                 self.pool.inc_ref(offset, len)?;
-                child.pmas.insert(run, Pma { offset, cow: true });
-                if !pma.cow {
-                    self.pmas.update(run, |_, pma| pma.cow = true);
+                let shared = Pma { offset, cow: true, full: true };
+                child.pmas.insert(run, shared);
+                if pma != (Pma { offset: pma.offset, ..shared }) {
+                    self.pmas.update(run, |_, pma| (pma.cow, pma.full) = (true, true));
                 }
                 self.write_protect(run, protect);
             }

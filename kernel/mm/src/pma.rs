@@ -22,6 +22,8 @@ pub(crate) struct Pma {
     pub(crate) offset: u64,
     /// Whether others may share them: then never writable as they are.
     pub(crate) cow: bool,
+    /// Whether all of it is known to hold data, so that fork need not ask.
+    pub(crate) full: bool,
 }
 
 impl Piece for Pma {
@@ -30,7 +32,7 @@ impl Piece for Pma {
     }
 
     fn joins(&self, len: u64, next: &Self) -> bool {
-        self.cow == next.cow && self.offset + len == next.offset
+        self.cow == next.cow && self.full == next.full && self.offset + len == next.offset
     }
 }
 
