@@ -16,7 +16,7 @@ use usermem::bytes::{IoDst, IoSrc};
 use usermem::ptr::UserMemory;
 use waiter::{EventMask, Pollable, WaitQueue};
 
-use crate::vfs::{AnonInode, File, FileOps, FileType, Path};
+use crate::vfs::{AnonInode, File, FileOps, FileType, InodeOps, Path};
 use crate::{Context, lockclass};
 
 /// Largest write that is atomic, in bytes.
@@ -365,6 +365,7 @@ pub fn create(uid: Uid, gid: Gid, flags: OpenFlags) -> (Arc<File>, Arc<File>) {
     reader.writers_before = 0;
     let writer = pipe.open_end(false, true);
     let inode = AnonInode::new(FileType::Fifo, 0o600, uid, gid);
+    inode.slots().set_fifo(&pipe);
     let name = format!("pipe:[{}]", inode.ino());
     let flags = flags & (OpenFlags::O_NONBLOCK | OpenFlags::O_DIRECT);
     let file = |end: PipeEnd, access: u32| {

@@ -77,6 +77,12 @@ impl FileOps for HostFile {
         Ok(done)
     }
 
+    fn append(&self, ctx: &Context<'_>, file: &File, src: &mut dyn IoSrc) -> Result<(u64, usize), Errno> {
+        let _appending = self.inode.appending.lock();
+        let end = self.current_size()?;
+        Ok((end, self.write(ctx, file, src, end)?))
+    }
+
     fn position(&self) -> Position {
         Position::Offsets
     }

@@ -29,6 +29,8 @@ pub(super) struct HostInode {
     link: OnceLock<Vec<u8>>,
     pub(super) mappable_id: u64,
     pub(super) observers: Observers,
+    /// Held by each append of ours, so that none lands on another.
+    pub(super) appending: Mutex<()>,
     slots: InodeSlots,
 }
 
@@ -54,6 +56,7 @@ impl HostInode {
             link: OnceLock::new(),
             mappable_id: next_mappable_id(),
             observers: Observers::new(),
+            appending: Mutex::new(lockclass::INODE_WRITE, ()),
             slots: InodeSlots::new(),
         })
     }

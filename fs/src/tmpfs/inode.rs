@@ -1,7 +1,7 @@
 //! Inodes of tmpfs, and their open files.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use abi::Errno;
 use abi::fs::{FallocFlags, OpenFlags, Seals, XattrFlags};
@@ -24,7 +24,6 @@ const MAX_XATTR_BYTES: usize = 1 << 20;
 /// An inode in memory.
 pub(crate) struct TmpInode {
     pub(super) fs: Arc<TmpFs>,
-    this: Weak<Self>,
     ino: u64,
     pub(super) file_type: FileType,
     pub(super) body: Body,
@@ -59,9 +58,8 @@ impl TmpInode {
             }
             NodeKind::Fifo | NodeKind::Socket => Body::Node,
         };
-        Arc::new_cyclic(|this| Self {
+        Arc::new(Self {
             fs: Arc::clone(fs),
-            this: this.clone(),
             ino,
             file_type,
             body,
@@ -69,10 +67,6 @@ impl TmpInode {
             xattrs: Mutex::new(lockclass::INODE, BTreeMap::new()),
             slots: InodeSlots::new(),
         })
-    }
-
-    pub(super) fn this(&self) -> Result<Arc<Self>, Errno> {
-        self.this.upgrade().ok_or(Errno::ESTALE)
     }
 
     /// An inode of tmpfs, from any; `EXDEV`.

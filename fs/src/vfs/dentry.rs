@@ -115,11 +115,6 @@ impl Dentry {
         self.links.lock().state == LinkState::Pseudo
     }
 
-    /// Whether both are of the same file system.
-    pub(crate) fn same_superblock(&self, other: &Self) -> bool {
-        self.superblock == other.superblock
-    }
-
     /// Whether this is a directory.
     pub fn is_dir(&self) -> bool {
         self.inode.file_type() == FileType::Directory
@@ -293,6 +288,18 @@ impl Dentry {
         let (name, other_name) = (child.name(), other.name());
         self.adopt(other, &name);
         other_dir.adopt(child, &other_name);
+    }
+
+    /// Empties the cache below: children and parents hold each other, so a tree that goes out of use is taken apart.
+    pub(crate) fn take_apart(self: &Arc<Self>) {
+        let mut stack = vec![Arc::clone(self)];
+        while let Some(dentry) = stack.pop() {
+            let children = std::mem::take(&mut *dentry.children.lock());
+            stack.extend(children.into_values().filter_map(|child| match child {
+                Child::Positive(child) => Some(child),
+                Child::Negative => None,
+            }));
+        }
     }
 
     /// Removes this dentry from the cache if nobody else uses it; whether it went.

@@ -131,6 +131,11 @@ impl InodeSlots {
         pipe
     }
 
+    /// Makes `pipe` the one behind this inode: an unnamed pipe that is opened again through `/proc/self/fd`.
+    pub(crate) fn set_fifo(&self, pipe: &Arc<crate::pipe::Pipe>) {
+        *self.get().fifo.lock() = Arc::downgrade(pipe);
+    }
+
     /// Binds an object (a UNIX socket) to the inode.
     pub fn bind(&self, object: Arc<dyn Any + Send + Sync>) {
         *self.get().bound.lock() = Some(object);

@@ -82,7 +82,7 @@ struct State {
 const MAX_RECORDS: usize = 65_536;
 
 /// The locks on one inode.
-pub struct InodeLocks {
+pub(crate) struct InodeLocks {
     state: Mutex<State>,
     queue: WaitQueue,
 }

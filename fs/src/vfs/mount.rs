@@ -81,6 +81,13 @@ impl Superblock {
     }
 }
 
+impl Drop for Superblock {
+    fn drop(&mut self) {
+        // Every path holds its mount, and that its superblock: nobody walks this tree any more.
+        self.root.take_apart();
+    }
+}
+
 bitflags::bitflags! {
     /// Per-mount options.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
