@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use abi::Errno;
 use abi::fs::{AT_FDCWD, Iovec};
+use kernel::error::Restart;
 use kernel::syscall::{ArgKind, RawArgs, RetKind, SysErr, SysResult, SyscallDef, When};
 use kernel::task::Task;
 use usermem::Addr;
@@ -137,8 +138,19 @@ fn result_text(task: &Task, kind: RetKind, result: &SysResult, out: &mut String)
             }
         },
         Err(SysErr::Errno(errno)) => write!(out, "-1 {errno} ({})", message(*errno)),
-        Err(other) => write!(out, "? {other:?}"),
+        Err(SysErr::Restart(restart)) => write!(out, "? {}", restart_text(restart)),
+        // The call ends the thread, replaces the program or waits in a state of its own; or the registers are set.
+        Err(SysErr::Switch(_) | SysErr::LeaveRegs) => write!(out, "?"),
     };
+}
+
+fn restart_text(restart: &Restart) -> &'static str {
+    match restart {
+        Restart::Sys => "ERESTARTSYS (To be restarted if SA_RESTART is set)",
+        Restart::NoIntr => "ERESTARTNOINTR (To be restarted)",
+        Restart::NoHand => "ERESTARTNOHAND (To be restarted if no handler)",
+        Restart::Block(_) => "ERESTART_RESTARTBLOCK (Interrupted by signal)",
+    }
 }
 
 fn pointer(addr: u64) -> String {
