@@ -209,6 +209,7 @@ impl Sandbox {
             limits: Rlimits::default(),
             files: Vec::new(),
             ignored: SigSet::EMPTY,
+            tty: None,
         };
         Self { kernel: kernel.unwrap(), command: Mutex::new(Some(command)) }
     }

@@ -32,7 +32,7 @@ use crate::syscall::Dispatch;
 use crate::task::exec::{ExecRequest, ExecTarget, Executor, first_task};
 use crate::task::group::{ExitStatus, Handlers, ThreadGroup};
 use crate::task::run::RunState;
-use crate::task::set::{GroupEntry, Subreaper, TaskSet, first_session};
+use crate::task::set::{ControllingTty, GroupEntry, Subreaper, TaskSet, first_session};
 use crate::task::thread::{Comm, Parts, Thread};
 use crate::task::{NoNewPrivs, Task};
 use crate::time::thread::Timers;
@@ -147,6 +147,8 @@ pub struct Command {
     pub files: Vec<(i32, Arc<File>)>,
     /// Signals that it starts with ignored.
     pub ignored: SigSet,
+    /// The controlling terminal of its session.
+    pub tty: Option<Arc<dyn ControllingTty>>,
 }
 
 #[derive(Default)]
@@ -274,6 +276,9 @@ impl Kernel {
         let cwd = command.cwd.clone();
         let fs_state = Arc::new(FsState::new(command.root, command.cwd, command.umask));
         let (group, thread) = self.make_main(&command.creds, command.limits, command.ignored)?;
+        if let Some(session) = self.tasks.session_of(group.pid()) {
+            session.set_tty(command.tty);
+        }
         let prepared = {
             let blocker = fs::NeverBlock;
             let executor = Executor {

@@ -34,6 +34,8 @@ pub(crate) const FS_STATE: LockClass = LockClass::new("kernel.fs_state", 3010);
 pub(crate) const LIMITS: LockClass = LockClass::new("group.limits", 3020);
 /// The timer thread's heap.
 pub(crate) const TIMERS: LockClass = LockClass::new("kernel.timers", 3100);
+/// Clock parameters and the page they are published on.
+pub(crate) const CLOCKS: LockClass = LockClass::new("kernel.clocks", 3105);
 /// The host and domain name.
 pub(crate) const UTS: LockClass = LockClass::new("kernel.uts", 3110);
 /// Counts of queued signals.

@@ -194,6 +194,26 @@ impl TaskSet {
         tids
     }
 
+    /// The session of a process.
+    pub fn session_of(&self, pid: Pid) -> Option<Arc<Session>> {
+        self.lock().groups.get(&pid).map(|e| Arc::clone(&e.session))
+    }
+
+    /// The process group of a process.
+    pub fn pgrp_of(&self, pid: Pid) -> Option<Pid> {
+        self.lock().groups.get(&pid).map(|e| e.pgrp)
+    }
+
+    /// The session of a process group.
+    pub fn session_of_pgrp(&self, pgrp: Pid) -> Option<Arc<Session>> {
+        self.lock().pgrps.get(&pgrp).map(|p| Arc::clone(&p.session))
+    }
+
+    /// Whether a process group is orphaned (SIGTTIN and SIGTTOU become EIO there).
+    pub fn is_orphaned_pgrp(&self, pgrp: Pid) -> bool {
+        self.lock().is_orphaned(pgrp)
+    }
+
     /// How many threads and processes exist (init is not counted).
     pub fn counts(&self) -> (usize, usize) {
         let tree = self.lock();

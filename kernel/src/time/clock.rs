@@ -4,6 +4,7 @@ use abi::Errno;
 use abi::time::{Timespec, Timeval};
 
 use super::NS_PER_SEC;
+use super::vdso::host_ns;
 use crate::ids::Tid;
 use crate::kernel::Kernel;
 use crate::task::Task;
@@ -68,23 +69,17 @@ impl ClockId {
     }
 }
 
-fn host_ns(id: rustix::time::ClockId) -> u64 {
-    let now = rustix::time::clock_gettime(id);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(NS_PER_SEC).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
-}
-
 impl Kernel {
     /// A system clock now, in nanoseconds. CPU clocks belong to tasks: [`Task::clock_ns`]; here they are 0.
     pub fn clock_ns(&self, clock: ClockId) -> u64 {
         use rustix::time::ClockId as Host;
         match clock {
-            ClockId::Realtime => host_ns(Host::Realtime),
-            ClockId::Monotonic => sync::monotonic_now_ns(),
+            ClockId::Realtime => self.vdso().now().realtime_ns,
+            ClockId::Monotonic => self.vdso().now().monotonic_ns,
             ClockId::MonotonicRaw => host_ns(Host::MonotonicRaw),
             ClockId::RealtimeCoarse => host_ns(Host::RealtimeCoarse),
             ClockId::MonotonicCoarse => host_ns(Host::MonotonicCoarse),
-            ClockId::Boottime => host_ns(Host::Boottime),
+            ClockId::Boottime => self.vdso().now().boottime_ns,
             ClockId::ProcessCpu(_) | ClockId::ThreadCpu(_) => 0,
         }
     }
