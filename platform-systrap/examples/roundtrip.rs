@@ -1,4 +1,4 @@
-//! Measures the platform: `cargo run --release -p casemate-platform-systrap --example roundtrip`.
+//! Measures the platform: `cargo run --release -p casemate-platform-systrap --example roundtrip [futex]`.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measuring program")]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arch::UserContext;
-use casemate_platform_systrap::{Systrap, SystrapConfig};
+use casemate_platform_systrap::{Handover, Systrap, SystrapConfig};
 use usermem::platform::{Backing, Exit, MapOp, Platform, Prot};
 use usermem::{Addr, AddrRange};
 
@@ -42,7 +42,10 @@ fn main() {
     // SAFETY: `code` is valid for its length.
     let n = unsafe { libc::pwrite(memory.as_raw_fd(), code.as_ptr().cast(), code.len(), 0) };
     assert_eq!(n, code.len() as isize);
-    let config = SystrapConfig::new(Arc::new(memory), Arc::new(read_only.into()));
+    let mut config = SystrapConfig::new(Arc::new(memory), Arc::new(read_only.into()));
+    if std::env::args().any(|argument| argument == "futex") {
+        config.handover = Handover::Futex;
+    }
     let begun = Instant::now();
     let systrap = Systrap::new(&config).unwrap();
     println!("{:40} {:10} ns", "platform", begun.elapsed().as_nanos());

@@ -11,16 +11,20 @@
 //! A kick is sent only by the `interrupt` that sets PENDING in RUNNING, so at most one per run. It may be late and hit a
 //! later run: the handler never drops a kick on the way to guest code, so the stub hands over again, and `switch` finds
 //! PENDING clear and just continues.
+//!
+//! A guest that jumps into stub code can make itself deaf to kicks; `watchdog` ends it.
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arch::UserContext;
 use usermem::platform::{Context, Exit, Interrupt, PlatformError};
 
 use crate::host::{self, Gone};
 use crate::layout::KICK_SIGNAL;
+use crate::machine::Machine;
 use crate::process::{Process, Stub};
 use crate::thread::{Event, Impossible, Thread};
 
@@ -31,14 +35,20 @@ const PENDING: u32 = 2;
 /// The interruptible part of a context.
 #[derive(Debug)]
 pub(crate) struct Kick {
+    machine: Arc<Machine>,
     process: Arc<Process>,
     tid: i32,
     state: AtomicU32,
+    /// When the kick of this run was sent, in nanoseconds since `made`; `u64::MAX` before.
+    kicked_at: AtomicU64,
+    made: Instant,
 }
 
 impl Kick {
     /// Before guest code runs. `false`: an interrupt was pending, and is consumed.
     fn begin(&self) -> bool {
+        // Before RUNNING, so that no interrupter of this run compares with the kick of an earlier one.
+        self.kicked_at.store(u64::MAX, Ordering::Relaxed);
         // Pairs with `interrupt`: what the interrupter did before is seen by our caller when this returns false.
         let begun = self.state.compare_exchange(IDLE, RUNNING, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if !begun {
@@ -61,11 +71,35 @@ impl Kick {
     }
 }
 
+impl Kick {
+    fn now(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Kills the stub if its last kick is unanswered for longer than `patience`. Whether one is still on its way.
+    pub(crate) fn enforce(&self, patience: Duration) -> bool {
+        // Pairs with `begin` and `end`.
+        if self.state.load(Ordering::Acquire) != RUNNING | PENDING || self.process.is_dead() {
+            return false;
+        }
+        let waited = self.now().saturating_sub(self.kicked_at.load(Ordering::Relaxed));
+        if u128::from(waited) < patience.as_nanos() {
+            return true;
+        }
+        log::warn!("stub {} killed: it did not answer a kick", self.process.pid);
+        self.process.kill_soon();
+        false
+    }
+}
+
 impl Interrupt for Kick {
     fn interrupt(&self) {
         // Pairs with `begin`, `end` and `consume`.
-        if self.state.fetch_or(PENDING, Ordering::AcqRel) == RUNNING {
+        let before = self.state.fetch_or(PENDING, Ordering::AcqRel);
+        if before == RUNNING {
+            self.kicked_at.store(self.now(), Ordering::Relaxed);
             host::signal_thread(self.process.pid, self.tid, KICK_SIGNAL);
+            self.machine.watchdog.arm();
         }
     }
 }
@@ -91,8 +125,16 @@ impl SystrapContext {
         let thread = stub.take_thread()?;
         let condemn = |Impossible(why)| stub.process.condemn(why);
         thread.write_image(image).map_err(condemn)?;
-        let kick = Kick { process: Arc::clone(&stub.process), tid: thread.tid, state: AtomicU32::new(IDLE) };
-        Ok(Self { stub, thread: Some(thread), kick: Arc::new(kick) })
+        let kick = Arc::new(Kick {
+            machine: Arc::clone(&stub.machine),
+            process: Arc::clone(&stub.process),
+            tid: thread.tid,
+            state: AtomicU32::new(IDLE),
+            kicked_at: AtomicU64::new(u64::MAX),
+            made: Instant::now(),
+        });
+        stub.machine.watchdog.watch(&kick);
+        Ok(Self { stub, thread: Some(thread), kick })
     }
 
     fn read_image(&self) -> Result<Vec<u8>, PlatformError> {

@@ -10,11 +10,15 @@
 //! | memory thread | hand-over; mmap, munmap, mprotect, … | SIGSYS |
 //! | application | hand-over; nothing is allowed | SIGSYS |
 //!
+//! Where the host refuses listeners, threads hand over through futexes instead: then the application filter has its one
+//! rule that allows, futex(2) with the operations wait and wake from stub text.
+//!
 //! The base filter answers TRAP and never KILL, because it is also in the chain of the application threads, whose calls
 //! must reach us; and it allows the hand-over, because its TRAP would outrank the listener of the filter above it.
 
 use std::ops::Range;
 
+use crate::host::Transport;
 use crate::layout::HANDOFF_NR;
 
 /// `struct sock_filter` (linux/filter.h).
@@ -39,6 +43,7 @@ const RETURN: u16 = 0x06;
 const OFFSET_NR: u32 = 0;
 const OFFSET_ARCH: u32 = 4;
 const OFFSET_IP: u32 = 8;
+const OFFSET_ARG1: u32 = 24;
 
 /// `AUDIT_ARCH_X86_64`.
 const ARCH_X86_64: u32 = 0xc000_003e;
@@ -85,30 +90,57 @@ const OPS_CALLS: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
+/// What the futex transport calls besides.
+const FUTEX_CALLS: &[i64] = &[
+    libc::SYS_futex,  // application thread: hand over
+    libc::SYS_sendto, // memory thread, leader: answers
+];
+
 /// The filter of every thread of a stub whose text is `text`.
-pub(crate) fn base(text: &Range<u64>) -> Vec<Insn> {
-    program(text, ALLOW, BASE_CALLS)
+pub(crate) fn base(text: &Range<u64>, transport: Transport) -> Vec<Insn> {
+    match transport {
+        Transport::Notify => program(text, ALLOW, BASE_CALLS),
+        Transport::Futex => program(text, ALLOW, &[BASE_CALLS, FUTEX_CALLS].concat()),
+    }
 }
 
 /// What the memory thread adds.
-pub(crate) fn ops(text: &Range<u64>) -> Vec<Insn> {
-    program(text, NOTIFY, OPS_CALLS)
+pub(crate) fn ops(text: &Range<u64>, transport: Transport) -> Vec<Insn> {
+    match transport {
+        Transport::Notify => program(text, NOTIFY, OPS_CALLS),
+        Transport::Futex => program(text, TRAP, &[OPS_CALLS, &[libc::SYS_sendto]].concat()),
+    }
 }
 
-/// What threads that run guest code add. It has no rule that allows.
-pub(crate) fn app(text: &Range<u64>) -> Vec<Insn> {
-    program(text, NOTIFY, &[])
+/// What threads that run guest code add. With listeners it has no rule that allows.
+pub(crate) fn app(text: &Range<u64>, transport: Transport) -> Vec<Insn> {
+    match transport {
+        Transport::Notify => program(text, NOTIFY, &[]),
+        Transport::Futex => {
+            let mut program = head(text, 13);
+            program.extend([
+                insn(JUMP_EQ, 0, 4, libc::SYS_futex as u32),
+                insn(LOAD, 0, 0, OFFSET_ARG1),
+                insn(JUMP_EQ, 1, 0, libc::FUTEX_WAIT as u32),
+                insn(JUMP_EQ, 0, 1, libc::FUTEX_WAKE as u32),
+                insn(RETURN, 0, 0, ALLOW),
+                insn(RETURN, 0, 0, TRAP),
+            ]);
+            program
+        }
+    }
 }
 
-/// TRAP, but from `text`: `handoff` for the hand-over, ALLOW for `calls`.
-fn program(text: &Range<u64>, handoff: u32, calls: &[i64]) -> Vec<Insn> {
-    let insn = |code, jt, jf, k| Insn { code, jt, jf, k };
+const fn insn(code: u16, jt: u8, jf: u8, k: u32) -> Insn {
+    Insn { code, jt, jf, k }
+}
+
+/// To instruction `trap_at` unless the call comes from `text`; then the number is loaded. Eight instructions.
+fn head(text: &Range<u64>, trap_at: usize) -> Vec<Insn> {
     let high = (text.start >> 32) as u32;
-    assert_eq!(high, ((text.end - 1) >> 32) as u32, "stub text must not cross 4 GiB");
-    let trap_at = 10 + calls.len();
-    // Distance from instruction `at` to the TRAP; programs are far shorter than the 255 a jump can span.
-    let trap = |at: usize| u8::try_from(trap_at - at - 1).expect("short program");
-    let mut program = vec![
+    debug_assert_eq!(high, ((text.end - 1) >> 32) as u32, "stub text is one page");
+    let trap = |at: usize| distance(at, trap_at);
+    vec![
         insn(LOAD, 0, 0, OFFSET_ARCH),
         insn(JUMP_EQ, 0, trap(1), ARCH_X86_64),
         insn(LOAD, 0, 0, OFFSET_IP + 4),
@@ -117,12 +149,22 @@ fn program(text: &Range<u64>, handoff: u32, calls: &[i64]) -> Vec<Insn> {
         insn(JUMP_GE, 0, trap(5), text.start as u32),
         insn(JUMP_GE, trap(6), 0, text.end as u32),
         insn(LOAD, 0, 0, OFFSET_NR),
-        insn(JUMP_EQ, 0, 1, HANDOFF_NR as u32),
-        insn(RETURN, 0, 0, handoff),
-    ];
-    for (index, nr) in calls.iter().enumerate() {
-        program.push(insn(JUMP_EQ, trap(program.len()) + 1, 0, *nr as u32));
-        debug_assert_eq!(program.len(), 11 + index, "the TRAP is where the jumps expect it");
+    ]
+}
+
+/// The jump from instruction `from` to instruction `to`. Programs are far shorter than the 255 that a jump can span.
+fn distance(from: usize, to: usize) -> u8 {
+    u8::try_from(to - from - 1).expect("short program")
+}
+
+/// TRAP, but from `text`: `handoff` for the hand-over, ALLOW for `calls`.
+fn program(text: &Range<u64>, handoff: u32, calls: &[i64]) -> Vec<Insn> {
+    let trap_at = 10 + calls.len();
+    let mut program = head(text, trap_at);
+    program.push(insn(JUMP_EQ, 0, 1, HANDOFF_NR as u32));
+    program.push(insn(RETURN, 0, 0, handoff));
+    for nr in calls {
+        program.push(insn(JUMP_EQ, distance(program.len(), trap_at + 1), 0, *nr as u32));
     }
     program.push(insn(RETURN, 0, 0, TRAP));
     if !calls.is_empty() {
@@ -134,14 +176,14 @@ fn program(text: &Range<u64>, handoff: u32, calls: &[i64]) -> Vec<Insn> {
 #[cfg(test)]
 mod tests {
     use super::{
-        ALLOW, ARCH_X86_64, BASE_CALLS, HANDOFF_NR, Insn, JUMP_EQ, JUMP_GE, LOAD, NOTIFY, OFFSET_ARCH, OFFSET_IP,
-        OFFSET_NR, OPS_CALLS, RETURN, TRAP, app, base, ops,
+        ALLOW, ARCH_X86_64, BASE_CALLS, FUTEX_CALLS, HANDOFF_NR, Insn, JUMP_EQ, JUMP_GE, LOAD, NOTIFY, OFFSET_ARCH,
+        OFFSET_ARG1, OFFSET_IP, OFFSET_NR, OPS_CALLS, RETURN, TRAP, Transport, app, base, ops,
     };
 
     const TEXT: std::ops::Range<u64> = 0x7ffe_1234_5000..0x7ffe_1234_6000;
 
     /// Interprets the subset of classic BPF that the filters use.
-    fn run(program: &[Insn], nr: u32, arch: u32, ip: u64) -> u32 {
+    fn run_with(program: &[Insn], nr: u32, arch: u32, ip: u64, arg1: u32) -> u32 {
         let (mut at, mut acc) = (0_usize, 0_u32);
         loop {
             let insn = program[at];
@@ -152,6 +194,7 @@ mod tests {
                         OFFSET_NR => nr,
                         OFFSET_ARCH => arch,
                         OFFSET_IP => ip as u32,
+                        OFFSET_ARG1 => arg1,
                         other => {
                             assert_eq!(other, OFFSET_IP + 4);
                             (ip >> 32) as u32
@@ -164,6 +207,10 @@ mod tests {
                 other => panic!("instruction {other:#x} is not in our subset"),
             }
         }
+    }
+
+    fn run(program: &[Insn], nr: u32, arch: u32, ip: u64) -> u32 {
+        run_with(program, nr, arch, ip, 7)
     }
 
     /// The answer of the chain: the strictest.
@@ -194,7 +241,7 @@ mod tests {
 
     #[test]
     fn threads_that_run_guest_code_are_never_allowed_anything() {
-        let filters = [base(&TEXT), app(&TEXT)];
+        let filters = [base(&TEXT, Transport::Notify), app(&TEXT, Transport::Notify)];
         for arch in ARCHES {
             for (ip, inside) in addresses() {
                 for nr in numbers() {
@@ -208,10 +255,35 @@ mod tests {
     }
 
     #[test]
+    fn with_futexes_guest_threads_may_wait_and_wake_from_stub_text() {
+        let (base, app) = (base(&TEXT, Transport::Futex), app(&TEXT, Transport::Futex));
+        for arch in ARCHES {
+            for (ip, inside) in addresses() {
+                for nr in numbers() {
+                    for operation in [0, 1, 2, 3, 9, 128, 129, u32::MAX] {
+                        let expected = arch == ARCH_X86_64 && inside && nr == 202 && operation < 2;
+                        let answers = [&base, &app].map(|filter| run_with(filter, nr, arch, ip, operation));
+                        let answer = answers.into_iter().min_by_key(|action| *action as i32).unwrap();
+                        assert_eq!(answer, if expected { ALLOW } else { TRAP }, "nr {nr} ip {ip:#x} op {operation}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn privileged_threads_have_their_calls_from_stub_text_only() {
-        for (filters, calls, handoff) in
-            [(vec![base(&TEXT)], BASE_CALLS, ALLOW), (vec![base(&TEXT), ops(&TEXT)], OPS_CALLS, NOTIFY)]
-        {
+        let cases: [(Vec<Vec<Insn>>, Vec<i64>, u32); 4] = [
+            (vec![base(&TEXT, Transport::Notify)], BASE_CALLS.to_vec(), ALLOW),
+            (vec![base(&TEXT, Transport::Notify), ops(&TEXT, Transport::Notify)], OPS_CALLS.to_vec(), NOTIFY),
+            (vec![base(&TEXT, Transport::Futex)], [BASE_CALLS, FUTEX_CALLS].concat(), ALLOW),
+            (
+                vec![base(&TEXT, Transport::Futex), ops(&TEXT, Transport::Futex)],
+                [OPS_CALLS, &[libc::SYS_sendto]].concat(),
+                TRAP,
+            ),
+        ];
+        for (filters, calls, handoff) in cases {
             for arch in ARCHES {
                 for (ip, inside) in addresses() {
                     for nr in numbers() {

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -43,10 +45,21 @@ struct Response {
 
 static_assertions::assert_eq_size!(Response, [u8; 24]);
 
+/// How threads of a stub hand over to the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Transport {
+    /// By seccomp notification.
+    Notify,
+    /// By futex, where the host gives no seccomp listeners.
+    Futex,
+}
+
 /// What the host's kernel can do, found out once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Features {
-    /// Flags for seccomp(2) when it makes a listener.
+    /// How threads hand over.
+    pub(crate) transport: Transport,
+    /// Flags for seccomp(2) in new threads.
     pub(crate) listen_flags: u64,
     /// A blocked NOTIF_RECV returns when the last thread of the filter is gone (6.11).
     pub(crate) recv_sees_death: bool,
@@ -54,9 +67,15 @@ pub(crate) struct Features {
 
 impl Features {
     /// Asks the host.
-    pub(crate) fn probe() -> Self {
-        let mut listen_flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
-        for flag in [libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW, libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV] {
+    pub(crate) fn probe(transport: Transport) -> Self {
+        let (mut listen_flags, wanted) = match transport {
+            Transport::Notify => (
+                libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+                [libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW, libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV],
+            ),
+            Transport::Futex => (0, [libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW; 2]),
+        };
+        for flag in wanted {
             // Unknown flags are EINVAL; known ones get as far as the missing program.
             // SAFETY: the call fails before it changes anything: its program pointer is null.
             let answer = unsafe {
@@ -71,7 +90,7 @@ impl Features {
                 listen_flags |= flag;
             }
         }
-        Self { listen_flags, recv_sees_death: kernel_version() >= (6, 11) }
+        Self { transport, listen_flags, recv_sees_death: kernel_version() >= (6, 11) }
     }
 }
 
@@ -207,6 +226,46 @@ pub(crate) fn send(socket: BorrowedFd<'_>, data: &[u8], fds: &[BorrowedFd<'_>]) 
             return Err(error);
         }
     }
+}
+
+/// Length of the next message, whose bytes do not matter. 0: the peer is gone.
+pub(crate) fn receive_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut byte = 0_u8;
+    loop {
+        // SAFETY: one byte of room; MSG_TRUNC makes the call return the message's real length.
+        let got = unsafe { libc::recv(socket.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_TRUNC) };
+        if got >= 0 {
+            return Ok(got as usize);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINTR) {
+            return Err(error);
+        }
+    }
+}
+
+/// Waits until `word` is not `value`, is woken, or `timeout` has passed.
+pub(crate) fn futex_wait(word: &AtomicU32, value: u32, timeout: Duration) {
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(timeout.subsec_nanos() as i32),
+    };
+    // SAFETY: the word is shared memory that lives as long as the reference; the timeout is valid for the call.
+    let _ = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const timeout) };
+}
+
+/// Wakes one waiter of `word`.
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    // SAFETY: as in `futex_wait`.
+    let _ = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+}
+
+/// Whether the process behind `pidfd` has ended.
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, valid for the call.
+    let answer = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    answer != 0
 }
 
 /// Receives up to `data.len()` bytes and the descriptors that come with them. 0 bytes: the peer is gone.

@@ -69,6 +69,8 @@ pub(crate) mod config {
     pub(crate) const LISTEN_FLAGS: u64 = 32;
     /// Features that `xrstor` loads.
     pub(crate) const XFEATURES: u64 = 40;
+    /// Not 0: threads hand over through futexes.
+    pub(crate) const FUTEX: u64 = 48;
     /// `struct msghdr` with which the zygote answers.
     pub(crate) const ZYGOTE_MSG: u64 = 64;
     /// `struct msghdr` with which a leader passes a listener.
@@ -115,8 +117,7 @@ pub(crate) mod control {
 
 /// Offsets in a thread's shared line, the first 64 bytes of its slab.
 pub(crate) mod line {
-    /// Who has the thread; reserved for the adaptive hand-over.
-    #[expect(dead_code, reason = "its place in the line is part of the layout; the adaptive hand-over will use it")]
+    /// Who has the thread: [`GUEST`] or [`KERNEL`]. Used by the futex transport; its place is that of the adaptive hand-over.
     pub(crate) const STATE: u64 = 0;
     /// Set by the kick handler when it finds the stub at work: guest code must not be entered.
     pub(crate) const KICKED: u64 = 4;
@@ -131,6 +132,11 @@ pub(crate) mod line {
     /// GS base.
     pub(crate) const GS_BASE: u64 = 32;
 
+    /// The thread runs guest code, or is on its way to it.
+    pub(crate) const GUEST: u32 = 0;
+    /// The thread has handed over.
+    pub(crate) const KERNEL: u32 = 1;
+
     /// The exit must write FS and GS bases.
     pub(crate) const SET_BASES: u32 = 1;
     /// rcx is rip and r11 the flags, as after a system call: the exit may use both.
@@ -141,6 +147,8 @@ pub(crate) mod line {
 pub(crate) mod own_slab {
     /// Where the leader reads its commands to.
     pub(crate) const LEADER_BUF: u64 = 0;
+    /// Where clone(2) puts the number of the newest thread.
+    pub(crate) const NEW_TID: u64 = 32;
     /// `struct msghdr` for descriptors that arrive in a batch.
     pub(crate) const FD_MSG: u64 = 64;
     /// Its `iovec`.
@@ -149,6 +157,8 @@ pub(crate) mod own_slab {
     pub(crate) const FD_BYTE: u64 = 144;
     /// Its control buffer.
     pub(crate) const FD_CONTROL: u64 = 192;
+    /// Length of the control buffer.
+    pub(crate) const FD_CONTROL_LEN: u64 = 16 + 4 * crate::host::MAX_FDS as u64;
 }
 
 /// Offsets in `struct ucontext` on x86-64 (asm/ucontext.h, asm/sigcontext.h), and in the `siginfo` that follows it in a

@@ -15,6 +15,8 @@
 //! | `process` | a stub: memory thread, leader, death |
 //! | `thread` | an application thread: its signal frame |
 //! | `context`, `space` | the platform traits |
+//! | `watchdog` | ends stubs that do not answer kicks |
+//! | `handover` | waiting for stub threads and letting them go |
 //! | `mapped` | which addresses of a stub are mapped |
 //! | `shared`, `fpu`, `host` | shared files, XSAVE images, host calls |
 //!
@@ -27,6 +29,7 @@
 mod context;
 mod filter;
 mod fpu;
+mod handover;
 mod host;
 mod layout;
 mod machine;
@@ -36,10 +39,12 @@ mod shared;
 mod space;
 mod stub;
 mod thread;
+mod watchdog;
 mod zygote;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use usermem::platform::{AddressSpace, HostCallRule, Limits, Platform, PlatformError};
 use usermem::{Addr, AddrRange};
@@ -47,6 +52,7 @@ use usermem::{Addr, AddrRange};
 pub use context::SystrapContext;
 pub use space::SystrapSpace;
 
+use host::Transport;
 use layout::{KICK_SIGNAL, MAX_SLABS};
 use machine::Machine;
 
@@ -62,12 +68,34 @@ pub struct SystrapConfig {
     pub memory_read_only: Arc<OwnedFd>,
     /// Stubs kept ready for the next address space.
     pub spare_stubs: usize,
+    /// How stub threads hand over to the kernel.
+    pub handover: Handover,
+    /// How long guest code may leave an interrupt unanswered before its process is killed. Honest code answers at once.
+    pub kick_patience: Duration,
+}
+
+/// How stub threads hand over to the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Handover {
+    /// By seccomp notification where the host gives listeners, else by futex.
+    #[default]
+    Auto,
+    /// By seccomp notification: fastest on any host from 6.6, and guest threads have no permitted host call.
+    Notify,
+    /// By futex: works where the host's runtime holds a seccomp listener itself.
+    Futex,
 }
 
 impl SystrapConfig {
     /// The usual settings for a memory file.
     pub fn new(memory: Arc<OwnedFd>, memory_read_only: Arc<OwnedFd>) -> Self {
-        Self { memory, memory_read_only, spare_stubs: 1 }
+        Self {
+            memory,
+            memory_read_only,
+            spare_stubs: 1,
+            handover: Handover::Auto,
+            kick_patience: Duration::from_secs(10),
+        }
     }
 }
 
@@ -88,9 +116,20 @@ impl Systrap {
     /// # Errors
     /// [`PlatformError`] with the step that the host refused.
     pub fn new(config: &SystrapConfig) -> Result<Self, PlatformError> {
-        let machine = Machine::new([config.memory.as_fd(), config.memory_read_only.as_fd()], config.spare_stubs)?;
+        let transport = match config.handover {
+            Handover::Auto if zygote::listeners_work() => Transport::Notify,
+            Handover::Notify => Transport::Notify,
+            Handover::Auto | Handover::Futex => Transport::Futex,
+        };
+        let memory = [config.memory.as_fd(), config.memory_read_only.as_fd()];
+        let machine = Machine::new(memory, config.spare_stubs, transport, config.kick_patience)?;
         Ok(Self { machine: Arc::new(machine) })
     }
+}
+
+/// Whether this host gives seccomp listeners, for `doctor`: without them the slower futex hand-over is used.
+pub fn listeners_work() -> bool {
+    zygote::listeners_work()
 }
 
 impl Platform for Systrap {
@@ -127,7 +166,7 @@ const HOST_CALLS: &[HostCallRule] = &[
     HostCallRule {
         nr: libc::SYS_poll,
         args: &[&[(1, WORD, 1)]],
-        reason: "systrap: whether a stub thread is dead; before Linux 6.11 also ahead of each wait",
+        reason: "systrap: whether a stub is dead; before Linux 6.11 also ahead of each wait",
     },
     HostCallRule {
         nr: libc::SYS_tgkill,
@@ -153,6 +192,16 @@ const HOST_CALLS: &[HostCallRule] = &[
         nr: libc::SYS_recvmsg,
         args: &[],
         reason: "systrap: receive new stubs and the listeners of new threads",
+    },
+    HostCallRule {
+        nr: libc::SYS_recvfrom,
+        args: &[&[(3, WORD, libc::MSG_TRUNC as u64)]],
+        reason: "systrap: answers of leaders, and of memory threads where there are no seccomp listeners",
+    },
+    HostCallRule {
+        nr: libc::SYS_futex,
+        args: &[&[(1, WORD, libc::FUTEX_WAIT as u64)], &[(1, WORD, libc::FUTEX_WAKE as u64)]],
+        reason: "systrap: hand over to stub threads where there are no seccomp listeners",
     },
     HostCallRule { nr: libc::SYS_close, args: &[], reason: "systrap: descriptors of dead stubs" },
     HostCallRule {

@@ -9,19 +9,21 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sync::{LockClass, Mutex};
 use usermem::platform::PlatformError;
 
 use crate::filter::{self, Insn};
 use crate::fpu::XsaveLayout;
-use crate::host::{self, Features};
+use crate::host::{self, Features, Transport};
 use crate::layout::{
     ALTSTACK, CHUNK, CONFIG, CONFIG_LEN, CONTROL_LEN, FD_FREE, REGION_LEN, SCRATCH, SLAB, TEXT_LEN, config, scratch,
 };
 use crate::process::{Stub, Units};
 use crate::shared::{SharedFile, Writers};
 use crate::stub;
+use crate::watchdog::Watchdog;
 use crate::zygote::{self, Plan, Reservation, Zygote};
 
 /// Stubs that can exist at once.
@@ -51,6 +53,7 @@ pub(crate) struct Machine {
     zygote: Zygote,
     pool: Mutex<Pool>,
     pool_size: usize,
+    pub(crate) watchdog: Watchdog,
 }
 
 fn step<T>(what: &'static str, result: io::Result<T>) -> Result<T, PlatformError> {
@@ -59,7 +62,12 @@ fn step<T>(what: &'static str, result: io::Result<T>) -> Result<T, PlatformError
 
 impl Machine {
     /// Makes the zygote. `memory` are the memory file's two descriptors, writable and read-only.
-    pub(crate) fn new(memory: [BorrowedFd<'_>; 2], pool_size: usize) -> Result<Self, PlatformError> {
+    pub(crate) fn new(
+        memory: [BorrowedFd<'_>; 2],
+        pool_size: usize,
+        transport: Transport,
+        patience: Duration,
+    ) -> Result<Self, PlatformError> {
         // HWCAP2_FSGSBASE: the stub reads and writes the bases itself.
         // SAFETY: reads the process's own auxiliary vector.
         let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
@@ -70,7 +78,7 @@ impl Machine {
         if (xsave.size as u64 + FRAME_OVERHEAD) * NESTED_FRAMES > SLAB - ALTSTACK {
             return Err(PlatformError::Limit("the CPU's extended state is larger than a stub thread's stack"));
         }
-        let features = Features::probe();
+        let features = Features::probe(transport);
         let reservation = step("address space for stubs", Reservation::near_the_top(REGION_LEN, SLAB))?;
         let base = reservation.base;
         let control =
@@ -82,10 +90,12 @@ impl Machine {
             image: image.as_fd(),
             files: [memory[0], memory[1], slabs.fd(), control.fd()],
             entries: stub::entries(),
+            transport,
         };
         let zygote = step("zygote", zygote::spawn(&plan))?;
         let pool = Mutex::new(LockClass::new("systrap pool", 59_000), Pool { open: VecDeque::new() });
-        let machine = Self { base, features, xsave, control, slabs, zygote, pool, pool_size };
+        let machine =
+            Self { base, features, xsave, control, slabs, zygote, pool, pool_size, watchdog: Watchdog::new(patience) };
         {
             let mut pool = machine.pool.lock();
             while pool.open.len() < machine.pool_size {
@@ -164,8 +174,8 @@ fn image(base: u64, features: Features, xsave: &XsaveLayout) -> io::Result<std::
     };
     let range = base..base + TEXT_LEN;
     for (prog, insns_at, insns) in [
-        (config::APP_PROG, config::APP_INSNS, filter::app(&range)),
-        (config::OPS_PROG, config::OPS_INSNS, filter::ops(&range)),
+        (config::APP_PROG, config::APP_INSNS, filter::app(&range, features.transport)),
+        (config::OPS_PROG, config::OPS_INSNS, filter::ops(&range, features.transport)),
     ] {
         put(prog, insns.len() as u64);
         put(prog + 8, base + CONFIG + insns_at);
@@ -175,6 +185,7 @@ fn image(base: u64, features: Features, xsave: &XsaveLayout) -> io::Result<std::
     }
     put(config::LISTEN_FLAGS, features.listen_flags);
     put(config::XFEATURES, xsave.features);
+    put(config::FUTEX, u64::from(features.transport == Transport::Futex));
     // The zygote's answer: the pid, with the two socket ends and the pidfd, whose numbers follow from the layout.
     put_message(&mut put, base, config::ZYGOTE_MSG, base + SCRATCH + scratch::REPLY, 8, &[5, 7, 9]);
     // A listener has the first free number.

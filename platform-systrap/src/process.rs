@@ -13,11 +13,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use smallvec::SmallVec;
 use sync::{LockClass, Mutex};
 use usermem::platform::PlatformError;
 
-use crate::host::{self, Gone, Listener, MAX_FDS, Reap};
+use crate::handover::{Handover, MemoryThread};
+use crate::host::{self, Gone, Listener, MAX_FDS, Reap, Transport};
 use crate::layout::{
     ALTSTACK, CHUNK, CHUNK_SLABS, FD_FREE, FD_OPS, FD_SLABS, MAX_SLABS, SLAB, SLABS, control, own_slab,
 };
@@ -50,11 +50,21 @@ impl Process {
         self.dead.load(Ordering::Acquire)
     }
 
-    /// Kills all threads and waits until the host has torn down the address space.
-    pub(crate) fn kill(&self) {
+    /// Whether the host says that the process has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.is_dead() || host::has_ended(self.pidfd.as_fd())
+    }
+
+    /// Starts the death of the process; every wait for its threads ends with it.
+    pub(crate) fn kill_soon(&self) {
         // Pairs with the load in `is_dead`.
         self.dead.store(true, Ordering::Release);
         host::kill(self.pidfd.as_fd());
+    }
+
+    /// Kills all threads and waits until the host has torn down the address space.
+    pub(crate) fn kill(&self) {
+        self.kill_soon();
         host::wait_dead(self.pidfd.as_fd(), Reap::Leave);
     }
 
@@ -77,10 +87,7 @@ impl Drop for Process {
 
 #[derive(Debug)]
 struct Inner {
-    /// The memory thread.
-    ops: Listener,
-    /// The hand-over of the memory thread that waits for our answer.
-    ops_pending: u64,
+    memory_thread: MemoryThread,
     /// Offsets of the stub's chunks in the slab file.
     chunks: Vec<u64>,
     /// Slabs given to threads so far; the first is the stub's own.
@@ -118,19 +125,25 @@ impl Stub {
     /// Fills the control pages with what a leader needs for its first thread, before the zygote forks it.
     pub(crate) fn lay_out(machine: &Machine, units: &Units) {
         write_altstack(machine, units.control, 1);
+        lay_out_receive(machine, units.chunk, MAX_FDS);
     }
 
     /// Takes over a process that the zygote has forked and waits for its first threads.
     pub(crate) fn adopt(machine: Arc<Machine>, units: Units, born: Born) -> Result<Arc<Self>, PlatformError> {
         let process = Arc::new(Process { pid: born.pid, pidfd: born.pidfd, dead: AtomicBool::new(false) });
         let threads = (|| {
-            let ops = receive_listener(&born.leader, &machine)?;
+            let memory_thread = match receive_listener(&born.leader, &machine)? {
+                Some(listener) => {
+                    let pending = listener.receive().map_err(|Gone| io::Error::other("the memory thread died"))?.id;
+                    MemoryThread::Notify { listener, pending }
+                }
+                None => MemoryThread::Socket,
+            };
             let app = receive_listener(&born.leader, &machine)?;
-            let ops_pending = ops.receive().map_err(|Gone| io::Error::other("the memory thread died"))?.id;
-            let first = Thread::adopt(Arc::clone(&machine), app, units.chunk + SLAB, machine.base + SLABS + SLAB)?;
-            Ok((ops, ops_pending, first))
+            let first = adopt_thread(&machine, &process, app, units.chunk + SLAB, 1, units.chunk)?;
+            Ok((memory_thread, first))
         })();
-        let (ops, ops_pending, first) = match threads {
+        let (memory_thread, first) = match threads {
             Ok(threads) => threads,
             Err(source) => {
                 process.kill();
@@ -139,7 +152,7 @@ impl Stub {
                 return Err(refused("start of a stub", source));
             }
         };
-        let inner = Inner { ops, ops_pending, chunks: vec![units.chunk], slabs: 2, parked: vec![first] };
+        let inner = Inner { memory_thread, chunks: vec![units.chunk], slabs: 2, parked: vec![first] };
         Ok(Arc::new(Self {
             machine,
             process,
@@ -174,13 +187,8 @@ impl Stub {
             }
             count += 1;
         };
-        if !files.is_empty() {
-            let fds: SmallVec<[_; 4]> = files.iter().map(|file| file.as_fd()).collect();
-            if let Err(source) = host::send(self.ops_socket.as_fd(), &[0], &fds) {
-                self.process.kill();
-                return Err(refused("passing host files to a stub", source));
-            }
-            let message = self.lay_out_receive(inner, fds.len());
+        if !files.is_empty() && inner.memory_thread.receives_in_batch() {
+            let message = lay_out_receive(&self.machine, inner.chunks[0], files.len());
             put(&[libc::SYS_recvmsg as u64, FD_OPS as u64, message, 0, 0, 0, 0]);
         }
         ops.iter().for_each(&mut put);
@@ -188,39 +196,15 @@ impl Stub {
             put(&[libc::SYS_close_range as u64, FD_FREE as u64, u64::from(u32::MAX), 0, 0, 0, 0]);
         }
         control.write_u64(self.control + control::OPS_COUNT, count);
-        match inner.ops.resume(inner.ops_pending) {
-            Ok(true) => {}
-            Ok(false) | Err(Gone) => return Err(self.process.condemn("the memory thread is gone")),
-        }
-        let Ok(answer) = inner.ops.receive() else {
+        let Ok((done, errno)) = inner.memory_thread.run(&self.ops_socket, files, count) else {
             return Err(self.process.condemn("the memory thread is gone"));
         };
-        inner.ops_pending = answer.id;
-        // Arguments of the hand-over: operations carried out, and what the last one returned.
-        let [done, result, ..] = answer.args;
         if done == count {
             return Ok(());
         }
         self.process.kill();
-        let errno = (result as i64).wrapping_neg() as i32;
         log::warn!("stub {}: operation {done} of {count} failed with errno {errno}", self.process.pid);
         Err(refused("memory operation in a stub", io::Error::from_raw_os_error(errno)))
-    }
-
-    /// Writes the `msghdr` for `count` descriptors into the stub's own slab; returns its address in the stub. The guest
-    /// can change it: then the descriptors do not arrive, the batch fails, and the guest is dead.
-    fn lay_out_receive(&self, inner: &Inner, count: usize) -> u64 {
-        let slabs = &self.machine.slabs;
-        let file = inner.chunks[0];
-        let stub = self.machine.base + SLABS;
-        slabs.write_u64(file + own_slab::FD_IOV, stub + own_slab::FD_BYTE);
-        slabs.write_u64(file + own_slab::FD_IOV + 8, 1);
-        let control_len = (16 + 4 * count as u64).next_multiple_of(8);
-        let header = [0, 0, stub + own_slab::FD_IOV, 1, stub + own_slab::FD_CONTROL, control_len, 0];
-        for (index, word) in header.iter().enumerate() {
-            slabs.write_u64(file + own_slab::FD_MSG + index as u64 * 8, *word);
-        }
-        stub + own_slab::FD_MSG
     }
 
     /// Returns when every thread of the stub has passed a full memory barrier.
@@ -250,10 +234,7 @@ impl Stub {
         write_altstack(&self.machine, self.control, slab);
         let thread = host::send(self.leader.as_fd(), &[0], &[])
             .and_then(|()| receive_listener(&self.leader, &self.machine))
-            .and_then(|app| {
-                let address = self.machine.base + SLABS + slab * SLAB;
-                Thread::adopt(Arc::clone(&self.machine), app, file_offset, address)
-            });
+            .and_then(|app| adopt_thread(&self.machine, &self.process, app, file_offset, slab, inner.chunks[0]));
         match thread {
             Ok(thread) => {
                 inner.slabs = slab + 1;
@@ -307,15 +288,53 @@ fn write_altstack(machine: &Machine, control_pages: u64, slab: u64) {
     }
 }
 
-/// The listener that a leader passes. When this returns, the leader has closed its own descriptor, and [`FD_FREE`] is free.
-fn receive_listener(leader: &OwnedFd, machine: &Machine) -> io::Result<Listener> {
-    let mut byte = [0];
-    let (len, fds) = host::receive(leader.as_fd(), &mut byte)?;
-    let fd = fds.into_iter().next().filter(|_| len == 1);
-    let fd = fd.ok_or_else(|| io::Error::other("the stub's leader is gone"))?;
-    let (done, _) = host::receive(leader.as_fd(), &mut byte)?;
-    if done != 1 {
-        return Err(io::Error::other("the stub's leader is gone"));
+/// Writes the `msghdr` for `count` descriptors into a stub's own slab, which lies at `own` in the slab file; returns its
+/// address in the stub. The guest can change it: then the descriptors do not arrive, the batch fails, the guest is dead.
+fn lay_out_receive(machine: &Machine, own: u64, count: usize) -> u64 {
+    let stub = machine.base + SLABS;
+    let control_len = (16 + 4 * count as u64).next_multiple_of(8);
+    let header = [0, 0, stub + own_slab::FD_IOV, 1, stub + own_slab::FD_CONTROL, control_len, 0];
+    for (index, word) in header.iter().enumerate() {
+        machine.slabs.write_u64(own + own_slab::FD_MSG + index as u64 * 8, *word);
     }
-    Listener::new(fd, machine.features)
+    machine.slabs.write_u64(own + own_slab::FD_IOV, stub + own_slab::FD_BYTE);
+    machine.slabs.write_u64(own + own_slab::FD_IOV + 8, 1);
+    stub + own_slab::FD_MSG
+}
+
+/// What a leader says about a new thread: its listener, or nothing where there are none. When this returns, the leader has
+/// closed its own descriptor, and [`FD_FREE`] is free.
+fn receive_listener(leader: &OwnedFd, machine: &Machine) -> io::Result<Option<Listener>> {
+    let gone = || io::Error::other("the stub's leader is gone");
+    let listener = match machine.features.transport {
+        Transport::Notify => {
+            let (len, fds) = host::receive(leader.as_fd(), &mut [0])?;
+            Some(fds.into_iter().next().filter(|_| len == 1).ok_or_else(gone)?)
+        }
+        Transport::Futex => None,
+    };
+    match host::receive_length(leader.as_fd())? {
+        1 => listener.map(|fd| Listener::new(fd, machine.features)).transpose(),
+        2 => Err(io::Error::from_raw_os_error(host::NO_LISTENER)),
+        _ => Err(gone()),
+    }
+}
+
+/// Takes over the newest thread of a stub, which has slab `slab` at `file_offset` of the slab file.
+fn adopt_thread(
+    machine: &Arc<Machine>,
+    process: &Arc<Process>,
+    listener: Option<Listener>,
+    file_offset: u64,
+    slab: u64,
+    own: u64,
+) -> io::Result<Thread> {
+    let handover = match listener {
+        Some(listener) => Handover::Notify { listener, pending: 0 },
+        None => Handover::Futex { process: Arc::clone(process) },
+    };
+    let address = machine.base + SLABS + slab * SLAB;
+    // What the leader's clone wrote. The guest may have changed it: then it misses kicks, and dies of that.
+    let tid = machine.slabs.read_u32(own + own_slab::NEW_TID) as i32;
+    Thread::adopt(Arc::clone(machine), handover, file_offset, address, tid)
 }

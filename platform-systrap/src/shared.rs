@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
 
 use sync::{LockClass, Mutex};
 
@@ -139,6 +140,13 @@ impl SharedFile {
     pub(crate) fn write_u32(&self, offset: u64, value: u32) {
         // SAFETY: as in `write_u64`.
         unsafe { self.word::<u32>(offset).write_volatile(value) }
+    }
+
+    /// A word that stubs change too.
+    pub(crate) fn atomic_u32(&self, offset: u64) -> &AtomicU32 {
+        // SAFETY: `word` gives an aligned address in a mapping that lives as long as `self`; all sides use it atomically,
+        // and a guest that does not changes only its value.
+        unsafe { AtomicU32::from_ptr(self.word(offset)) }
     }
 
     /// Fills `out` from `offset`; both are multiples of 8.

@@ -99,8 +99,29 @@ casemate_stub_trap:
     rdgsbase rax
     mov [rbx + {L_GS}], rax
 .Lcs_handoff:
+    cmp dword ptr [rip + .Lcs_base + {CONFIG} + {FUTEX}], 0
+    jne .Lcs_futex
     mov eax, {HANDOFF}
     syscall
+    jmp .Lcs_exit
+.Lcs_futex:
+    mov dword ptr [rbx + {L_STATE}], {KERNEL}
+    mov eax, {NR_futex}
+    lea rdi, [rbx + {L_STATE}]
+    mov esi, {FUTEX_WAKE}
+    mov edx, 1
+    syscall
+7:
+    cmp dword ptr [rbx + {L_STATE}], {KERNEL}
+    jne .Lcs_exit
+    mov eax, {NR_futex}
+    lea rdi, [rbx + {L_STATE}]
+    mov esi, {FUTEX_WAIT}
+    mov edx, {KERNEL}
+    xor r10d, r10d
+    syscall
+    jmp 7b
+
 .Lcs_exit:
     // Restartable from here to .Lcs_exit_end. rsp lies in the slab.
     mov rbx, rsp
@@ -217,8 +238,12 @@ casemate_stub_kick:
     syscall
     test rax, rax
     js .Lcs_refused
+.Lcs_ops_start:
     xor r13d, r13d
     xor r14d, r14d
+    lea r15, [rip + .Lcs_ops_loop]
+    cmp dword ptr [rip + .Lcs_base + {CONFIG} + {FUTEX}], 0
+    jne .Lcs_ops_socket
 .Lcs_ops_loop:
     mov rdi, r13
     mov rsi, r14
@@ -226,12 +251,14 @@ casemate_stub_kick:
     syscall
     test rax, rax
     jnz .Lcs_die
+.Lcs_ops_run:
+    // Carries out the batch: r13 operations done of r12, r14 = what the last one returned. Returns to r15.
     mov r12, [rip + .Lcs_base + {CONTROL} + {C_COUNT}]
     lea rbx, [rip + .Lcs_base + {CONTROL} + {C_OPS}]
     xor r13d, r13d
 4:
     cmp r13, r12
-    jae .Lcs_ops_loop
+    jae 8f
     mov rax, [rbx]
     mov rdi, [rbx + 8]
     mov rsi, [rbx + 16]
@@ -242,14 +269,53 @@ casemate_stub_kick:
     syscall
     mov r14, rax
     cmp rax, -4095
-    jae .Lcs_ops_loop
+    jae 8f
     inc r13
     add rbx, {OP_LEN}
     jmp 4b
+8:
+    jmp r15
+
+.Lcs_ops_socket:
+    // Without a listener: a message on the socket is a batch, with its descriptors; the answer is the *length* of a
+    // message, which no other thread can forge: operations done plus one, then, after a failure, the error number.
+    lea rsi, [rip + .Lcs_base + {SLABS} + {FD_MSG}]
+    mov qword ptr [rsi + 40], {FD_CONTROL_LEN}
+    mov eax, {NR_recvmsg}
+    mov edi, {FD_OPS}
+    xor edx, edx
+    syscall
+    cmp rax, 1
+    jne .Lcs_die
+    lea r15, [rip + 9f]
+    jmp .Lcs_ops_run
+9:
+    lea rdx, [r13 + 1]
+    lea r15, [rip + 10f]
+    jmp .Lcs_ops_tell
+10:
+    cmp r13, r12
+    jae .Lcs_ops_socket
+    mov rdx, r14
+    neg rdx
+    lea r15, [rip + .Lcs_ops_socket]
+.Lcs_ops_tell:
+    mov eax, {NR_sendto}
+    mov edi, {FD_OPS}
+    lea rsi, [rip + .Lcs_base]
+    xor r10d, r10d
+    xor r8d, r8d
+    xor r9d, r9d
+    syscall
+    test rax, rax
+    js .Lcs_die
+    jmp r15
 
     // ---- leader --------------------------------------------------------------------------------------------------
 .Lcs_publish:
     // Passes the listener that a new thread is about to make, then closes it. Returns to r15.
+    cmp dword ptr [rip + .Lcs_base + {CONFIG} + {FUTEX}], 0
+    jne .Lcs_done
     mov eax, {NR_sendmsg}
     mov edi, {FD_LEADER}
     lea rsi, [rip + .Lcs_base + {CONFIG} + {LISTENER_MSG}]
@@ -266,6 +332,7 @@ casemate_stub_kick:
     mov eax, {NR_close}
     mov edi, {FD_FREE}
     syscall
+.Lcs_done:
     // Only now may the number be used for something else.
     mov eax, {NR_sendmsg}
     mov edi, {FD_LEADER}
@@ -286,9 +353,9 @@ casemate_stub_kick:
     jle .Lcs_die
 .Lcs_new_app:
     mov eax, {NR_clone}
-    mov edi, {THREAD}
+    mov edi, {APP_THREAD}
     xor esi, esi
-    xor edx, edx
+    lea rdx, [rip + .Lcs_base + {SLABS} + {NEW_TID}]
     xor r10d, r10d
     xor r8d, r8d
     syscall
@@ -298,11 +365,26 @@ casemate_stub_kick:
     lea r15, [rip + .Lcs_leader]
     jmp .Lcs_publish
 .Lcs_no_thread:
+    lea r15, [rip + .Lcs_leader]
+    cmp dword ptr [rip + .Lcs_base + {CONFIG} + {FUTEX}], 0
+    jne .Lcs_no_thread_futex
     mov eax, {NR_dup}
     mov edi, {FD_LEADER}
     syscall
-    lea r15, [rip + .Lcs_leader]
     jmp .Lcs_publish
+.Lcs_no_thread_futex:
+    // Two bytes instead of one.
+    mov eax, {NR_sendto}
+    mov edi, {FD_LEADER}
+    lea rsi, [rip + .Lcs_base]
+    mov edx, 2
+    xor r10d, r10d
+    xor r8d, r8d
+    xor r9d, r9d
+    syscall
+    test rax, rax
+    js .Lcs_die
+    jmp r15
 
 .Lcs_die:
     mov eax, {NR_exit_group}
@@ -491,6 +573,11 @@ casemate_stub_end:
     SEGMENTS = const frame::SEGMENTS,
     FPSTATE = const frame::FPSTATE,
     SLAB = const SLAB,
+    L_STATE = const line::STATE,
+    KERNEL = const line::KERNEL,
+    FUTEX = const config::FUTEX,
+    FUTEX_WAIT = const libc::FUTEX_WAIT,
+    FUTEX_WAKE = const libc::FUTEX_WAKE,
     L_FRAME = const line::FRAME,
     L_SIGNAL = const line::SIGNAL,
     L_FS = const line::FS_BASE,
@@ -519,6 +606,9 @@ casemate_stub_end:
     SLABS = const SLABS,
     CHUNK = const CHUNK,
     LEADER_BUF = const own_slab::LEADER_BUF,
+    NEW_TID = const own_slab::NEW_TID,
+    FD_MSG = const own_slab::FD_MSG,
+    FD_CONTROL_LEN = const own_slab::FD_CONTROL_LEN,
     SCRATCH = const SCRATCH,
     ZYGOTE_END = const ZYGOTE_END,
     REQUEST_LEN = const scratch::REQUEST_LEN,
@@ -534,10 +624,14 @@ casemate_stub_end:
     FD_OPS = const FD_OPS,
     FD_FREE = const FD_FREE,
     THREAD = const THREAD,
+    APP_THREAD = const THREAD | libc::CLONE_PARENT_SETTID as u64,
     STUB = const (libc::CLONE_PARENT | libc::CLONE_PIDFD),
     SOCK = const (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC),
     NR_sigaltstack = const libc::SYS_sigaltstack,
     NR_seccomp = const libc::SYS_seccomp,
+    NR_futex = const libc::SYS_futex,
+    NR_sendto = const libc::SYS_sendto,
+    NR_recvmsg = const libc::SYS_recvmsg,
     NR_getpid = const libc::SYS_getpid,
     NR_dup = const libc::SYS_dup,
     NR_dup2 = const libc::SYS_dup2,

@@ -12,7 +12,8 @@ use arch::Regs;
 use usermem::Addr;
 use usermem::platform::{Access, Exit, FaultInfo};
 
-use crate::host::{self, Gone, Listener};
+use crate::handover::Handover;
+use crate::host::{self, Gone};
 use crate::layout::{ALTSTACK, KICK_SIGNAL, SLAB, frame, line};
 use crate::machine::Machine;
 
@@ -62,15 +63,13 @@ pub(crate) struct Impossible(pub(crate) &'static str);
 #[derive(Debug)]
 pub(crate) struct Thread {
     machine: Arc<Machine>,
-    listener: Listener,
+    handover: Handover,
     /// Offset of its slab in the slab file.
     slab: u64,
     /// Address of its slab in the stub.
     address: u64,
     /// Thread id in our pid namespace.
     pub(crate) tid: i32,
-    /// The hand-over that waits for our answer.
-    pending: u64,
     /// Offset of the `ucontext` in the slab; checked.
     frame: u64,
     /// FS and GS base that the CPU has for the thread, when known.
@@ -80,20 +79,17 @@ pub(crate) struct Thread {
 }
 
 impl Thread {
-    /// Takes over a new thread whose listener is `listener`, when it has reached its first hand-over.
-    pub(crate) fn adopt(machine: Arc<Machine>, listener: Listener, slab: u64, address: u64) -> io::Result<Self> {
-        let first = listener.receive().map_err(|Gone| io::Error::other("a new stub thread died"))?;
-        let mut thread = Self {
-            machine,
-            listener,
-            slab,
-            address,
-            tid: first.pid as i32,
-            pending: first.id,
-            frame: 0,
-            bases: None,
-            cpu: -1,
-        };
+    /// Takes over a new thread when it has reached its first hand-over. `tid` counts where the host does not tell.
+    pub(crate) fn adopt(
+        machine: Arc<Machine>,
+        mut handover: Handover,
+        slab: u64,
+        address: u64,
+        tid: i32,
+    ) -> io::Result<Self> {
+        let first = handover.first(&machine, slab).map_err(|Gone| io::Error::other("a new stub thread died"))?;
+        let tid = first.unwrap_or(tid);
+        let mut thread = Self { machine, handover, slab, address, tid, frame: 0, bases: None, cpu: -1 };
         thread.find_frame().map_err(|Impossible(why)| io::Error::other(why))?;
         Ok(thread)
     }
@@ -205,15 +201,10 @@ impl Thread {
 
     /// Lets the thread go and waits until it hands over again.
     pub(crate) fn run(&mut self) -> Result<(), Gone> {
-        if !self.listener.is_sync() {
+        if !self.handover.is_sync() {
             self.follow();
         }
-        while !self.listener.resume(self.pending)? {
-            // Withdrawn by a kick (hosts before 5.19): the thread hands over again, with the same frame.
-            self.pending = self.listener.receive()?.id;
-        }
-        self.pending = self.listener.receive()?.id;
-        Ok(())
+        self.handover.run(&self.machine, self.slab)
     }
 
     /// Hosts before 6.6 wake the partner on another CPU, which costs ten times the switch: bind it to ours.

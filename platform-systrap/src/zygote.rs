@@ -14,9 +14,19 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use crate::host::Transport;
 use crate::layout::{CONFIG, CONFIG_LEN, FD_FREE, KICK_SIGNAL, SCRATCH, TEXT_LEN};
 use crate::stub::Entries;
 use crate::{filter, host};
+
+/// A raw call in the zygote; `false` when it failed.
+macro_rules! call {
+    ($nr:ident $(, $argument:expr)*) => {
+        // SAFETY: the arguments are numbers or point to data of this function; the process is alone in its memory. All are
+        // full words: the upper half of a narrower variadic argument would be whatever is there.
+        (unsafe { libc::syscall(libc::$nr $(, $argument as usize)*) } >= 0)
+    };
+}
 
 /// Signals that the CPU or a filter raises in guest code.
 const SYNCHRONOUS: [i32; 6] = [libc::SIGSYS, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
@@ -34,6 +44,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) files: [BorrowedFd<'a>; 4],
     /// Entry points.
     pub(crate) entries: Entries,
+    /// How threads hand over.
+    pub(crate) transport: Transport,
 }
 
 struct Child {
@@ -81,7 +93,7 @@ fn reap(pid: i32) -> Option<i32> {
 /// Makes the zygote.
 pub(crate) fn spawn(plan: &Plan<'_>) -> io::Result<Zygote> {
     let (ours, theirs) = socket_pair()?;
-    let mut insns = filter::base(&(plan.base..plan.base + TEXT_LEN));
+    let mut insns = filter::base(&(plan.base..plan.base + TEXT_LEN), plan.transport);
     let [memory, memory_ro, slabs, control] = plan.files.map(|fd| fd.as_raw_fd());
     let child = Child {
         base: plan.base,
@@ -94,23 +106,50 @@ pub(crate) fn spawn(plan: &Plan<'_>) -> io::Result<Zygote> {
         },
         pid: AtomicI32::new(-1),
     };
-    let mut stack = vec![0_u128; 4096];
-    let top = stack.as_mut_ptr_range().end;
-    // SAFETY: (1) the stack is ours for as long as the helper runs, because CLONE_VFORK suspends us until it has ended;
-    // (2) so is `child`; (3) the helper makes raw calls only.
-    let helper = unsafe {
-        libc::clone(helper, top.cast(), libc::CLONE_VM | libc::CLONE_VFORK, (&raw const child).cast_mut().cast())
-    };
-    if helper < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let status = reap(helper).unwrap_or(1);
+    // SAFETY: `helper` takes a `Child` and makes raw calls only.
+    let status = unsafe { run_helper(helper, (&raw const child).cast_mut().cast()) }?;
     if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0 {
         // Written before the helper ended, which we have waited for.
         Ok(Zygote { socket: Some(ours), pid: child.pid.load(Ordering::Relaxed) })
     } else {
         Err(io::Error::other("the host refused to fork the zygote"))
     }
+}
+
+/// Runs `body` in a process that shares our memory, while we are suspended; returns its wait status.
+///
+/// # Safety
+/// `body` must make raw system calls only, and be fine with `argument`.
+unsafe fn run_helper(body: extern "C" fn(*mut libc::c_void) -> i32, argument: *mut libc::c_void) -> io::Result<i32> {
+    let mut stack = vec![0_u128; 4096];
+    let top = stack.as_mut_ptr_range().end;
+    // SAFETY: (1) the stack is ours for as long as the helper runs, because CLONE_VFORK suspends us until it has ended;
+    // (2) the caller vouches for the rest.
+    let pid = unsafe { libc::clone(body, top.cast(), libc::CLONE_VM | libc::CLONE_VFORK, argument) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    reap(pid).ok_or_else(|| io::Error::other("somebody else waited for our child"))
+}
+
+/// Whether the host gives a process like ours seccomp listeners; a container runtime may hold one in our filter chain, and
+/// then nobody below it gets another (EBUSY).
+pub(crate) fn listeners_work() -> bool {
+    extern "C" fn try_listen(_: *mut libc::c_void) -> i32 {
+        let mut allow = libc::sock_filter { code: 6, jt: 0, jf: 0, k: filter::ALLOW };
+        let program = libc::sock_fprog { len: 1, filter: &raw mut allow };
+        let works = call!(SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            && call!(
+                SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+                &raw const program
+            );
+        i32::from(!works)
+    }
+    // SAFETY: `try_listen` makes raw calls only; its filter, descriptor and flag end with it.
+    let status = unsafe { run_helper(try_listen, std::ptr::null_mut()) };
+    status.is_ok_and(|status| libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0)
 }
 
 /// A connected pair of sockets that keep message boundaries.
@@ -140,15 +179,6 @@ extern "C" fn helper(argument: *mut libc::c_void) -> i32 {
     }
     child.pid.store(pid as i32, Ordering::Relaxed);
     i32::from(pid < 0)
-}
-
-/// A raw call in the zygote; `false` when it failed.
-macro_rules! call {
-    ($nr:ident $(, $argument:expr)*) => {
-        // SAFETY: the arguments are numbers or point to data of this function; the process is alone in its memory. All are
-        // full words: the upper half of a narrower variadic argument would be whatever is there.
-        (unsafe { libc::syscall(libc::$nr $(, $argument as usize)*) } >= 0)
-    };
 }
 
 /// Turns this process into the zygote.

@@ -48,7 +48,9 @@ impl Machine {
         assert_eq!(unsafe { libc::ftruncate(memory.as_raw_fd(), 1 << 30) }, 0);
         let read_only = std::fs::File::open(format!("/proc/self/fd/{}", memory.as_raw_fd())).unwrap();
         let memory = Arc::new(memory);
-        let config = SystrapConfig::new(Arc::clone(&memory), Arc::new(read_only.into()));
+        let mut config = SystrapConfig::new(Arc::clone(&memory), Arc::new(read_only.into()));
+        config.handover = crate::HANDOVER;
+        config.kick_patience = std::time::Duration::from_millis(300);
         let systrap = Systrap::new(&config).expect("platform");
         Self { memory, systrap, next: std::sync::atomic::AtomicU64::new(0) }
     }

@@ -1,26 +1,22 @@
-//! The platform's promises, with guest code in assembly.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
-
-mod common;
-
+//! The platform's promises, with guest code in assembly; each hand-over runs all of them.
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::common::{CODE, DATA, LEN, Machine, map, range, start, syscall};
 use arch::UserContext;
-use common::{CODE, DATA, LEN, Machine, map, range, start, syscall};
 use usermem::Addr;
 use usermem::platform::{Access, Backing, Context, Exit, FaultInfo, MapOp, Platform, PlatformError, Prot};
 
-guest_code!(loop_getpid, "2: mov eax, 39", "syscall", "jmp 2b");
-guest_code!(spin, "2: inc rax", "jmp 2b");
-guest_code!(spin_and_call, "2: mov rcx, 50", "3: loop 3b", "mov eax, 39", "syscall", "inc r15", "jmp 2b");
+crate::guest_code!(loop_getpid, "2: mov eax, 39", "syscall", "jmp 2b");
+crate::guest_code!(spin, "2: inc rax", "jmp 2b");
+crate::guest_code!(spin_and_call, "2: mov rcx, 50", "3: loop 3b", "mov eax, 39", "syscall", "inc r15", "jmp 2b");
 
 const ENOSYS: u64 = (-38_i64) as u64;
 
 #[test]
 fn a_call_comes_with_all_registers_and_returns_what_we_say() {
-    guest_code!(
+    crate::guest_code!(
         code,
         "mov rax, 0x1001",
         "mov rbx, 0x1002",
@@ -68,7 +64,7 @@ fn a_call_comes_with_all_registers_and_returns_what_we_say() {
 #[test]
 fn every_register_can_be_set_at_any_instruction() {
     // Saves everything that the guest can see, in order, then calls.
-    guest_code!(
+    crate::guest_code!(
         save,
         "push rax",
         "push rbx",
@@ -115,7 +111,7 @@ fn every_register_can_be_set_at_any_instruction() {
 
 #[test]
 fn faults_say_what_was_attempted() {
-    guest_code!(code, "mov rax, [rdi]", "nop", "nop", "nop", "nop", "nop", "mov [rdi], rax", "ud2");
+    crate::guest_code!(code, "mov rax, [rdi]", "nop", "nop", "nop", "nop", "nop", "mov [rdi], rax", "ud2");
     let machine = Machine::new();
     let guest = machine.guest(code());
     let mut context = guest.context();
@@ -154,7 +150,7 @@ fn faults_say_what_was_attempted() {
     user.regs.rip = 0x8000_0000_0000_0000;
     assert_eq!(fault(&mut user).trapno, 13);
     // Division by zero, breakpoint, single step.
-    guest_code!(others, "xor ecx, ecx", "div ecx", "int3", "nop", "nop");
+    crate::guest_code!(others, "xor ecx, ecx", "div ecx", "int3", "nop", "nop");
     machine.write(guest.code, others());
     user.regs.rip = CODE;
     let info = fault(&mut user);
@@ -170,7 +166,7 @@ fn faults_say_what_was_attempted() {
 
 #[test]
 fn removals_and_downgrades_hold_when_apply_returns() {
-    guest_code!(code, "2: mov [rdi], rax", "mov eax, 39", "syscall", "jmp 2b");
+    crate::guest_code!(code, "2: mov [rdi], rax", "mov eax, 39", "syscall", "jmp 2b");
     let machine = Machine::new();
     let guest = machine.guest(code());
     let mut context = guest.context();
@@ -220,7 +216,7 @@ fn the_stub_region_is_out_of_reach() {
 
 #[test]
 fn host_files_and_zeros_are_mapped() {
-    guest_code!(code, "mov rax, [rdi]", "add rax, [rsi]", "add rax, [rdx]", "syscall");
+    crate::guest_code!(code, "mov rax, [rdi]", "add rax, [rsi]", "add rax, [rdx]", "syscall");
     let machine = Machine::new();
     let guest = machine.guest(code());
     let dir = std::env::temp_dir().join(format!("casemate-systrap-{}", std::process::id()));
@@ -355,7 +351,7 @@ fn interrupts_from_many_threads_are_never_lost() {
 
 #[test]
 fn threads_share_memory_and_run_in_parallel() {
-    guest_code!(
+    crate::guest_code!(
         code,
         "lock inc qword ptr [rdi]",
         "mov eax, 39",
@@ -471,7 +467,7 @@ fn a_stub_killed_from_outside_shows_as_dead() {
 
 #[test]
 fn extended_state_stays_and_can_be_moved() {
-    guest_code!(
+    crate::guest_code!(
         code,
         "vmovdqu ymm7, [rdi]",
         "movdqu xmm3, [rdi + 8]",
@@ -499,7 +495,7 @@ fn extended_state_stays_and_can_be_moved() {
     assert_eq!(syscall(&mut *context, &mut user), 39);
     // A busy host thread with other vector contents in between.
     assert_eq!(std::hint::black_box([1.5_f64; 32]).iter().sum::<f64>(), 48.0);
-    let expect = |guest: &common::Guest| {
+    let expect = |guest: &crate::common::Guest| {
         assert_eq!(machine.read(guest.data + 64, 32), pattern[..32]);
         assert_eq!(machine.read(guest.data + 96, 16), pattern[8..24]);
         assert_eq!(f64::from_bits(machine.word(guest.data + 128)), 1.0);
@@ -546,7 +542,7 @@ fn extended_state_stays_and_can_be_moved() {
 fn foreign_ways_into_the_host_are_closed() {
     let machine = Machine::new();
     // 32-bit call: the instruction faults.
-    guest_code!(int80, "mov eax, 20", "int 0x80", "mov eax, 0x40000027", "syscall", "nop");
+    crate::guest_code!(int80, "mov eax, 20", "int 0x80", "mov eax, 0x40000027", "syscall", "nop");
     let guest = machine.guest(int80());
     let mut context = guest.context();
     let mut user = start();
@@ -559,7 +555,7 @@ fn foreign_ways_into_the_host_are_closed() {
     // An x32 number is a number like any other.
     assert_eq!(syscall(&mut *context, &mut user), 0x4000_0027);
     // Every number comes to us.
-    guest_code!(any, "2: syscall", "jmp 2b");
+    crate::guest_code!(any, "2: syscall", "jmp 2b");
     machine.write(guest.code, any());
     user.regs.rip = CODE;
     for nr in (0..600).chain([0xca5, 0x4000_0000 + 15, u64::MAX, 1 << 32]) {
@@ -574,7 +570,7 @@ fn foreign_ways_into_the_host_are_closed() {
 
 #[test]
 fn vsyscalls_arrive_at_the_caller() {
-    guest_code!(code, "mov rax, 0xffffffffff600400", "call rax", "mov rdi, rax", "mov eax, 39", "syscall");
+    crate::guest_code!(code, "mov rax, 0xffffffffff600400", "call rax", "mov rdi, rax", "mov eax, 39", "syscall");
     let machine = Machine::new();
     let guest = machine.guest(code());
     let mut context = guest.context();
@@ -601,7 +597,7 @@ fn a_guest_in_stub_text_hurts_only_itself() {
     let mut fine = start();
     assert_eq!(syscall(&mut *well, &mut fine), 39);
     // Jump to every 1st byte of a stretch of stub text, with registers that mean something to its code.
-    for offset in (0..0x500).step_by(7) {
+    for offset in (0..0x600).step_by(7) {
         let guest = machine.guest(loop_getpid());
         let mut context = guest.context();
         let interrupter = context.interrupter();
@@ -621,6 +617,36 @@ fn a_guest_in_stub_text_hurts_only_itself() {
         guest.space.kill();
         assert_eq!(syscall(&mut *well, &mut fine), 39);
     }
+}
+
+#[test]
+fn a_guest_that_is_deaf_to_interrupts_is_killed() {
+    // A loop through the exit's iretq, whose frame names it again.
+    let machine = Machine::new();
+    let base = machine.systrap.limits().user.end.0;
+    let guest = machine.guest(loop_getpid());
+    let mut context = guest.context();
+    let mut code = vec![0; 0x1000];
+    let file = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let maps = std::fs::read_to_string(entry.path().join("maps")).ok()?;
+        let ours = maps.contains(&format!("{base:x}-")) && maps.contains("00400000-");
+        ours.then(|| std::fs::File::open(entry.path().join("mem")).ok()).flatten()
+    });
+    std::os::unix::fs::FileExt::read_exact_at(&file.expect("our stub"), &mut code, base).unwrap();
+    let iretq = base + code.windows(2).position(|bytes| bytes == [0x48, 0xcf]).unwrap() as u64;
+    for (index, word) in [iretq, 0x33, 0x202, DATA, 0x2b].iter().enumerate() {
+        machine.write(guest.data + index as u64 * 8, &word.to_le_bytes());
+    }
+    let mut user = start();
+    (user.regs.rip, user.regs.rsp) = (iretq, DATA);
+    let interrupter = context.interrupter();
+    let thread = std::thread::spawn(move || context.switch(&mut user).map_err(|_| ()));
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    interrupter.interrupt();
+    let begun = std::time::Instant::now();
+    let outcome = thread.join().unwrap();
+    assert!(begun.elapsed().as_secs() < 5);
+    assert!(matches!(outcome, Err(()) | Ok(Exit::Interrupted)), "{outcome:?}");
 }
 
 #[test]

@@ -1,0 +1,6 @@
+//! The platform with notifications.
+
+mod common;
+mod suite;
+
+const HANDOVER: casemate_platform_systrap::Handover = casemate_platform_systrap::Handover::Notify;
