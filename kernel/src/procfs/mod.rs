@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use fs::Context;
-use fs::kernfs::{Directory, Link, Owned, StaticDir, StaticLink, Tree, entry};
+use fs::kernfs::{Directory, Link, Owned, StaticDir, StaticLink, Tree};
 use fs::vfs::{DirEntry, FileType, Filesystem, Inode};
 
 use crate::ids::Pid;
@@ -136,7 +136,3 @@ impl Link for ThreadSelfLink {
     }
 }
 
-/// Entries of a list of names and inodes.
-fn listed(entries: &[(&str, Inode)]) -> Vec<DirEntry> {
-    entries.iter().map(|(name, inode)| entry(name.as_bytes(), inode)).collect()
-}

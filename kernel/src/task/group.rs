@@ -93,7 +93,7 @@ impl Handlers {
         let table = self.table.lock();
         let mut ignored = SigSet::EMPTY;
         let mut caught = SigSet::EMPTY;
-        for (signal, action) in (1..).filter_map(Signal::new).zip(table.iter()) {
+        for (signal, action) in (1..=64).filter_map(Signal::new).zip(table.iter()) {
             if action.handler == SigAction::IGNORE {
                 ignored = ignored.with(signal);
             } else if action.is_handler() {
