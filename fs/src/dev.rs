@@ -12,7 +12,9 @@ use usermem::safecopy;
 
 use crate::Context;
 use crate::anon::SharedMemory;
-use crate::vfs::{At, DeviceKind, DeviceOpener, Devices, File, FileOps, LookupFlags, NodeKind, Path, Position, makedev, minor};
+use crate::vfs::{
+    At, DeviceKind, DeviceOpener, Devices, File, FileOps, LookupFlags, NodeKind, Path, Position, makedev, minor,
+};
 
 /// Major number of the memory devices.
 const MEM_MAJOR: u32 = 1;

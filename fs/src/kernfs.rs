@@ -201,7 +201,11 @@ macro_rules! node {
 
         fn set_attr(&self, _ctx: &Context<'_>, change: &SetAttr) -> Result<(), Errno> {
             // Truncating a knob before writing to it is what a shell's `>` does: it means nothing here.
-            if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() { Err(Errno::EPERM) } else { Ok(()) }
+            if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() {
+                Err(Errno::EPERM)
+            } else {
+                Ok(())
+            }
         }
     };
 }

@@ -14,6 +14,7 @@
 //! `fs.pipe` → [user copies: mm's locks, and the fault path] → `fs.inode` and the other locks of file systems →
 //! `fs.dentry_children` → `fs.dentry_links` → `fs.mount_ns` → `fs.mount` → leaves. The ranks stand in `lockclass`.
 #![forbid(unsafe_code)]
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 pub mod anon;
 mod context;

@@ -136,7 +136,10 @@ impl MemoryObject {
             return Err(Errno::EPERM);
         }
         // A mapping may be writable; which kind it is, only its address space knows.
-        if seals.contains(Seals::F_SEAL_WRITE) && !state.seals.contains(Seals::F_SEAL_WRITE) && !self.observers.is_empty() {
+        if seals.contains(Seals::F_SEAL_WRITE)
+            && !state.seals.contains(Seals::F_SEAL_WRITE)
+            && !self.observers.is_empty()
+        {
             return Err(Errno::EBUSY);
         }
         state.seals |= seals;
@@ -382,11 +385,8 @@ impl MemoryObject {
         let (first, last) = (page_up(offset).unwrap_or(u64::MAX), page_down(end));
         let freed = {
             let mut state = self.state.write();
-            let mut edges = vec![offset..first.min(end)];
-            if last > offset && last >= first {
-                edges.push(last..end);
-            }
-            for edge in edges.into_iter().filter(|edge| !edge.is_empty()) {
+            let tail = if last > offset && last >= first { last..end } else { end..end };
+            for edge in [offset..first.min(end), tail].into_iter().filter(|edge| !edge.is_empty()) {
                 if let Some((range, run)) = state.runs.get(edge.start) {
                     let part = FileRange::of_len(run.0 + (edge.start - range.start), edge.end - edge.start);
                     if let Ok(slice) = self.memory.slice(part) {

@@ -1,4 +1,5 @@
 //! One table of VFS behaviour, run over every file system that can be written: what each step answers is Linux's.
+#![allow(clippy::print_stderr, reason = "a failing test says which file system it ran on")]
 
 use std::sync::Arc;
 
@@ -7,8 +8,8 @@ use abi::fs::{OpenFlags, RenameFlags, XattrFlags};
 use auth::{Creds, Gid, Uid};
 use casemate_fs as fs;
 use fs::vfs::{
-    At, DirSink, File, FileType, Filesystem, LookupFlags, Mount, MountNs, MountOptions, NodeKind, OpenHow, Path, SetTime,
-    Timestamp, Whence,
+    At, DirSink, File, FileType, Filesystem, LookupFlags, Mount, MountNs, MountOptions, NodeKind, OpenHow, Path,
+    SetTime, Timestamp, Whence,
 };
 use fs::{Context, KernelContext, host, overlay, tmpfs};
 use usermem::bytes::{KernelDst, KernelSrc};
@@ -161,7 +162,9 @@ type Outcome = Result<(), Errno>;
 
 #[test]
 fn table() {
-    use Step::{Exchange, Link, Mkdir, Names, NoReplace, Open, Read, Readlink, Rename, Rmdir, Stat, Symlink, Unlink, Write};
+    use Step::{
+        Exchange, Link, Mkdir, Names, NoReplace, Open, Read, Readlink, Rename, Rmdir, Stat, Symlink, Unlink, Write,
+    };
     const CREATE_EXCL: OpenFlags = OpenFlags::O_CREAT.union(OpenFlags::O_EXCL);
     let steps: &[(Step, Outcome)] = &[
         (Mkdir("d"), Ok(())),

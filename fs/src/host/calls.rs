@@ -156,7 +156,7 @@ pub(super) fn list(dir: BorrowedFd<'_>) -> Result<Vec<DirEntry>, Errno> {
 pub(super) fn statfs(fd: BorrowedFd<'_>, fsid: u64) -> Result<StatFs, Errno> {
     let stat = rustix::fs::fstatfs(fd).map_err(errno)?;
     Ok(StatFs {
-        magic: i64::try_from(stat.f_type).unwrap_or(0),
+        magic: stat.f_type,
         block_size: u64::try_from(stat.f_bsize).unwrap_or(4096),
         blocks: stat.f_blocks,
         blocks_free: stat.f_bfree,

@@ -105,7 +105,8 @@ impl DirOps for HostInode {
         let exchange = rename.flags.contains(abi::fs::RenameFlags::RENAME_EXCHANGE);
         let flags = if exchange { rustix::fs::RenameFlags::EXCHANGE } else { rustix::fs::RenameFlags::empty() };
         let (from_fd, to_fd) = (this.dir_fd()?, to.dir_fd()?);
-        rustix::fs::renameat_with(from_fd.as_fd(), rename.name, to_fd.as_fd(), rename.new_name, flags).map_err(errno)?;
+        rustix::fs::renameat_with(from_fd.as_fd(), rename.name, to_fd.as_fd(), rename.new_name, flags)
+            .map_err(errno)?;
         // Both sides are found again at their new places.
         if let Ok(found) = calls::stat_at(to_fd.as_fd(), rename.new_name) {
             moved.seen_at(Some(&to), rename.new_name, found);

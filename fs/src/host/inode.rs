@@ -248,9 +248,7 @@ impl HostInode {
                 let dir = parent.dir_fd()?;
                 rustix::fs::chownat(dir.as_fd(), &*name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)
             }
-            None => {
-                rustix::fs::chownat(self.fs.root_fd.as_fd(), c"", uid, gid, AtFlags::EMPTY_PATH).map_err(errno)
-            }
+            None => rustix::fs::chownat(self.fs.root_fd.as_fd(), c"", uid, gid, AtFlags::EMPTY_PATH).map_err(errno),
         }
     }
 

@@ -14,13 +14,13 @@ mod dir;
 mod file;
 mod inode;
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use auth::{Gid, Uid};
+use hashbrown::HashMap;
 use sync::Mutex;
 
 use crate::lockclass;
@@ -172,7 +172,6 @@ impl HostFs {
             victim.close_cached();
         }
     }
-
 }
 
 /// A tree taken into use: the file system with its root inode, which holds it.
@@ -198,4 +197,3 @@ impl Filesystem for HostTree {
         self.fs.device
     }
 }
-

@@ -13,9 +13,7 @@ use crate::mapping::Observers;
 use crate::overlay::copy::CopyData;
 use crate::overlay::file::OvlFile;
 use crate::overlay::{OWN_XATTRS, OverlayFs};
-use crate::vfs::{
-    Attr, Caching, DirOps, FileOps, FileType, Inode, InodeOps, InodeSlots, PermAttr, SetAttr, XattrOps,
-};
+use crate::vfs::{Attr, Caching, DirOps, FileOps, FileType, Inode, InodeOps, InodeSlots, PermAttr, SetAttr, XattrOps};
 use crate::{Context, lockclass};
 
 /// An object of an overlay.

@@ -14,10 +14,10 @@ mod dir;
 mod file;
 mod inode;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
+use hashbrown::HashMap;
 use sync::Mutex;
 
 use crate::vfs::{Attr, FileType, Filesystem, Inode, SetAttr, SetTime, StatFs, new_device_id};

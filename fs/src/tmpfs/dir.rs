@@ -1,10 +1,10 @@
 //! Directories of tmpfs.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use abi::Errno;
 use abi::fs::RenameFlags;
+use hashbrown::HashMap;
 use sync::RwLock;
 
 use crate::Context;
@@ -172,12 +172,8 @@ impl DirOps for TmpInode {
                 replaced.kill()?;
             }
             let whiteout = if rename.flags.contains(RenameFlags::RENAME_WHITEOUT) {
-                let node = NewNode {
-                    kind: NodeKind::CharDevice(0),
-                    mode: 0,
-                    uid: ctx.creds.fsuid,
-                    gid: ctx.creds.fsgid,
-                };
+                let node =
+                    NewNode { kind: NodeKind::CharDevice(0), mode: 0, uid: ctx.creds.fsuid, gid: ctx.creds.fsgid };
                 Some(self.fs.make(&node, now)?)
             } else {
                 None

@@ -13,8 +13,8 @@ use crate::memory::MemoryObject;
 use crate::tmpfs::TmpFs;
 use crate::tmpfs::dir::Entries;
 use crate::vfs::{
-    Attr, DirOps, File, FileOps, FileType, Inode, InodeOps, InodeSlots, NewNode, NodeKind, PermAttr, Position, Sealable,
-    SetAttr, SyncWhat, Timestamp, Whence, XattrOps, generic_attr_change, stripped_mode,
+    Attr, DirOps, File, FileOps, FileType, Inode, InodeOps, InodeSlots, NewNode, NodeKind, PermAttr, Position,
+    Sealable, SetAttr, SyncWhat, Timestamp, Whence, XattrOps, generic_attr_change, stripped_mode,
 };
 use crate::{Context, lockclass};
 
@@ -190,7 +190,8 @@ impl XattrOps for TmpInode {
         if old.is_none() && flags.contains(XattrFlags::XATTR_REPLACE) {
             return Err(Errno::ENODATA);
         }
-        let used: usize = xattrs.iter().filter(|(key, _)| *key != name).map(|(key, value)| key.len() + value.len()).sum();
+        let used: usize =
+            xattrs.iter().filter(|(key, _)| *key != name).map(|(key, value)| key.len() + value.len()).sum();
         if used + name.len() + value.len() > MAX_XATTR_BYTES {
             return Err(Errno::ENOSPC);
         }

@@ -39,7 +39,13 @@ pub struct TmpfsOptions {
 impl TmpfsOptions {
     /// A tmpfs of at most `size` bytes, with an inode per 4 KiB, root's and open to all (mode 1777), as `mount` makes it.
     pub const fn of_size(size: u64) -> Self {
-        Self { size, inodes: if size / PAGE_SIZE < 1024 { 1024 } else { size / PAGE_SIZE }, mode: 0o1777, uid: Uid::ROOT, gid: Gid::ROOT }
+        Self {
+            size,
+            inodes: if size / PAGE_SIZE < 1024 { 1024 } else { size / PAGE_SIZE },
+            mode: 0o1777,
+            uid: Uid::ROOT,
+            gid: Gid::ROOT,
+        }
     }
 }
 
@@ -84,7 +90,12 @@ impl TmpFs {
     }
 
     /// A new regular file without a name that may be sealed, unless `seals` say otherwise.
-    pub(crate) fn make_sealable(self: &Arc<Self>, node: &NewNode, now: Timestamp, seals: Seals) -> Result<Arc<TmpInode>, Errno> {
+    pub(crate) fn make_sealable(
+        self: &Arc<Self>,
+        node: &NewNode,
+        now: Timestamp,
+        seals: Seals,
+    ) -> Result<Arc<TmpInode>, Errno> {
         let ino = self.take_inode()?;
         Ok(TmpInode::new(self, ino, node, now, seals))
     }

@@ -199,7 +199,8 @@ impl Path {
             };
         }
         if name.starts_with(b"security.") {
-            let capable = ctx.creds.has(Caps::SYS_ADMIN) || (name == b"security.capability" && ctx.creds.has(Caps::SETFCAP));
+            let capable =
+                ctx.creds.has(Caps::SYS_ADMIN) || (name == b"security.capability" && ctx.creds.has(Caps::SETFCAP));
             return if reads || capable { Ok(()) } else { Err(Errno::EPERM) };
         }
         if name.starts_with(b"user.") {
@@ -208,7 +209,11 @@ impl Path {
                 return Err(if reads { Errno::ENODATA } else { Errno::EPERM });
             }
             let attr = inode.perm_attr()?;
-            if !reads && kind == FileType::Directory && attr.mode & abi::fs::S_ISVTX != 0 && !owner_or_capable(ctx, attr) {
+            if !reads
+                && kind == FileType::Directory
+                && attr.mode & abi::fs::S_ISVTX != 0
+                && !owner_or_capable(ctx, attr)
+            {
                 return Err(Errno::EPERM);
             }
             return inode.permission(ctx, want);

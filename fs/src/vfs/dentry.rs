@@ -4,11 +4,12 @@
 //! directory (that is the cache) and hold their parent, so what is in use keeps its way to the root. The cache is bounded:
 //! past the limit, unused leaves go, oldest first, with a second chance for those that were found meanwhile.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
+use hashbrown::HashMap;
 use sync::Mutex;
 
 use crate::Context;

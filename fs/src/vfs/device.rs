@@ -28,10 +28,13 @@ pub trait DeviceOpener: Send + Sync {
     fn open(&self, ctx: &Context<'_>, rdev: u64, flags: OpenFlags, path: &Path) -> Result<Arc<dyn FileOps>, Errno>;
 }
 
+/// A range of minors and who opens them.
+type Served = (core::ops::RangeInclusive<u32>, Arc<dyn DeviceOpener>);
+
 /// The table of device numbers. One per kernel.
 pub struct Devices {
-    /// By kind and major; each with the minors it serves.
-    openers: RwLock<HashMap<(DeviceKind, u32), Vec<(core::ops::RangeInclusive<u32>, Arc<dyn DeviceOpener>)>>>,
+    /// By kind and major.
+    openers: RwLock<HashMap<(DeviceKind, u32), Vec<Served>>>,
 }
 
 impl Devices {

@@ -230,7 +230,11 @@ pub struct Owner {
 /// The flags that `F_GETFL` shows and `open` keeps.
 fn kept_flags(flags: OpenFlags) -> OpenFlags {
     flags
-        & !(OpenFlags::O_CREAT | OpenFlags::O_EXCL | OpenFlags::O_NOCTTY | OpenFlags::O_TRUNC | OpenFlags::O_CLOEXEC
+        & !(OpenFlags::O_CREAT
+            | OpenFlags::O_EXCL
+            | OpenFlags::O_NOCTTY
+            | OpenFlags::O_TRUNC
+            | OpenFlags::O_CLOEXEC
             | OpenFlags::O_WRONLY
             | OpenFlags::O_RDWR)
 }
@@ -580,7 +584,9 @@ impl Pollable for File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        if *self.locked.get_mut() && let Some(locks) = self.path.inode().slots().locks_if_any() {
+        if *self.locked.get_mut()
+            && let Some(locks) = self.path.inode().slots().locks_if_any()
+        {
             locks.release_description(self.id);
         }
         let ops = Arc::clone(&self.ops);

@@ -214,7 +214,13 @@ impl File {
     }
 
     /// Sets (`None`: removes) a record lock of the process; `EAGAIN` on conflict, `EBADF` without the access it needs.
-    pub fn posix_lock(&self, owner: LockOwner, pid: i32, kind: Option<LockKind>, range: LockRange) -> Result<(), Errno> {
+    pub fn posix_lock(
+        &self,
+        owner: LockOwner,
+        pid: i32,
+        kind: Option<LockKind>,
+        range: LockRange,
+    ) -> Result<(), Errno> {
         self.check_lock(kind)?;
         self.inode().slots().locks().set(Holder::Owner(owner), pid, kind, range)
     }

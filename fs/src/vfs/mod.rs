@@ -18,18 +18,20 @@ mod perm;
 mod types;
 mod walk;
 
+pub(crate) use attrs::stripped_mode;
 pub use dentry::{Dentry, dentry_cache_limit, set_dentry_cache_limit};
-pub use device::{DeviceKind, Devices, DeviceOpener};
+pub use device::{DeviceKind, DeviceOpener, Devices};
 pub use file::{AnonInode, File, FileOps, Owner, Position, Sealable, SyncWhat, Whence};
-pub use inode::{Caching, DirOps, Inode, InodeOps, InodeSlots, NewNode, NodeKind, Rename, XattrOps, generic_attr_change};
+pub use inode::{
+    Caching, DirOps, Inode, InodeOps, InodeSlots, NewNode, NodeKind, Rename, XattrOps, generic_attr_change,
+};
 pub use locks::{FlockKind, LockKind, LockRange, PosixLock};
 pub use mount::{
     Detach, Filesystem, Mount, MountNs, MountOptions, Path, Recursive, Superblock, may_mount, new_device_id,
 };
 pub use perm::{Perm, check as check_permission};
-pub(crate) use attrs::stripped_mode;
 pub use types::{
-    Attr, DirEntry, DirSink, FileType, LookupFlags, OpenHow, PermAttr, SetAttr, SetTime, StatFs, Timestamp, major, makedev,
-    minor,
+    Attr, DirEntry, DirSink, FileType, LookupFlags, OpenHow, PermAttr, SetAttr, SetTime, StatFs, Timestamp, major,
+    makedev, minor,
 };
 pub use walk::At;

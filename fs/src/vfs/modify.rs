@@ -12,10 +12,10 @@ use crate::vfs::mount::Path;
 use crate::vfs::open::new_node;
 use crate::vfs::perm::{Perm, check_sticky, owner_or_capable};
 use crate::vfs::types::{FileType, LookupFlags};
-use crate::vfs::walk::{At, Last, Parent};
+use crate::vfs::walk::{At, Component, Last, Parent};
 
 /// The name that an operation needs its path to end in.
-fn plain_name(last: Last, otherwise: Errno) -> Result<Vec<u8>, Errno> {
+fn plain_name(last: Last, otherwise: Errno) -> Result<Component, Errno> {
     match last {
         Last::Name(name) => Ok(name),
         Last::Dot | Last::DotDot => Err(otherwise),
@@ -174,7 +174,9 @@ impl At<'_> {
         }
         directory.link(self.ctx, &name, target.inode())?;
         dir.dentry.forget_negative(&name);
-        if target.dentry.is_unlinked() && target.inode().file_type() == FileType::Regular && target.dentry.parent().is_some()
+        if target.dentry.is_unlinked()
+            && target.inode().file_type() == FileType::Regular
+            && target.dentry.parent().is_some()
         {
             // An `O_TMPFILE` gets its first name: descriptors show it from now on.
             dir.dentry.link_as(&target.dentry, &name);

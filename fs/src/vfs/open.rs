@@ -46,7 +46,7 @@ impl At<'_> {
             if flags.contains(OpenFlags::O_NOFOLLOW) || exclusive { FollowLinks::No } else { FollowLinks::Yes };
         let mut created = Created::No;
         loop {
-            match walker.to_last()? {
+            match walker.advance()? {
                 Last::Dot => break,
                 Last::DotDot => {
                     walker.up()?;

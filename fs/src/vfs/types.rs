@@ -143,7 +143,12 @@ impl Attr {
 
     /// The part that permission checks need.
     pub const fn perm(&self) -> PermAttr {
-        PermAttr { mode: self.mode, uid: self.uid, gid: self.gid, directory: matches!(self.file_type, FileType::Directory) }
+        PermAttr {
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            directory: matches!(self.file_type, FileType::Directory),
+        }
     }
 }
 
@@ -261,7 +266,10 @@ impl From<ResolveFlags> for LookupFlags {
             (ResolveFlags::RESOLVE_IN_ROOT, Self::IN_ROOT),
             (ResolveFlags::RESOLVE_CACHED, Self::CACHED),
         ];
-        pairs.into_iter().filter(|(theirs, _)| resolve.contains(*theirs)).fold(Self::empty(), |all, (_, ours)| all | ours)
+        pairs
+            .into_iter()
+            .filter(|(theirs, _)| resolve.contains(*theirs))
+            .fold(Self::empty(), |all, (_, ours)| all | ours)
     }
 }
 
@@ -326,11 +334,13 @@ pub const fn makedev(major: u32, minor: u32) -> u64 {
 }
 
 /// The major number of a device.
+#[expect(clippy::cast_possible_truncation, reason = "both parts are masked to 32 bits")]
 pub const fn major(dev: u64) -> u32 {
     (((dev >> 32) & 0xffff_f000) | ((dev >> 8) & 0xfff)) as u32
 }
 
 /// The minor number of a device.
+#[expect(clippy::cast_possible_truncation, reason = "both parts are masked to 32 bits")]
 pub const fn minor(dev: u64) -> u32 {
     (((dev >> 12) & 0xffff_ff00) | (dev & 0xff)) as u32
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use abi::Errno;
 use abi::fs::{MAXSYMLINKS, NAME_MAX, PATH_MAX};
+use smallvec::SmallVec;
 
 use crate::Context;
 use crate::vfs::dentry::Dentry;
@@ -26,11 +27,14 @@ pub struct At<'a> {
     pub start: &'a Path,
 }
 
+/// A name between slashes; most fit in place.
+pub(crate) type Component = SmallVec<[u8; 40]>;
+
 /// The last component of a path.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Last {
     /// A name to look up.
-    Name(Vec<u8>),
+    Name(Component),
     /// `.`, or no component at all (`/`).
     Dot,
     /// `..`.
@@ -93,7 +97,7 @@ impl<'a> Walker<'a> {
     }
 
     /// The next component and whether anything but slashes follows it.
-    fn next(&mut self) -> Option<(Vec<u8>, bool)> {
+    fn next(&mut self) -> Option<(Component, bool)> {
         let rest = self.rest.get(self.at..)?;
         let skip = rest.iter().take_while(|byte| **byte == b'/').count();
         let body = &rest[skip..];
@@ -101,7 +105,7 @@ impl<'a> Walker<'a> {
             return None;
         }
         let len = body.iter().position(|byte| *byte == b'/').unwrap_or(body.len());
-        let name = body[..len].to_vec();
+        let name = Component::from_slice(&body[..len]);
         let after = &body[len..];
         let last = after.iter().all(|byte| *byte == b'/');
         if last {
@@ -112,7 +116,7 @@ impl<'a> Walker<'a> {
     }
 
     /// Walks up to the last component, which it answers.
-    pub(crate) fn to_last(&mut self) -> Result<Last, Errno> {
+    pub(crate) fn advance(&mut self) -> Result<Last, Errno> {
         self.trailing_slash = false;
         loop {
             let Some((name, last)) = self.next() else {
@@ -237,7 +241,7 @@ impl<'a> Walker<'a> {
     /// Finishes the walk: everything, with the last component followed or not.
     pub(crate) fn finish(mut self, follow: FollowLinks) -> Result<Path, Errno> {
         loop {
-            match self.to_last()? {
+            match self.advance()? {
                 Last::Dot => break,
                 Last::DotDot => {
                     self.up()?;
@@ -296,7 +300,7 @@ impl<'a> At<'a> {
     /// The directory of the last component, and that component.
     pub(crate) fn parent(&self, path: &[u8]) -> Result<Parent, Errno> {
         let mut walker = Walker::new(self, path, LookupFlags::empty())?;
-        let last = walker.to_last()?;
+        let last = walker.advance()?;
         Ok(Parent { trailing_slash: walker.trailing_slash, path: walker.cur, last })
     }
 
