@@ -3,8 +3,9 @@
 //!
 //! Guest-physical layout (identity-mapped in 2 MiB pages, user-accessible; the last table entry stays empty so that one
 //! address faults): page tables at 0x1000, descriptor tables at 0x5000, stack below 0x8000, code at 0x10000.
+#![allow(clippy::disallowed_methods, reason = "the probe's own memory: no guest of Casemate's ever runs in it")]
 
-use kvm_bindings::{kvm_msr_entry, kvm_regs, kvm_segment, kvm_userspace_memory_region, Msrs};
+use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -108,8 +109,7 @@ impl Machine {
         let vm = at("create VM", kvm.create_vm())?;
         // Three pages that Intel's real-mode emulation wants; harmless elsewhere.
         at("set TSS address", vm.set_tss_address(0xfffb_d000))?;
-        let memory: GuestMemoryMmap =
-            at("guest memory", GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]))?;
+        let memory: GuestMemoryMmap = at("guest memory", GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]))?;
         let address = at("guest memory", memory.get_host_address(GuestAddress(0)))?;
         let slot = kvm_userspace_memory_region {
             slot: 0,
