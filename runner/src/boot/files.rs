@@ -85,6 +85,26 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
+    /// Fills the tmpfs at `/dev`.
+    pub(super) fn populate_dev(&self) -> Outcome<()> {
+        let populate = || -> Result<(), Errno> {
+            let root = self.ns.root();
+            let dev = self.at(&root).lookup(b"/dev", LookupFlags::FOLLOW | LookupFlags::DIRECTORY)?;
+            fs::dev::populate(&At { ctx: &self.ctx, root: &root, start: &dev })
+        };
+        populate().map_err(|errno| wrong("/dev", errno))
+    }
+
+    /// Makes a character device node in `/dev`.
+    pub(super) fn add_device(&self, path: &[u8], rdev: u64, mode: u32) -> Outcome<()> {
+        let add = || -> Result<(), Errno> {
+            let root = self.ns.root();
+            let node = self.at(&root).mknod(path, fs::vfs::NodeKind::CharDevice(rdev), mode)?;
+            node.chmod(&self.ctx, mode)
+        };
+        add().map_err(|errno| wrong(HostPath::new(std::ffi::OsStr::from_bytes(path)), errno))
+    }
+
     /// Creates or replaces a small file.
     pub(super) fn write_file(&self, path: &[u8], bytes: &[u8]) -> Outcome<()> {
         let shown = HostPath::new(std::ffi::OsStr::from_bytes(path));
@@ -194,13 +214,13 @@ impl<'a> Tree<'a> {
             };
             let host = makers.host(tree)?;
             let mut options = MountOptions::NODEV | MountOptions::RELATIME;
-            let fs = match (kind, role, access) {
-                (TreeKind::Directory, TreeRole::Root, _) => makers.overlay(host)?,
-                (_, _, TreeAccess::ReadOnly) => {
+            let fs = match (role, access) {
+                (TreeRole::Root, _) => makers.overlay(host)?,
+                (TreeRole::Volume, TreeAccess::ReadOnly) => {
                     options |= MountOptions::READ_ONLY;
                     host
                 }
-                (_, _, TreeAccess::ReadWrite) => host,
+                (TreeRole::Volume, TreeAccess::ReadWrite) => host,
             };
             let source = fs.type_name().to_owned();
             self.ns.mount_fs(&place, fs, source.as_bytes(), options)?;

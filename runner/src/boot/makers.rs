@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use abi::Errno;
 use auth::{Gid, Uid};
+use fs::anon::SharedMemory;
 use fs::host::{Access, HostOptions, Ids};
 use fs::tmpfs::TmpfsOptions;
-use fs::vfs::{Devices, Filesystem};
+use fs::vfs::{Devices, Filesystem, MountOptions};
 use kernel::Kernel;
 use usermem::memfile::MemoryFile;
 
+use super::PLAIN;
 use super::files::{Makers, Tree};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::host::TreeAccess;
 use crate::launcher::{HostTree, IdMap};
 
@@ -37,11 +39,37 @@ impl FromHost {
         Self { memory: Arc::clone(memory), ids, limit }
     }
 
-    /// Mounts what only a kernel can answer for: `/proc`, `/sys`, `/dev`, and the empty `/run`.
-    pub(super) fn add_kernel_trees(&self, tree: &Tree<'_>, _kernel: &Arc<Kernel>, _devices: &Arc<Devices>) -> Outcome<()> {
-        let _ = tree;
-        Ok(())
+    /// Mounts what only a kernel can answer for: `/dev`, `/proc`, `/sys`, and an empty `/run` over the host's.
+    pub(super) fn add_kernel_trees(
+        &self,
+        tree: &Tree<'_>,
+        kernel: &Arc<Kernel>,
+        devices: &Devices,
+        root: GuestRoot,
+    ) -> Outcome<()> {
+        let shared = Arc::new(SharedMemory::new(&self.memory));
+        fs::dev::register(devices, &shared);
+        let tmpfs = |mode| self.tmpfs(mode).map_err(|errno| Failure::ours(format!("tmpfs: {errno}")));
+        let dev = MountOptions::NOSUID | MountOptions::NOEXEC | MountOptions::RELATIME;
+        tree.mount("/dev", tmpfs(0o755)?, dev)?;
+        tree.populate_dev()?;
+        tree.mount("/dev/shm", tmpfs(0o1777)?, PLAIN & !MountOptions::NOEXEC)?;
+        tree.mount("/proc", kernel::procfs::filesystem(kernel), PLAIN)?;
+        tree.mount("/sys", kernel::sysfs::filesystem(kernel), PLAIN | MountOptions::READ_ONLY)?;
+        match root {
+            GuestRoot::OfTheHost => tree.mount("/run", tmpfs(0o755)?, MountOptions::NOSUID | MountOptions::NODEV),
+            GuestRoot::ItsOwn => Ok(()),
+        }
     }
+}
+
+/// Whose files the guest's root shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum GuestRoot {
+    /// The host's.
+    OfTheHost,
+    /// `--rootfs`.
+    ItsOwn,
 }
 
 impl Makers for FromHost {
@@ -58,6 +86,7 @@ impl Makers for FromHost {
     }
 
     fn overlay(&self, lower: Arc<dyn Filesystem>) -> Result<Arc<dyn Filesystem>, Errno> {
-        Ok(lower)
+        let upper = self.tmpfs(0o755)?;
+        fs::overlay::new(vec![lower], Some(upper))
     }
 }

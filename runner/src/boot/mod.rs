@@ -34,6 +34,7 @@ use crate::host;
 use crate::launcher::{Caller, HostView, Setup};
 use crate::sandbox::{MemoryFiles, OomScore, install_filter};
 use files::Tree;
+use makers::GuestRoot;
 use streams::Terminal;
 use users::Identity;
 
@@ -110,7 +111,7 @@ impl orders::Guest for Signals {
 impl Boot {
     /// Runs the command to its end; the status that mirrors it.
     pub(crate) fn run(self) -> Outcome<u8> {
-        let Self { mut setup, view, memory, resolver, oom, control } = self;
+        let Self { mut setup, view, memory, mut resolver, oom, control } = self;
         let (write, read_only) = (Arc::new(memory.write), Arc::new(memory.read_only));
         let duplicate = |fd: &Arc<OwnedFd>| fd.try_clone().doing("memory file");
         let (write_too, read_only_too) = (duplicate(&write)?, duplicate(&read_only)?);
@@ -138,19 +139,21 @@ impl Boot {
             entropy: Arc::new(HostEntropy),
             observer: Some(Arc::new(Mirror { control: Arc::clone(&control) })),
             uts: Uts::new(&hostname(&setup)),
-            machine: machine(),
+            machine: machine(std::mem::take(&mut resolver.cpuinfo)),
             pids: usize::try_from(setup.config.pids).unwrap_or(usize::MAX),
             boot_id: uuid(),
         })
         .doing("kernel")?;
-        makers.add_kernel_trees(&tree, &kernel, &devices)?;
+        let root = if setup.config.rootfs.is_some() { GuestRoot::ItsOwn } else { GuestRoot::OfTheHost };
+        makers.add_kernel_trees(&tree, &kernel, &devices, root)?;
         for (path, bytes) in &resolver.files {
             tree.write_file(path, bytes)?;
         }
 
-        let terminal = Terminal::new();
+        let terminal = Terminal::new(&kernel);
         let streams = streams::open(std::mem::take(&mut setup.streams), setup.ids, &terminal)?;
-        let command = prepare(&setup, &tree, &context, identity, streams)?;
+        let mut command = prepare(&setup, &tree, &context, identity, streams)?;
+        command.tty = terminal.controlling();
         install_filter(host_calls, &setup.config.debug)?;
         orders::follow(control, Signals { kernel: Arc::clone(&kernel), terminal })?;
         let name = setup.config.command.first().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
@@ -211,6 +214,7 @@ fn prepare(
         limits: limits(setup, caller),
         files,
         ignored: SigSet(setup.inherited.ignored_signals),
+        tty: None,
     })
 }
 
@@ -249,9 +253,9 @@ fn hostname(setup: &Setup) -> String {
     }
 }
 
-fn machine() -> Machine {
+fn machine(cpuinfo: Vec<u8>) -> Machine {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Machine { cpus, cpuinfo: Vec::new() }
+    Machine { cpus, cpuinfo }
 }
 
 /// A random UUID, version 4 (RFC 9562).

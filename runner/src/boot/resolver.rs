@@ -18,13 +18,16 @@ const LARGEST: u64 = 256 << 10;
 pub(crate) struct ResolverFiles {
     /// Absolute guest path and bytes.
     pub(super) files: Vec<(Vec<u8>, Vec<u8>)>,
+    /// `/proc/cpuinfo`.
+    pub(super) cpuinfo: Vec<u8>,
 }
 
 impl ResolverFiles {
     /// Reads what the guest of `config` will miss. A guest with its own root directory has its own files.
     pub(crate) fn read(config: &RunConfig) -> Self {
+        let cpuinfo = read("/proc/cpuinfo".as_ref()).unwrap_or_default();
         if config.rootfs.is_some() {
-            return Self::default();
+            return Self { files: Vec::new(), cpuinfo };
         }
         let files = WANTED
             .iter()
@@ -33,11 +36,15 @@ impl ResolverFiles {
                 if !target.starts_with("/run") {
                     return None;
                 }
-                let mut bytes = Vec::new();
-                File::open(&target).ok()?.take(LARGEST).read_to_end(&mut bytes).ok()?;
-                Some((target.as_os_str().as_bytes().to_vec(), bytes))
+                Some((target.as_os_str().as_bytes().to_vec(), read(&target)?))
             })
             .collect();
-        Self { files }
+        Self { files, cpuinfo }
     }
+}
+
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(LARGEST).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }

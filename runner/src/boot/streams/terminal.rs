@@ -5,11 +5,14 @@
 
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
 use fs::Context;
+use kernel::Kernel;
 use kernel::ids::Pid;
+use kernel::signal::info::SigInfo;
+use kernel::signal::types::Signal;
 use kernel::task::{ControllingTty, Session, Thread};
 use sync::Mutex;
 use usermem::Addr;
@@ -21,14 +24,10 @@ const STATE: sync::LockClass = sync::LockClass::leaf("runner.terminal");
 
 /// The terminal; without a descriptor when none of the streams is one.
 pub(in crate::boot) struct Terminal {
+    kernel: Weak<Kernel>,
     fd: OnceLock<Arc<OwnedFd>>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    session: Option<Pid>,
-    foreground: Option<Pid>,
+    /// The foreground group, once someone has set it; until then it is the session leader's.
+    foreground: Mutex<Option<Pid>>,
 }
 
 /// Copies `bytes` to the guest address `at`.
@@ -44,8 +43,8 @@ fn get<const N: usize>(mem: &dyn UserMemory, at: u64) -> Result<[u8; N], Errno> 
 
 impl Terminal {
     /// No terminal yet.
-    pub(in crate::boot) fn new() -> Arc<Self> {
-        Arc::new(Self { fd: OnceLock::new(), state: Mutex::new(STATE, State::default()) })
+    pub(in crate::boot) fn new(kernel: &Arc<Kernel>) -> Arc<Self> {
+        Arc::new(Self { kernel: Arc::downgrade(kernel), fd: OnceLock::new(), foreground: Mutex::new(STATE, None) })
     }
 
     /// This stream is it, unless another was first.
@@ -53,20 +52,16 @@ impl Terminal {
         let _ = self.fd.set(Arc::clone(fd));
     }
 
-    /// Whether any stream is a terminal.
-    pub(in crate::boot) fn exists(&self) -> bool {
-        self.fd.get().is_some()
+    /// Itself as the command's controlling terminal, if any stream is a terminal.
+    pub(in crate::boot) fn controlling(self: &Arc<Self>) -> Option<Arc<dyn ControllingTty>> {
+        self.fd.get()?;
+        Some(Arc::clone(self) as Arc<dyn ControllingTty>)
     }
 
-    /// Makes it the controlling terminal of `session`, with its leader's group in the foreground.
-    pub(in crate::boot) fn control(self: &Arc<Self>, session: &Session) {
-        *self.state.lock() = State { session: Some(session.id()), foreground: Some(session.id()) };
-        session.set_tty(Some(Arc::clone(self) as Arc<dyn ControllingTty>));
-    }
-
-    /// The foreground process group.
+    /// The foreground process group: the command's own until the guest says otherwise.
     pub(super) fn foreground_group(&self) -> Option<Pid> {
-        self.state.lock().foreground
+        self.fd.get()?;
+        (*self.foreground.lock()).or_else(|| self.kernel.upgrade()?.main_pid())
     }
 
     /// ioctl_tty(2).
@@ -102,41 +97,62 @@ impl Terminal {
             abi::tty::TIOCSWINSZ => {}
             abi::tty::TIOCGPGRP => {
                 self.session_of(ctx)?;
-                let group = self.state.lock().foreground.map_or(0, |pid| pid.0);
+                let group = self.foreground_group().map_or(0, |pid| pid.0);
                 put(mem, argument, &group.to_ne_bytes())?;
             }
             abi::tty::TIOCSPGRP => {
-                let group = u32::from_ne_bytes(get(mem, argument)?);
-                self.session_of(ctx)?;
-                if group == 0 {
+                let group = Pid(u32::from_ne_bytes(get(mem, argument)?));
+                let (kernel, session) = self.session_of(ctx)?;
+                if i32::try_from(group.0).is_err() || group.0 == 0 {
                     return Err(Errno::EINVAL);
                 }
-                self.state.lock().foreground = Some(Pid(group));
+                let theirs = kernel.tasks().session_of_pgrp(group).ok_or(Errno::ESRCH)?;
+                if theirs.id() != session.id() {
+                    return Err(Errno::EPERM);
+                }
+                *self.foreground.lock() = Some(group);
             }
             abi::tty::TIOCGSID => {
-                let session = self.session_of(ctx)?;
-                put(mem, argument, &session.0.to_ne_bytes())?;
+                let (_, session) = self.session_of(ctx)?;
+                put(mem, argument, &session.id().0.to_ne_bytes())?;
             }
-            // Stealing it from another session is for the host's root alone.
+            // It is the command's session's; stealing it is for the host's root alone.
             abi::tty::TIOCSCTTY => {
                 self.session_of(ctx).map_err(|_| Errno::EPERM)?;
+            }
+            abi::tty::TIOCNOTTY => {
+                let (_, session) = self.session_of(ctx)?;
+                if session.id() == caller(ctx)?.pid() {
+                    session.set_tty(None);
+                }
             }
             _ => return Err(Errno::ENOTTY),
         }
         Ok(0)
     }
 
-    /// The session that it controls, which must be the caller's: ENOTTY.
-    fn session_of(&self, ctx: &Context<'_>) -> Result<Pid, Errno> {
-        let session = self.state.lock().session.ok_or(Errno::ENOTTY)?;
-        let _caller = ctx.caller_as::<Arc<Thread>>().ok_or(Errno::ENOTTY)?;
-        Ok(session)
+    /// The caller's session, which it must control: ENOTTY.
+    fn session_of(&self, ctx: &Context<'_>) -> Result<(Arc<Kernel>, Arc<Session>), Errno> {
+        let kernel = self.kernel.upgrade().ok_or(Errno::ENOTTY)?;
+        let session = kernel.tasks().session_of(caller(ctx)?.pid()).ok_or(Errno::ENOTTY)?;
+        // There is one terminal, so any controlling terminal is this one.
+        if session.tty().is_some() { Ok((kernel, session)) } else { Err(Errno::ENOTTY) }
     }
+}
+
+fn caller<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Thread>, Errno> {
+    ctx.caller_as::<Arc<Thread>>().ok_or(Errno::ENOTTY)
 }
 
 impl ControllingTty for Terminal {
     fn session_ended(&self) {
-        *self.state.lock() = State::default();
+        let foreground = self.foreground_group();
+        *self.foreground.lock() = None;
+        if let (Some(kernel), Some(group)) = (self.kernel.upgrade(), foreground) {
+            for signal in [Signal::HUP, Signal::CONT] {
+                kernel.signal_pgrp(group, &SigInfo::kernel(signal));
+            }
+        }
     }
 
     /// `/dev/tty` would be 5:0; the first pseudo-terminal is 136:0.
@@ -149,6 +165,7 @@ impl ControllingTty for Terminal {
     }
 
     fn as_any(&self) -> Arc<dyn Any + Send + Sync> {
+        // Nobody needs more of it than the trait.
         Arc::new(())
     }
 }
