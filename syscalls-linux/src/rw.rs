@@ -176,11 +176,11 @@ fn read_into(task: &mut Task, file: &Arc<File>, dst: &mut dyn IoDst, at: At, wai
                 At::Position | At::End => file.read(&ctx, &mut piece).map_err(SysErr::from),
             }
         });
-        match result {
-            Ok(n) => done = done.saturating_add(n).min(MAX_RW_COUNT as usize),
+        let got = match result {
+            Ok(n) => n,
             Err(error) => return partial(done, error),
-        }
-        let got = want.saturating_sub(piece.remaining());
+        };
+        done = done.saturating_add(got);
         if !whole || got < want || dst.remaining() == 0 || task.has_pending_signal() {
             return Ok(done);
         }
@@ -191,6 +191,8 @@ fn read_into(task: &mut Task, file: &Arc<File>, dst: &mut dyn IoDst, at: At, wai
 fn write_at(task: &mut Task, file: &Arc<File>, src: &mut dyn IoSrc, at: At, wait: Patience) -> SysResult<usize> {
     // An eventfd and its like take one value per call, whatever the length.
     let whole = file.inode().file_type() != FileType::Anonymous;
+    // What a file takes is counted and not what is left of `src`: `/dev/null` takes bytes without looking at them.
+    let total = src.remaining();
     let mut done = 0;
     loop {
         let mut piece = LimitedSrc { inner: &mut *src, limit: CHUNK };
@@ -211,8 +213,8 @@ fn write_at(task: &mut Task, file: &Arc<File>, src: &mut dyn IoSrc, at: At, wait
                 return partial(done, error);
             }
         };
-        done = done.saturating_add(n).min(MAX_RW_COUNT as usize);
-        if !whole || n == 0 || src.remaining() == 0 {
+        done = done.saturating_add(n).min(total);
+        if !whole || n == 0 || done == total || src.remaining() == 0 {
             return Ok(done);
         }
         if task.has_pending_signal() && file.ops().position() == Position::Offsets {
