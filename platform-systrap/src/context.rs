@@ -1,17 +1,6 @@
 //! Running guest code in a stub thread, and interrupting it.
 //!
-//! ## Kicks
-//! The state that decides is ours, not the stub's: one word per context.
-//!
-//! ```text
-//! IDLE ──switch──> RUNNING ──thread handed over──> IDLE
-//!   └──interrupt──> IDLE|PENDING        └──interrupt: tgkill──> RUNNING|PENDING ──> IDLE|PENDING
-//! ```
-//! `switch` consumes PENDING: it returns `Interrupted` without running anything, or, when a kick ended the run, at its end.
-//! A kick is sent only by the `interrupt` that sets PENDING in RUNNING, so at most one per run. It may be late and hit a
-//! later run: the handler never drops a kick on the way to guest code, so the stub hands over again, and `switch` finds
-//! PENDING clear and just continues.
-//!
+//! What decides whether an interrupt is outstanding is a word of ours, not of the stub: [`crate::kick`].
 //! A guest that jumps into stub code can make itself deaf to kicks; `watchdog` ends it.
 
 use std::any::Any;
@@ -23,14 +12,11 @@ use arch::UserContext;
 use usermem::platform::{Context, Exit, Interrupt, PlatformError};
 
 use crate::host::{self, Gone};
+use crate::kick;
 use crate::layout::KICK_SIGNAL;
 use crate::machine::Machine;
 use crate::process::{Process, Stub};
 use crate::thread::{Event, Impossible, Thread};
-
-const IDLE: u32 = 0;
-const RUNNING: u32 = 1;
-const PENDING: u32 = 2;
 
 /// The interruptible part of a context.
 #[derive(Debug)]
@@ -44,34 +30,30 @@ pub(crate) struct Kick {
     made: Instant,
 }
 
+impl kick::Word for AtomicU32 {
+    fn cas(&self, old: u32, new: u32) -> bool {
+        // Pairs with the other operations of this trait, as those below.
+        self.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn set(&self, bits: u32) -> u32 {
+        self.fetch_or(bits, Ordering::AcqRel)
+    }
+
+    fn clear(&self, bits: u32) -> u32 {
+        self.fetch_and(!bits, Ordering::AcqRel)
+    }
+}
+
 impl Kick {
     /// Before guest code runs. `false`: an interrupt was pending, and is consumed.
     fn begin(&self) -> bool {
         // Before RUNNING, so that no interrupter of this run compares with the kick of an earlier one.
         self.kicked_at.store(u64::MAX, Ordering::Relaxed);
         // Pairs with `interrupt`: what the interrupter did before is seen by our caller when this returns false.
-        let begun = self.state.compare_exchange(IDLE, RUNNING, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if !begun {
-            // Pairs with `interrupt`.
-            self.state.store(IDLE, Ordering::Release);
-        }
-        begun
+        kick::begin(&self.state)
     }
 
-    /// Guest code has stopped. Keeps a pending interrupt.
-    fn end(&self) {
-        // Pairs with `interrupt`.
-        self.state.fetch_and(!RUNNING, Ordering::AcqRel);
-    }
-
-    /// Takes a pending interrupt.
-    fn consume(&self) -> bool {
-        // Pairs with `interrupt`.
-        self.state.fetch_and(!PENDING, Ordering::AcqRel) & PENDING != 0
-    }
-}
-
-impl Kick {
     fn now(&self) -> u64 {
         u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
@@ -79,7 +61,7 @@ impl Kick {
     /// Kills the stub if its last kick is unanswered for longer than `patience`. Whether one is still on its way.
     pub(crate) fn enforce(&self, patience: Duration) -> bool {
         // Pairs with `begin` and `end`.
-        if self.state.load(Ordering::Acquire) != RUNNING | PENDING || self.process.is_dead() {
+        if self.state.load(Ordering::Acquire) != kick::RUNNING | kick::PENDING || self.process.is_dead() {
             return false;
         }
         let waited = self.now().saturating_sub(self.kicked_at.load(Ordering::Relaxed));
@@ -94,9 +76,7 @@ impl Kick {
 
 impl Interrupt for Kick {
     fn interrupt(&self) {
-        // Pairs with `begin`, `end` and `consume`.
-        let before = self.state.fetch_or(PENDING, Ordering::AcqRel);
-        if before == RUNNING {
+        if kick::interrupt(&self.state) {
             self.kicked_at.store(self.now(), Ordering::Relaxed);
             host::signal_thread(self.process.pid, self.tid, KICK_SIGNAL);
             self.machine.watchdog.arm();
@@ -129,7 +109,7 @@ impl SystrapContext {
             machine: Arc::clone(&stub.machine),
             process: Arc::clone(&stub.process),
             tid: thread.tid,
-            state: AtomicU32::new(IDLE),
+            state: AtomicU32::new(kick::IDLE),
             kicked_at: AtomicU64::new(u64::MAX),
             made: Instant::now(),
         });
@@ -158,13 +138,13 @@ impl Context for SystrapContext {
                 return Ok(Exit::Interrupted);
             }
             let ran = thread.run();
-            self.kick.end();
+            kick::end(&self.kick.state);
             if let Err(Gone) = ran {
                 return Err(process.condemn("the stub is gone"));
             }
             match thread.read(&mut user.regs) {
                 Ok(Event::Exit(exit)) => return Ok(exit),
-                Ok(Event::Kicked) if self.kick.consume() => return Ok(Exit::Interrupted),
+                Ok(Event::Kicked) if kick::consume(&self.kick.state) => return Ok(Exit::Interrupted),
                 // A kick for an earlier run: on with it.
                 Ok(Event::Kicked) => {}
                 Err(Impossible(why)) => return Err(process.condemn(why)),

@@ -15,6 +15,7 @@
 //! | `process` | a stub: memory thread, leader, death |
 //! | `thread` | an application thread: its signal frame |
 //! | `context`, `space` | the platform traits |
+//! | `kick` | whether an interrupt is outstanding |
 //! | `watchdog` | ends stubs that do not answer kicks |
 //! | `handover` | waiting for stub threads and letting them go |
 //! | `mapped` | which addresses of a stub are mapped |
@@ -31,6 +32,8 @@ mod filter;
 mod fpu;
 mod handover;
 mod host;
+#[doc(hidden)]
+pub mod kick;
 mod layout;
 mod machine;
 mod mapped;
