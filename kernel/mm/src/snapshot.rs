@@ -51,6 +51,8 @@ pub struct MemoryStat {
     pub locked: u64,
     /// Present: VmRSS.
     pub rss: u64,
+    /// The most that has been seen of `rss`, here and at earlier looks: VmHWM, `ru_maxrss`.
+    pub peak_rss: u64,
     /// Of these, anonymous: RssAnon.
     pub anonymous: u64,
     /// Number of mappings.
@@ -89,8 +91,9 @@ impl Mm {
 
     /// The sums. Cheap but for `rss` and `anonymous`, which ask the memory file.
     pub fn stat(&self) -> MemoryStat {
-        let state = self.lock();
+        let mut state = self.lock();
         let (rss, anonymous) = state.present(state.layout.user);
+        state.peak_rss = state.peak_rss.max(rss);
         let usage = state.usage;
         MemoryStat {
             total: usage.total,
@@ -99,6 +102,7 @@ impl Mm {
             exec: usage.exec,
             locked: usage.locked,
             rss,
+            peak_rss: state.peak_rss,
             anonymous,
             count: state.vmas.len(),
         }

@@ -114,6 +114,8 @@ pub(crate) struct State {
     pub(crate) bounds: Bounds,
     pub(crate) heap: Heap,
     pub(crate) usage: Usage,
+    /// The most bytes present at any look.
+    pub(crate) peak_rss: u64,
     /// `mlockall(MCL_FUTURE)`: what new mappings get.
     pub(crate) lock_future: VmaFlags,
     pub(crate) vmas: AddrMap<Vma>,
@@ -153,6 +155,7 @@ impl State {
             bounds: Bounds::default(),
             heap: Heap::default(),
             usage: Usage::default(),
+            peak_rss: 0,
             lock_future: VmaFlags::empty(),
             vmas: AddrMap::new(),
             pmas: AddrMap::new(),
