@@ -17,6 +17,9 @@ use crate::vma::{Force, Vma, VmaFlags, needs};
 /// Private copies of file pages and of shared pages are made in aligned runs of this size.
 const COPY_RUN: u64 = 16 * PAGE_SIZE;
 
+/// Text that has to be copied is copied in runs of this size.
+const TEXT_RUN: u64 = 64 * PAGE_SIZE;
+
 /// Read-only mappings of files and of zeros are made up to this far around a fault.
 const READ_AHEAD: u64 = 64 << 20;
 
@@ -152,7 +155,7 @@ impl State {
             if access != Access::Write {
                 let hole = self.pmas.gap_around(page, clip(block(page, READ_AHEAD), range));
                 // Initialized data of a program: the write follows at once (relocation).
-                let data = vma.prot.contains(Prot::WRITE) && range.len() <= SMALL_DATA;
+                let data = vma.prot.contains(Prot::WRITE) && range.len() <= SMALL_DATA || vma.copies_text();
                 if vma.file.is_some() && !data {
                     let around = clip(self.fresh_around(page, range, READ_AHEAD), hole);
                     let (run, place) = self.locate(page, around, range, vma)?;
@@ -194,6 +197,7 @@ impl State {
             other.is_private()
                 && !other.prot.is_empty()
                 && !other.prot.contains(Prot::WRITE)
+                && !other.copies_text()
                 && other.file.as_ref().is_some_and(|file| file.object.id() == id)
         };
         let siblings: Vec<(AddrRange, Vma)> = self
@@ -266,7 +270,11 @@ impl State {
 
     /// Makes private pages at `page`, where none are, and around it; says where.
     fn make_private(&mut self, page: Addr, range: AddrRange, vma: &Vma, batch: &mut Batch) -> Result<AddrRange, Fault> {
-        let size = if vma.file.is_some() { self.copy_run() } else { WINDOW };
+        let size = match &vma.file {
+            None => WINDOW,
+            Some(_) if vma.copies_text() => self.copy_run().max(TEXT_RUN),
+            Some(_) => self.copy_run(),
+        };
         let mut hole = self.pmas.gap_around(page, clip(block(page, size), range));
         if let Some(file) = &vma.file {
             let limit = file.object.size().checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX - (PAGE_SIZE - 1));

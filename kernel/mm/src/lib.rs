@@ -53,5 +53,5 @@ pub use snapshot::{MemoryStat, VmaInfo};
 pub use sync_range::SyncOptions;
 pub use types::{
     Bounds, Direction, Fault, FileSource, FutexKey, Grow, Layout, Limits, MapOptions, MapRequest, MappedFile,
-    Placement, Sharing, Source,
+    Placement, Sharing, Source, Text,
 };

@@ -21,8 +21,22 @@ pub trait MappedFile: Send + Sync {
         let _ = (offset, len);
         Err(Errno::EOPNOTSUPP)
     }
+    /// How text is made executable. Constant; called with the address space locked.
+    fn text(&self) -> Text {
+        Text::Mapped
+    }
     /// The concrete file, for those who know it (`/proc/[pid]/map_files`, `/proc/[pid]/exe`).
     fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// How a private executable mapping of a file gets its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Text {
+    /// From the host's file itself.
+    #[default]
+    Mapped,
+    /// As a copy, because the host's file is on a noexec mount there.
+    Copied,
 }
 
 /// Whether changes are seen by others who map the same.

@@ -7,7 +7,7 @@ use usermem::platform::{Access, Prot};
 use usermem::{Addr, AddrRange};
 
 use crate::addrmap::Piece;
-use crate::types::{MappedFile, Sharing};
+use crate::types::{MappedFile, Sharing, Text};
 
 bitflags::bitflags! {
     /// Properties of a mapping beyond its protection; `/proc/[pid]/smaps` shows them as VmFlags.
@@ -93,6 +93,11 @@ impl Vma {
     /// Counted against RLIMIT_DATA: private, writable and no stack, as Linux's `is_data_mapping`.
     pub(crate) fn is_data(&self) -> bool {
         self.is_private_writable() && !self.flags.intersects(VmaFlags::GROWSDOWN | VmaFlags::STACK)
+    }
+
+    /// Whether its bytes have to be copied to be executed.
+    pub(crate) fn copies_text(&self) -> bool {
+        self.prot.contains(Prot::EXEC) && self.file.as_ref().is_some_and(|file| file.file.text() == Text::Copied)
     }
 
     pub(crate) fn allows(&self, access: Access, force: Force) -> bool {

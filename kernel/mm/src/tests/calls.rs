@@ -10,9 +10,10 @@ use usermem::ptr::{UserBuf, UserMemory};
 use usermem::{Addr, PAGE_SIZE};
 
 use super::fake::{BASE, Guest, HostFile, file_request, layout, memory};
+use crate::pma::Place;
 use crate::{
-    Advice, Fault, FutexKey, Grow, Limits, LockOptions, MapOptions, MapRequest, Placement, RemapOptions, RemapRequest,
-    SharedMemory, Sharing, SyncOptions,
+    Advice, Fault, FutexKey, Grow, Limits, LockOptions, MapOptions, MapRequest, MappedFile, Placement, RemapOptions,
+    RemapRequest, SharedMemory, Sharing, Source, SyncOptions, Text,
 };
 
 const RW: Prot = Prot::READ.union(Prot::WRITE);
@@ -326,4 +327,41 @@ fn populating_ends() {
     guest.mm.map(&request).unwrap();
     assert_eq!(guest.mm.advise(Addr(1 << 45), 1 << 45, Advice::PopulateRead), Err(Errno::ENOMEM));
     guest.mm.lock_range(Addr(1 << 45), 1 << 45, LockOptions::MAY_LOCK).unwrap();
+}
+
+/// A file on a noexec mount.
+struct Noexec;
+
+impl MappedFile for Noexec {
+    fn path(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn dev(&self) -> u64 {
+        0
+    }
+    fn ino(&self) -> u64 {
+        0
+    }
+    fn text(&self) -> Text {
+        Text::Copied
+    }
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+#[test]
+fn text_of_noexec_mounts_is_copied() {
+    let guest = Guest::new(&memory());
+    let file = HostFile::new(5, 4, 100) as Arc<dyn Mappable>;
+    let mut request = file_request(file, BASE, 4, 0, Prot::READ | Prot::EXEC, Sharing::Private);
+    if let Source::File(source) = &mut request.source {
+        source.file = Arc::new(Noexec);
+    }
+    guest.mm.map(&request).unwrap();
+    guest.mm.handle_fault(Addr(BASE), Access::Exec).unwrap();
+    assert_eq!(guest.load(BASE + 3 * PAGE_SIZE), Ok(103));
+    let state = guest.mm.lock();
+    let memory_only = state.installed.iter().all(|(_, installed)| matches!(installed.place, Place::Memory { .. }));
+    assert!(memory_only && state.installed.len() == 1);
 }
