@@ -59,7 +59,12 @@ impl XsaveLayout {
         // SAFETY: every x86-64 CPU has FXSAVE; the area is 512 bytes, aligned to 16.
         unsafe { core::arch::asm!("fxsave64 [{}]", in(reg) area.0.as_mut_ptr(), options(nostack)) };
         let mask = u32::from_le_bytes([area.0[28], area.0[29], area.0[30], area.0[31]]);
-        Self { features, size: size.next_multiple_of(8), components, mxcsr_mask: if mask == 0 { 0xffbf } else { mask } }
+        Self {
+            features: features & !KEY_RIGHTS,
+            size: size.next_multiple_of(8),
+            components,
+            mxcsr_mask: if mask == 0 { 0xffbf } else { mask },
+        }
     }
 
     /// Extended state of a new program.
