@@ -25,23 +25,23 @@ syscalls! {
     /// Makes a pipe.
     pipe [22, -] Partial("no guest test yet");
     /// Makes a pipe, with flags.
-    pipe2 [293, 59] Partial("no guest test yet");
+    pipe2 [293, 59] Full("ipc::pipes_carry_bytes_then_end");
     /// Makes an event counter.
     eventfd [284, -] Partial("no guest test yet");
     /// Makes an event counter, with flags.
-    eventfd2 [290, 19] Partial("no guest test yet");
+    eventfd2 [290, 19] Full("ipc::eventfd_counts");
     /// Makes a file that reads signals.
     signalfd [282, -] Partial("no guest test yet");
     /// Makes a file that reads signals, with flags.
     signalfd4 [289, 74] Partial("no guest test yet");
     /// Makes a timer as a file.
-    timerfd_create [283, 85] Partial("no guest test yet");
+    timerfd_create [283, 85] Full("time::timerfd_expires");
     /// Arms or disarms a timer file.
-    timerfd_settime [286, 86] Partial("the clock is never set, so never cancelled; no guest test yet");
+    timerfd_settime [286, 86] Partial("the clock is never set, so never cancelled");
     /// Asks a timer file what is left.
     timerfd_gettime [287, 87] Partial("no guest test yet");
     /// Makes a file in memory.
-    memfd_create [319, 279] Partial("no huge pages; no guest test yet");
+    memfd_create [319, 279] Partial("no huge pages");
 }
 
 fn make_pipe(task: &Task, fds: &Out<[i32; 2]>, flags: OpenFlags) -> Result<(), Errno> {
@@ -71,8 +71,7 @@ fn eventfd(task: &mut Task, count: u32) -> Result<NewFd, Errno> {
 /// `eventfd2(2)`.
 fn eventfd2(task: &mut Task, count: u32, flags: Flags<EventfdFlags>) -> Result<NewFd, Errno> {
     let flags = flags.known()?;
-    let mode =
-        if flags.contains(EventfdFlags::EFD_SEMAPHORE) { EventFdMode::Semaphore } else { EventFdMode::Counter };
+    let mode = if flags.contains(EventfdFlags::EFD_SEMAPHORE) { EventFdMode::Semaphore } else { EventFdMode::Counter };
     let mut open = OpenFlags::empty();
     open.set(OpenFlags::O_NONBLOCK, flags.contains(EventfdFlags::EFD_NONBLOCK));
     let file = EventFd::create(u64::from(count), mode, open);

@@ -22,9 +22,9 @@ syscalls! {
     /// Metadata of an open file.
     fstat [5, 80] Partial("no guest test yet");
     /// Metadata of a file, from a directory.
-    newfstatat [262, 79] Partial("no guest test yet");
+    newfstatat [262, 79] Full("file::stat_forms_agree");
     /// Metadata of a file, the extensible form.
-    statx [332, 291] Partial("no guest test yet");
+    statx [332, 291] Full("file::stat_forms_agree");
     /// Figures of a filesystem.
     statfs [137, 43] Partial("no guest test yet");
     /// Figures of an open file's filesystem.
@@ -36,7 +36,7 @@ syscalls! {
     /// Checks permissions, with flags.
     faccessat2 [439, 439] Partial("no guest test yet");
     /// Changes permissions.
-    chmod [90, -] Partial("no guest test yet");
+    chmod [90, -] Full("file::metadata_changes");
     /// Changes an open file's permissions.
     fchmod [91, 52] Partial("no guest test yet");
     /// Changes permissions, from a directory.
@@ -58,7 +58,7 @@ syscalls! {
     /// Sets times in microseconds, from a directory.
     futimesat [261, -] Partial("no guest test yet");
     /// Sets times in nanoseconds.
-    utimensat [280, 88] Partial("no guest test yet");
+    utimensat [280, 88] Full("file::metadata_changes");
     /// Sets the size of a file.
     truncate [76, 45] Partial("no guest test yet");
 }
@@ -110,15 +110,8 @@ fn fstat(task: &mut Task, fd: Fd, buf: Out<Stat>) -> Result<(), Errno> {
 }
 
 /// `fstatat(2)`.
-fn newfstatat(
-    task: &mut Task,
-    dir: DirFd,
-    path: PathArg,
-    buf: Out<Stat>,
-    flags: Flags<AtFlags>,
-) -> Result<(), Errno> {
-    let flags =
-        flags.within(AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_EMPTY_PATH | AtFlags::AT_NO_AUTOMOUNT)?;
+fn newfstatat(task: &mut Task, dir: DirFd, path: PathArg, buf: Out<Stat>, flags: Flags<AtFlags>) -> Result<(), Errno> {
+    let flags = flags.within(AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_EMPTY_PATH | AtFlags::AT_NO_AUTOMOUNT)?;
     let path = pathname_or_empty(task, path, flags)?;
     let place = lookup(task, dir, &path, lookup_flags(flags))?;
     buf.write(task, &to_stat(&place.attr()?))
@@ -246,13 +239,7 @@ fn faccessat2(
     check_access(task, dir, path, mode, flags)
 }
 
-fn check_access(
-    task: &Task,
-    dir: DirFd,
-    path: PathArg,
-    mode: Flags<AccessMode>,
-    flags: AtFlags,
-) -> Result<(), Errno> {
+fn check_access(task: &Task, dir: DirFd, path: PathArg, mode: Flags<AccessMode>, flags: AtFlags) -> Result<(), Errno> {
     let mode = mode.known()?;
     let path = pathname_or_empty(task, path, flags)?;
     let (ctx, real) = (task.fs_context(), task.creds().real());
@@ -341,13 +328,7 @@ fn microsecond_time(time: Timeval) -> Result<Option<SetTime>, Errno> {
 }
 
 /// Sets the times of what `path` names, or of the file `dir` itself when there is no path.
-fn set_times(
-    task: &Task,
-    dir: DirFd,
-    path: PathArg,
-    times: [Option<SetTime>; 2],
-    flags: AtFlags,
-) -> Result<(), Errno> {
+fn set_times(task: &Task, dir: DirFd, path: PathArg, times: [Option<SetTime>; 2], flags: AtFlags) -> Result<(), Errno> {
     let [atime, mtime] = times;
     let place = if path.0.0 == 0 && dir != CWD {
         task.fd(dir.0)?.path().clone()
@@ -362,9 +343,9 @@ const NOW: [Option<SetTime>; 2] = [Some(SetTime::Now), Some(SetTime::Now)];
 
 /// `utime(2)`.
 fn utime(task: &mut Task, path: PathArg, times: In<Utimbuf>) -> Result<(), Errno> {
-    let times = times.read_opt(task)?.map_or(NOW, |times| {
-        [times.actime, times.modtime].map(|secs| Some(SetTime::At(Timestamp { secs, nanos: 0 })))
-    });
+    let times = times
+        .read_opt(task)?
+        .map_or(NOW, |times| [times.actime, times.modtime].map(|secs| Some(SetTime::At(Timestamp { secs, nanos: 0 }))));
     set_times(task, CWD, path, times, AtFlags::empty())
 }
 
@@ -406,6 +387,7 @@ fn truncate(task: &mut Task, path: PathArg, len: i64) -> Result<(), Errno> {
     let len = u64::try_from(len).map_err(|_| Errno::EINVAL)?;
     let path = pathname(task, path)?;
     let place = lookup(task, CWD, &path, LookupFlags::FOLLOW)?;
+    crate::rw::check_new_size(task, len)?;
     place.truncate(&task.fs_context(), len)
 }
 

@@ -17,7 +17,7 @@ syscalls! {
     /// Directory entries in the old form.
     getdents [78, -] Partial("no guest test yet");
     /// Directory entries.
-    getdents64 [217, 61] Partial("no guest test yet");
+    getdents64 [217, 61] Full("file::directories_list_what_is_in_them");
     /// Sets an extended attribute.
     setxattr [188, 5] Partial("no guest test yet");
     /// Sets an extended attribute of a file or symbolic link.
@@ -85,7 +85,9 @@ impl DirSink for Records {
         }
         self.bytes.extend_from_slice(name);
         self.bytes.resize(end, 0);
-        if self.form == Form::Old && let Some(last) = self.bytes.last_mut() {
+        if self.form == Form::Old
+            && let Some(last) = self.bytes.last_mut()
+        {
             *last = file_type.dirent_type();
         }
         true

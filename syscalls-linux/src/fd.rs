@@ -13,26 +13,26 @@ use kernel::task::{Patience, Task};
 use usermem::Addr;
 use waiter::EventMask;
 
-use crate::args::{Fd, FcntlCmd, Flags, Hex, IoctlCmd, NewFd, OpenArg, Out};
+use crate::args::{FcntlCmd, Fd, Flags, Hex, IoctlCmd, NewFd, OpenArg, Out};
 use crate::mem;
 
 syscalls! {
     pub(crate) const ROWS;
 
     /// Closes a descriptor.
-    close [3, 57] Partial("no guest test yet");
+    close [3, 57] Full("ipc::descriptors_duplicate_and_close_in_ranges");
     /// Closes a range of descriptors, or marks them close-on-exec.
-    close_range [436, 436] Partial("no guest test yet");
+    close_range [436, 436] Full("ipc::descriptors_duplicate_and_close_in_ranges");
     /// Duplicates a descriptor at the lowest free number.
-    dup [32, 23] Partial("no guest test yet");
+    dup [32, 23] Full("process::close_on_exec_closes");
     /// Duplicates a descriptor at a given number.
-    dup2 [33, -] Partial("no guest test yet");
+    dup2 [33, -] Full("ipc::descriptors_duplicate_and_close_in_ranges");
     /// Duplicates a descriptor at a given number, with flags.
-    dup3 [292, 24] Partial("no guest test yet");
+    dup3 [292, 24] Full("ipc::descriptors_duplicate_and_close_in_ranges");
     /// Manipulates a descriptor.
-    fcntl [72, 25] Partial("no leases, no directory notification; no guest test yet");
+    fcntl [72, 25] Partial("no leases, no directory notification");
     /// Locks an open file description.
-    flock [73, 32] Partial("no guest test yet");
+    flock [73, 32] Full("file::locks_exclude_other_descriptions");
     /// Commands a device.
     ioctl [16, 29] Partial("those of terminals, pipes and files; no guest test yet");
 }
@@ -204,7 +204,12 @@ fn file_command(task: &Task, file: &File, cmd: u32, low: u32, arg: u64) -> SysRe
         }
         abi::fs::F_GETLEASE => Ok(2),
         abi::fs::F_GETPIPE_SZ => Ok(file.ops().pipe().ok_or(Errno::EBADF)?.capacity() as u64),
-        abi::fs::F_SETPIPE_SZ => Ok(file.ops().pipe().ok_or(Errno::EBADF)?.set_capacity(&task.fs_context(), usize::try_from(low).unwrap_or(0))? as u64),
+        abi::fs::F_SETPIPE_SZ => Ok(file
+            .ops()
+            .pipe()
+            .ok_or(Errno::EBADF)?
+            .set_capacity(&task.fs_context(), usize::try_from(low).unwrap_or(0))?
+            as u64),
         abi::fs::F_GET_SEALS => Ok(u64::from(file.ops().sealable().ok_or(Errno::EINVAL)?.seals().bits())),
         abi::fs::F_ADD_SEALS => {
             let sealable = file.ops().sealable().ok_or(Errno::EINVAL)?;

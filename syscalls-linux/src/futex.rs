@@ -21,7 +21,7 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Sleeps on a word and wakes those who do.
-    futex [202, 98] Partial("no priority inheritance; no guest test yet");
+    futex [202, 98] Partial("no priority inheritance");
     /// Sleeps on several words.
     futex_waitv [449, 449] Partial("no guest test yet");
     /// Wakes those who sleep on a word.
@@ -171,7 +171,8 @@ fn futex_requeue(task: &mut Task, waiters: Addr, flags: u32, wake: i32, moved: i
         return Err(Errno::EINVAL);
     }
     let [from, to]: [FutexWaitv; 2] = mem::read(task, waiters)?;
-    let (wake, moved) = (u32::try_from(wake).map_err(|_| Errno::EINVAL)?, u32::try_from(moved).map_err(|_| Errno::EINVAL)?);
+    let (wake, moved) =
+        (u32::try_from(wake).map_err(|_| Errno::EINVAL)?, u32::try_from(moved).map_err(|_| Errno::EINVAL)?);
     let value = u32::try_from(from.val).map_err(|_| Errno::EINVAL)?;
     let (from, to) = (word2(from.uaddr, from.flags)?, word2(to.uaddr, to.flags)?);
     task.kernel().futexes().requeue(task.mm(), from, to, wake, moved, Compare::Value(value))

@@ -17,19 +17,19 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Real user id of the caller.
-    getuid [102, 174] Partial("no guest test yet");
+    getuid [102, 174] Full("system::ids_are_consistent");
     /// Effective user id of the caller.
-    geteuid [107, 175] Partial("no guest test yet");
+    geteuid [107, 175] Full("system::ids_are_consistent");
     /// Real group id of the caller.
     getgid [104, 176] Partial("no guest test yet");
     /// Effective group id of the caller.
     getegid [108, 177] Partial("no guest test yet");
     /// Real, effective and saved user ids.
-    getresuid [118, 148] Partial("no guest test yet");
+    getresuid [118, 148] Full("system::ids_are_consistent");
     /// Real, effective and saved group ids.
     getresgid [120, 150] Partial("no guest test yet");
     /// Sets the effective user id, all three with CAP_SETUID.
-    setuid [105, 146] Partial("no guest test yet");
+    setuid [105, 146] Full("system::ids_are_consistent");
     /// Sets the effective group id, all three with CAP_SETGID.
     setgid [106, 144] Partial("no guest test yet");
     /// Sets the real and effective user ids.
@@ -37,7 +37,7 @@ syscalls! {
     /// Sets the real and effective group ids.
     setregid [114, 143] Partial("no guest test yet");
     /// Sets the real, effective and saved user ids.
-    setresuid [117, 147] Partial("no guest test yet");
+    setresuid [117, 147] Full("system::ids_are_consistent");
     /// Sets the real, effective and saved group ids.
     setresgid [119, 149] Partial("no guest test yet");
     /// Sets the user id that file access uses.
@@ -45,7 +45,7 @@ syscalls! {
     /// Sets the group id that file access uses.
     setfsgid [123, 152] Partial("no guest test yet");
     /// Supplementary groups.
-    getgroups [115, 158] Partial("no guest test yet");
+    getgroups [115, 158] Full("system::ids_are_consistent");
     /// Sets the supplementary groups.
     setgroups [116, 159] Partial("no guest test yet");
     /// Capabilities of a thread.

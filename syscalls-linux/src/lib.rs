@@ -7,6 +7,7 @@
 //! **Invariants.** No handler keeps state. No number has two rows (this does not compile). Whatever the guest passes, the
 //! answer is a value or an error.
 #![forbid(unsafe_code)]
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 mod absent;
 mod anon;

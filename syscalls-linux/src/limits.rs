@@ -9,7 +9,8 @@ use abi::resource::{RLIM_NLIMITS, RUSAGE_CHILDREN, RUSAGE_SELF, RUSAGE_THREAD, R
 use abi::sched::{
     IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE, IOPRIO_CLASS_NONE, IOPRIO_CLASS_RT, IOPRIO_CLASS_SHIFT, IOPRIO_WHO_PGRP,
     IOPRIO_WHO_PROCESS, IOPRIO_WHO_USER, PRIO_PGRP, PRIO_PROCESS, PRIO_USER, SCHED_ATTR_SIZE_VER0, SCHED_BATCH,
-    SCHED_DEADLINE, SCHED_EXT, SCHED_FIFO, SCHED_IDLE, SCHED_NORMAL, SCHED_RESET_ON_FORK, SCHED_RR, SchedAttr, SchedParam,
+    SCHED_DEADLINE, SCHED_EXT, SCHED_FIFO, SCHED_IDLE, SCHED_NORMAL, SCHED_RESET_ON_FORK, SCHED_RR, SchedAttr,
+    SchedParam,
 };
 use abi::time::{Timespec, Tms};
 use auth::Caps;
@@ -31,9 +32,9 @@ syscalls! {
     /// Sets a limit.
     setrlimit [160, 164] Partial("no guest test yet");
     /// Gets and sets a limit of a process.
-    prlimit64 [302, 261] Partial("no guest test yet");
+    prlimit64 [302, 261] Full("system::limits_are_read_and_lowered");
     /// Resources used.
-    getrusage [98, 165] Partial("no I/O counts; no guest test yet");
+    getrusage [98, 165] Partial("no I/O counts");
     /// CPU times of the process and its children.
     times [100, 153] Partial("no guest test yet");
     /// Gets the niceness.
@@ -41,7 +42,7 @@ syscalls! {
     /// Sets the niceness.
     setpriority [141, 140] Partial("checked, otherwise without effect");
     /// Gives up the CPU.
-    sched_yield [24, 124] Partial("no guest test yet");
+    sched_yield [24, 124] Full("process::orphans_go_to_init");
     /// Gets the scheduling policy.
     sched_getscheduler [145, 120] Partial("always SCHED_OTHER");
     /// Sets the scheduling policy.
@@ -113,13 +114,7 @@ fn setrlimit(task: &mut Task, resource: u32, limit: In<AbiRlimit>) -> Result<(),
 }
 
 /// `prlimit(2)`: another's limits need equal user and group ids, or CAP_SYS_RESOURCE.
-fn prlimit64(
-    task: &mut Task,
-    pid: i32,
-    resource: u32,
-    new: In<AbiRlimit>,
-    old: Out<AbiRlimit>,
-) -> Result<(), Errno> {
+fn prlimit64(task: &mut Task, pid: i32, resource: u32, new: In<AbiRlimit>, old: Out<AbiRlimit>) -> Result<(), Errno> {
     if resource >= RLIM_NLIMITS {
         return Err(Errno::EINVAL);
     }
@@ -192,7 +187,8 @@ fn getpriority(task: &mut Task, which: PriorityWho, who: i32) -> Result<u32, Err
 fn setpriority(task: &mut Task, which: PriorityWho, who: i32, nice: i32) -> Result<(), Errno> {
     check_who(task, which.0, who)?;
     let floor = task.group().limit(Resource::Nice).soft;
-    let allowed = nice >= 0 || task.creds().has(Caps::SYS_NICE) || i64::from(20 - nice.max(-20)).cast_unsigned() <= floor;
+    let allowed =
+        nice >= 0 || task.creds().has(Caps::SYS_NICE) || i64::from(20 - nice.max(-20)).cast_unsigned() <= floor;
     if allowed { Ok(()) } else { Err(Errno::EACCES) }
 }
 

@@ -11,8 +11,8 @@ use kernel::syscall::SysResult;
 use kernel::syscalls;
 use kernel::task::Task;
 use mm::{
-    Advice, FileSource, Grow, LockOptions, MapOptions, MapRequest, Placement, RemapOptions, RemapRequest, SharedMemory, Sharing,
-    Source, SyncOptions,
+    Advice, FileSource, Grow, LockOptions, MapOptions, MapRequest, Placement, RemapOptions, RemapRequest, SharedMemory,
+    Sharing, Source, SyncOptions,
 };
 use usermem::platform::Prot;
 use usermem::{Addr, AddrRange, PAGE_SIZE};
@@ -24,23 +24,23 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Maps files or memory.
-    mmap [9, 222] Partial("no huge pages; no guest test yet");
+    mmap [9, 222] Partial("no huge pages");
     /// Removes mappings.
-    munmap [11, 215] Partial("no guest test yet");
+    munmap [11, 215] Full("memory::protection_is_enforced");
     /// Changes the protection of mappings.
-    mprotect [10, 226] Partial("no guest test yet");
+    mprotect [10, 226] Full("memory::protection_is_enforced");
     /// As mprotect; with a key other than -1 as on a CPU without keys.
     pkey_mprotect [329, 288] Partial("no protection keys; no guest test yet");
     /// Moves or resizes mappings.
-    mremap [25, 216] Partial("no guest test yet");
+    mremap [25, 216] Full("memory::mremap_grows_moves_and_shrinks");
     /// Gives advice about the use of memory.
-    madvise [28, 233] Partial("no guest test yet");
+    madvise [28, 233] Full("memory::dontneed_gives_zeros_back");
     /// Writes mapped files back.
-    msync [26, 227] Partial("no guest test yet");
+    msync [26, 227] Full("memory::mincore_and_msync_know_holes");
     /// Says which pages are resident.
-    mincore [27, 232] Partial("no guest test yet");
+    mincore [27, 232] Full("memory::mincore_and_msync_know_holes");
     /// Moves the end of the data segment.
-    brk [12, 214] Partial("no guest test yet");
+    brk [12, 214] Full("memory::brk_moves");
     /// Locks pages in memory.
     mlock [149, 228] Partial("counts against the limit; the host may still page; no guest test yet");
     /// Locks pages in memory, also when they come later.
@@ -57,11 +57,8 @@ syscalls! {
 
 /// What the platform's protection bits are for `prot`; the rest of the word is checked by the callers.
 fn protection(prot: ProtFlags) -> Prot {
-    let pairs = [
-        (ProtFlags::PROT_READ, Prot::READ),
-        (ProtFlags::PROT_WRITE, Prot::WRITE),
-        (ProtFlags::PROT_EXEC, Prot::EXEC),
-    ];
+    let pairs =
+        [(ProtFlags::PROT_READ, Prot::READ), (ProtFlags::PROT_WRITE, Prot::WRITE), (ProtFlags::PROT_EXEC, Prot::EXEC)];
     pairs.into_iter().filter(|(theirs, _)| prot.contains(*theirs)).fold(Prot::empty(), |all, (_, ours)| all | ours)
 }
 
@@ -89,8 +86,10 @@ fn options(task: &Task, flags: MapFlags) -> MapOptions {
         (MapFlags::MAP_NORESERVE, MapOptions::NORESERVE),
         (MapFlags::MAP_LOCKED, MapOptions::LOCKED),
     ];
-    let mut options =
-        pairs.into_iter().filter(|(theirs, _)| flags.contains(*theirs)).fold(MapOptions::empty(), |all, (_, o)| all | o);
+    let mut options = pairs
+        .into_iter()
+        .filter(|(theirs, _)| flags.contains(*theirs))
+        .fold(MapOptions::empty(), |all, (_, o)| all | o);
     if flags.contains(MapFlags::MAP_POPULATE) && !flags.contains(MapFlags::MAP_NONBLOCK) {
         options |= MapOptions::POPULATE;
     }
@@ -120,7 +119,12 @@ fn file_source(task: &Task, file: &Arc<File>, offset: u64, prot: Prot, sharing: 
         max_prot.remove(Prot::EXEC);
     }
     let object = file.mappable()?;
-    Ok(Source::File(FileSource { object, file: MappedDescription::new(Arc::clone(file), task.fs().root()), offset, max_prot }))
+    Ok(Source::File(FileSource {
+        object,
+        file: MappedDescription::new(Arc::clone(file), task.fs().root()),
+        offset,
+        max_prot,
+    }))
 }
 
 /// Memory that children share, as Linux has it: an unnamed file.
@@ -142,7 +146,7 @@ fn mmap(
     fd: Fd,
     offset: Hex,
 ) -> SysResult<Addr> {
-    if offset.0 % PAGE_SIZE != 0 {
+    if !offset.0.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::EINVAL.into());
     }
     let file = if flags.contains(MapFlags::MAP_ANONYMOUS) { None } else { Some(task.fd(fd.0)?) };

@@ -19,13 +19,13 @@ syscalls! {
     /// Opens or creates a file.
     open [2, -] Partial("no guest test yet");
     /// Opens or creates a file, from a directory.
-    openat [257, 56] Partial("no guest test yet");
+    openat [257, 56] Full("file::open_flags_and_errors");
     /// Opens or creates a file, with limits on the walk.
-    openat2 [437, 437] Partial("no guest test yet");
+    openat2 [437, 437] Full("file::symbolic_links_resolve");
     /// Creates or truncates a file.
     creat [85, -] Partial("no guest test yet");
     /// Creates a directory.
-    mkdir [83, -] Partial("no guest test yet");
+    mkdir [83, -] Full("file::directories_list_what_is_in_them");
     /// Creates a directory, from a directory.
     mkdirat [258, 34] Partial("no guest test yet");
     /// Creates a file, FIFO, socket name or device node.
@@ -33,39 +33,39 @@ syscalls! {
     /// Creates a file, FIFO, socket name or device node, from a directory.
     mknodat [259, 33] Partial("no guest test yet");
     /// Removes an empty directory.
-    rmdir [84, -] Partial("no guest test yet");
+    rmdir [84, -] Full("file::directories_list_what_is_in_them");
     /// Removes a name.
-    unlink [87, -] Partial("no guest test yet");
+    unlink [87, -] Full("file::names_link_rename_and_unlink");
     /// Removes a name or an empty directory, from a directory.
     unlinkat [263, 35] Partial("no guest test yet");
     /// Moves a file.
-    rename [82, -] Partial("no guest test yet");
+    rename [82, -] Full("file::names_link_rename_and_unlink");
     /// Moves a file between directories.
     renameat [264, 38] Partial("no guest test yet");
     /// Moves a file between directories, with flags.
-    renameat2 [316, 276] Partial("no guest test yet");
+    renameat2 [316, 276] Full("file::names_link_rename_and_unlink");
     /// Gives a file another name.
     link [86, -] Partial("no guest test yet");
     /// Gives a file another name, from directories.
-    linkat [265, 37] Partial("no guest test yet");
+    linkat [265, 37] Full("file::names_link_rename_and_unlink");
     /// Creates a symbolic link.
-    symlink [88, -] Partial("no guest test yet");
+    symlink [88, -] Full("file::symbolic_links_resolve");
     /// Creates a symbolic link, from a directory.
-    symlinkat [266, 36] Partial("no guest test yet");
+    symlinkat [266, 36] Full("file::open_flags_and_errors");
     /// Reads a symbolic link's target.
-    readlink [89, -] Partial("no guest test yet");
+    readlink [89, -] Full("file::symbolic_links_resolve");
     /// Reads a symbolic link's target, from a directory.
     readlinkat [267, 78] Partial("no guest test yet");
     /// Changes the working directory.
-    chdir [80, 49] Partial("no guest test yet");
+    chdir [80, 49] Full("file::working_directory_moves");
     /// Changes the working directory to an open one.
     fchdir [81, 50] Partial("no guest test yet");
     /// Changes the root directory.
     chroot [161, 51] Partial("no guest test yet");
     /// The working directory's path.
-    getcwd [79, 17] Partial("no guest test yet");
+    getcwd [79, 17] Full("file::working_directory_moves");
     /// Sets the mode bits that new files do not get.
-    umask [95, 166] Partial("no guest test yet");
+    umask [95, 166] Full("file::metadata_changes");
 }
 
 fn open_at(task: &Task, dir: DirFd, path: PathArg, how: &OpenHow) -> Result<NewFd, Errno> {

@@ -27,21 +27,21 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Waits for events on descriptors.
-    poll [7, -] Partial("no guest test yet");
+    poll [7, -] Full("ipc::poll_tells_readiness");
     /// Waits for events on descriptors, with a signal mask.
-    ppoll [271, 73] Partial("no guest test yet");
+    ppoll [271, 73] Full("process::wait_options_and_errors");
     /// Waits for events on sets of descriptors.
     select [23, -] Partial("no guest test yet");
     /// Waits for events on sets of descriptors, with a signal mask.
-    pselect6 [270, 72] Partial("no guest test yet");
+    pselect6 [270, 72] Full("ipc::select_tells_readiness_and_time_left");
     /// Makes an epoll set.
     epoll_create [213, -] Partial("no guest test yet");
     /// Makes an epoll set, with flags.
-    epoll_create1 [291, 20] Partial("no guest test yet");
+    epoll_create1 [291, 20] Full("ipc::epoll_level_edge_and_oneshot");
     /// Changes an epoll set.
-    epoll_ctl [233, 21] Partial("no guest test yet");
+    epoll_ctl [233, 21] Full("ipc::epoll_level_edge_and_oneshot");
     /// Waits for events of an epoll set.
-    epoll_wait [232, -] Partial("no guest test yet");
+    epoll_wait [232, -] Full("ipc::epoll_level_edge_and_oneshot");
     /// Waits for events of an epoll set, with a signal mask.
     epoll_pwait [281, 22] Partial("no guest test yet");
     /// Waits for events of an epoll set, with a signal mask and nanoseconds.
@@ -233,7 +233,8 @@ fn select_until(task: &mut Task, n: i32, at: [Addr; 3], deadline_ns: Option<u64>
         }
         (count > 0).then_some((count, out))
     });
-    let (count, out) = found.map_err(interrupted)?.unwrap_or_else(|| (0, [vec![0; words], vec![0; words], vec![0; words]]));
+    let (count, out) =
+        found.map_err(interrupted)?.unwrap_or_else(|| (0, [vec![0; words], vec![0; words], vec![0; words]]));
     for (set, addr) in out.iter().zip(at) {
         if addr.0 != 0 {
             mem::write_array(task, addr, set)?;

@@ -16,7 +16,8 @@ use kernel::syscall::SysResult;
 use kernel::syscalls;
 use kernel::task::pidfd::{self, Nonblocking, PidFd};
 use kernel::task::{
-    CloneRequest, ExecRequest, ExecTarget, Pid, Task, Thread, ThreadGroup, Tid, Usage, WaitOutcome, WaitRequest, WaitWhich,
+    CloneRequest, ExecRequest, ExecTarget, Pid, Task, Thread, ThreadGroup, Tid, Usage, WaitOutcome, WaitRequest,
+    WaitWhich,
 };
 use usermem::Addr;
 
@@ -32,39 +33,39 @@ syscalls! {
     /// Makes a process.
     fork [57, -] Partial("no guest test yet");
     /// Makes a process that borrows the memory of its parent.
-    vfork [58, -] Partial("no guest test yet");
+    vfork [58, -] Full("process::vfork_shares_memory_and_waits");
     /// Makes a process or thread.
     clone [56, 220] Partial("no new namespaces; no guest test yet");
     /// Makes a process or thread, the extensible form.
-    clone3 [435, 435] Partial("no new namespaces; no guest test yet");
+    clone3 [435, 435] Partial("no new namespaces");
     /// Runs a program.
-    execve [59, 221] Partial("no guest test yet");
+    execve [59, 221] Full("process::exec_errors");
     /// Runs a program, from a directory or descriptor.
     execveat [322, 281] Partial("no guest test yet");
     /// Ends the thread.
-    exit [60, 93] Partial("no guest test yet");
+    exit [60, 93] Full("thread::many_threads_come_and_go");
     /// Ends the process.
-    exit_group [231, 94] Partial("no guest test yet");
+    exit_group [231, 94] Full("thread::exit_group_ends_every_thread");
     /// Waits for a child.
-    wait4 [61, 260] Partial("no guest test yet");
+    wait4 [61, 260] Full("process::wait_options_and_errors");
     /// Waits for a child, without or with reaping.
-    waitid [247, 95] Partial("no guest test yet");
+    waitid [247, 95] Full("process::waitid_reports_without_reaping");
     /// Number of the process.
-    getpid [39, 172] Partial("no guest test yet");
+    getpid [39, 172] Full("process::a_child_has_its_parent_and_its_own_pid");
     /// Number of the thread.
-    gettid [186, 178] Partial("no guest test yet");
+    gettid [186, 178] Full("thread::threads_share_memory_and_have_tids");
     /// Number of the parent process.
-    getppid [110, 173] Partial("no guest test yet");
+    getppid [110, 173] Full("process::a_child_has_its_parent_and_its_own_pid");
     /// Number of the process group.
-    getpgrp [111, -] Partial("no guest test yet");
+    getpgrp [111, -] Full("process::groups_and_sessions");
     /// Number of a process's group.
-    getpgid [121, 155] Partial("no guest test yet");
+    getpgid [121, 155] Full("process::groups_and_sessions");
     /// Moves a process to a group.
-    setpgid [109, 154] Partial("no guest test yet");
+    setpgid [109, 154] Full("process::groups_and_sessions");
     /// Number of a process's session.
-    getsid [124, 156] Partial("no guest test yet");
+    getsid [124, 156] Full("process::groups_and_sessions");
     /// Begins a session.
-    setsid [112, 157] Partial("no guest test yet");
+    setsid [112, 157] Full("process::groups_and_sessions");
     /// Names the word that is cleared when the thread ends.
     set_tid_address [218, 96] Partial("no guest test yet");
     /// Names the list of futexes to release when the thread ends.
@@ -376,13 +377,7 @@ fn pidfd_group(task: &Task, fd: Fd) -> Result<Arc<ThreadGroup>, Errno> {
 }
 
 /// `pidfd_send_signal(2)`.
-fn pidfd_send_signal(
-    task: &mut Task,
-    fd: Fd,
-    signal: SignalArg,
-    info: In<SigInfo>,
-    flags: u32,
-) -> Result<(), Errno> {
+fn pidfd_send_signal(task: &mut Task, fd: Fd, signal: SignalArg, info: In<SigInfo>, flags: u32) -> Result<(), Errno> {
     if flags != 0 {
         return Err(Errno::EINVAL);
     }

@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::fs::{FallocFlags, MAX_RW_COUNT, RwFlags, SyncFileRangeFlags};
+use abi::fs::{FallocFlags, MAX_RW_COUNT, OpenFlags, RwFlags, SyncFileRangeFlags};
 use fs::vfs::{File, FileType, Position};
 use kernel::error::SysErr;
+use kernel::rlimit::{INFINITY, Resource};
 use kernel::signal::Signal;
 use kernel::syscall::SysResult;
 use kernel::syscalls;
@@ -26,19 +27,19 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Reads from a descriptor.
-    read [0, 63] Partial("no guest test yet");
+    read [0, 63] Full("file::files_are_written_read_and_sought");
     /// Writes to a descriptor.
-    write [1, 64] Partial("no guest test yet");
+    write [1, 64] Full("file::files_are_written_read_and_sought");
     /// Reads at an offset.
-    pread64 [17, 67] Partial("no guest test yet");
+    pread64 [17, 67] Full("memory::memfd_maps_and_seals");
     /// Writes at an offset.
     pwrite64 [18, 68] Partial("no guest test yet");
     /// Reads into several buffers.
     readv [19, 65] Partial("no guest test yet");
     /// Writes from several buffers.
-    writev [20, 66] Partial("no guest test yet");
+    writev [20, 66] Full("file::vectors_read_and_write");
     /// Reads into several buffers at an offset.
-    preadv [295, 69] Partial("no guest test yet");
+    preadv [295, 69] Full("file::vectors_read_and_write");
     /// Writes from several buffers at an offset.
     pwritev [296, 70] Partial("no guest test yet");
     /// Reads into several buffers at an offset, with flags.
@@ -46,7 +47,7 @@ syscalls! {
     /// Writes from several buffers at an offset, with flags.
     pwritev2 [328, 287] Partial("hints are ignored; no guest test yet");
     /// Moves the position of an open file description.
-    lseek [8, 62] Partial("no guest test yet");
+    lseek [8, 62] Full("file::holes_and_data_are_found");
     /// Copies between descriptors.
     sendfile [40, 71] Partial("no guest test yet");
     /// Copies between files.
@@ -72,9 +73,9 @@ syscalls! {
     /// Announces how a file will be used.
     fadvise64 [221, 223] Partial("checked, otherwise without effect");
     /// Allocates or frees room in a file.
-    fallocate [285, 47] Partial("no guest test yet");
+    fallocate [285, 47] Full("file::holes_and_data_are_found");
     /// Sets the size of an open file.
-    ftruncate [77, 46] Partial("no guest test yet");
+    ftruncate [77, 46] Full("memory::memfd_maps_and_seals");
     /// Counts a file's pages in the page cache.
     cachestat [451, 451] Unsupported(ENOSYS, "the page cache is the host's")(Fd, Addr, Addr, Hex);
 }
@@ -188,14 +189,42 @@ fn read_into(task: &mut Task, file: &Arc<File>, dst: &mut dyn IoDst, at: At, wai
 }
 
 /// Writes until `src` is empty; a file that takes no more makes it wait or ends it.
+/// Bytes that RLIMIT_FSIZE lets a write at `start` have: none is `EFBIG` with SIGXFSZ, `setrlimit(2)`.
+pub(crate) fn within_file_limit(task: &Task, start: u64, len: usize) -> Result<usize, Errno> {
+    let limit = task.group().limit(Resource::Fsize).soft;
+    if limit == INFINITY || len == 0 {
+        return Ok(len);
+    }
+    if start >= limit {
+        task.raise(Signal::XFSZ);
+        return Err(Errno::EFBIG);
+    }
+    Ok(usize::try_from(limit - start).unwrap_or(usize::MAX).min(len))
+}
+
+/// [`within_file_limit`] for the file and the place of a write: other files than regular ones have no limit.
+fn allowed_len(task: &Task, file: &File, at: At, len: usize) -> Result<usize, Errno> {
+    if file.inode().file_type() != FileType::Regular || task.group().limit(Resource::Fsize).soft == INFINITY {
+        return Ok(len);
+    }
+    let appends = at == At::End || file.flags().contains(OpenFlags::O_APPEND);
+    let start = match at {
+        _ if appends => file.attr()?.size,
+        At::Offset(offset) => offset,
+        At::Position | At::End => file.position(),
+    };
+    within_file_limit(task, start, len)
+}
+
 fn write_at(task: &mut Task, file: &Arc<File>, src: &mut dyn IoSrc, at: At, wait: Patience) -> SysResult<usize> {
     // An eventfd and its like take one value per call, whatever the length.
     let whole = file.inode().file_type() != FileType::Anonymous;
     // What a file takes is counted and not what is left of `src`: `/dev/null` takes bytes without looking at them.
-    let total = src.remaining();
+    let total = allowed_len(task, file, at, src.remaining())?;
+    let mut src = LimitedSrc { inner: src, limit: total };
     let mut done = 0;
     loop {
-        let mut piece = LimitedSrc { inner: &mut *src, limit: CHUNK };
+        let mut piece = LimitedSrc { inner: &mut src, limit: CHUNK };
         let result = task.retry_blocking(file, EventMask::OUT, wait, None, |task| {
             let ctx = task.fs_context();
             match at.after(done) {
@@ -374,7 +403,8 @@ fn copy_between(
     while done < len {
         let want = len.saturating_sub(done).min(COPY_CHUNK);
         let Some(room) = buf.get_mut(..want) else { break };
-        let got = match from.read_at(&task.fs_context(), &mut KernelDst::new(room), offset.saturating_add(done as u64)) {
+        let got = match from.read_at(&task.fs_context(), &mut KernelDst::new(room), offset.saturating_add(done as u64))
+        {
             Ok(0) => break,
             Ok(got) => got,
             Err(error) => return partial(done, error.into()),
@@ -402,7 +432,7 @@ fn sendfile(task: &mut Task, to: Fd, from: Fd, offset: InOut<i64>, len: u64) -> 
     if !from.is_readable() || !to.is_writable() {
         return Err(Errno::EBADF.into());
     }
-    if from.ops().position() != Position::Offsets || to.flags().contains(abi::fs::OpenFlags::O_APPEND) {
+    if from.ops().position() != Position::Offsets || to.flags().contains(OpenFlags::O_APPEND) {
         return Err(Errno::EINVAL.into());
     }
     let start = match given {
@@ -433,7 +463,7 @@ fn copy_file_range(
         return Err(Errno::EINVAL.into());
     }
     let (from, to) = (task.fd(from.0)?, task.fd(to.0)?);
-    if !from.is_readable() || !to.is_writable() || to.flags().contains(abi::fs::OpenFlags::O_APPEND) {
+    if !from.is_readable() || !to.is_writable() || to.flags().contains(OpenFlags::O_APPEND) {
         return Err(Errno::EBADF.into());
     }
     for file in [&from, &to] {
@@ -545,12 +575,27 @@ fn fallocate(task: &mut Task, fd: Fd, mode: Flags<FallocFlags>, offset: i64, len
     if punch && mode.contains(FallocFlags::FALLOC_FL_ZERO_RANGE) {
         return Err(Errno::EOPNOTSUPP);
     }
+    if !mode.contains(FallocFlags::FALLOC_FL_KEEP_SIZE)
+        && let Ok(end) = u64::try_from(offset.saturating_add(len))
+        && file.is_writable()
+    {
+        check_new_size(task, end)?;
+    }
     file.allocate(&task.fs_context(), mode, offset, len)
+}
+
+/// Whether RLIMIT_FSIZE lets a file have `size` bytes.
+pub(crate) fn check_new_size(task: &Task, size: u64) -> Result<(), Errno> {
+    match size.checked_sub(1) {
+        Some(last) => within_file_limit(task, last, 1).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// `ftruncate(2)`.
 fn ftruncate(task: &mut Task, fd: Fd, len: i64) -> Result<(), Errno> {
     let len = u64::try_from(len).map_err(|_| Errno::EINVAL)?;
     let file = task.fd(fd.0)?;
+    check_new_size(task, len)?;
     file.truncate(&task.fs_context(), len)
 }

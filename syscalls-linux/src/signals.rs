@@ -4,9 +4,7 @@ use abi::Errno;
 use abi::signal::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SaFlags as AbiFlags, SsFlags, StackT};
 use abi::time::Timespec;
 use kernel::signal::info::SIGINFO_SIZE;
-use kernel::signal::{
-    AltStack, AutoDisarm, MaskChange, SaFlags, SigAction, SigSet, Signal, SignalTarget,
-};
+use kernel::signal::{AltStack, AutoDisarm, MaskChange, SaFlags, SigAction, SigSet, Signal, SignalTarget};
 use kernel::syscall::SysResult;
 use kernel::syscalls;
 use kernel::task::{Pid, Task, Tid};
@@ -19,27 +17,27 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Gets and sets what a signal does.
-    rt_sigaction [13, 134] Partial("no guest test yet");
+    rt_sigaction [13, 134] Full("signal::a_handler_runs_before_kill_returns");
     /// Gets and changes the mask of blocked signals.
-    rt_sigprocmask [14, 135] Partial("no guest test yet");
+    rt_sigprocmask [14, 135] Full("signal::a_blocked_signal_waits");
     /// Returns from a handler.
-    rt_sigreturn [15, 139] Partial("no guest test yet");
+    rt_sigreturn [15, 139] Full("signal::a_handler_runs_before_kill_returns");
     /// Signals that are pending and blocked.
-    rt_sigpending [127, 136] Partial("no guest test yet");
+    rt_sigpending [127, 136] Full("signal::a_blocked_signal_waits");
     /// Waits for a signal to take.
-    rt_sigtimedwait [128, 137] Partial("no guest test yet");
+    rt_sigtimedwait [128, 137] Full("signal::queued_signals_keep_values_and_order");
     /// Sends a signal with a value to a process.
-    rt_sigqueueinfo [129, 138] Partial("no guest test yet");
+    rt_sigqueueinfo [129, 138] Full("signal::queued_signals_keep_values_and_order");
     /// Sends a signal with a value to a thread.
     rt_tgsigqueueinfo [297, 240] Partial("no guest test yet");
     /// Sleeps with another mask until a handler has run.
     rt_sigsuspend [130, 133] Partial("no guest test yet");
     /// Gets and sets the alternate signal stack.
-    sigaltstack [131, 132] Partial("no guest test yet");
+    sigaltstack [131, 132] Full("signal::handlers_run_on_the_alternate_stack");
     /// Sleeps until a handler has run.
     pause [34, -] Partial("no guest test yet");
     /// Sends a signal to processes.
-    kill [62, 129] Partial("no guest test yet");
+    kill [62, 129] Full("process::death_by_signal_reaches_the_parent");
     /// Sends a signal to a thread.
     tkill [200, 130] Partial("no guest test yet");
     /// Sends a signal to a thread of a process.
@@ -150,12 +148,7 @@ fn info_bytes(task: &Task, info: &In<abi::signal::SigInfo>) -> Result<[u8; SIGIN
 }
 
 /// `rt_sigqueueinfo(2)`.
-fn rt_sigqueueinfo(
-    task: &mut Task,
-    pid: i32,
-    signal: SignalArg,
-    info: In<abi::signal::SigInfo>,
-) -> Result<(), Errno> {
+fn rt_sigqueueinfo(task: &mut Task, pid: i32, signal: SignalArg, info: In<abi::signal::SigInfo>) -> Result<(), Errno> {
     let bytes = info_bytes(task, &info)?;
     let signal = to_send(signal)?;
     let pid = Pid::from_raw(pid).ok_or(Errno::ESRCH)?;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use abi::Errno;
 use abi::socket::{
-    AF_UNIX, MsgFlags, Msghdr, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_ACCEPTCONN, SO_DOMAIN, SO_ERROR, SO_PEERCRED, SO_PROTOCOL,
-    SO_RCVBUF, SO_SNDBUF, SO_TYPE, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOCK_TYPE_MASK, SOL_SOCKET, SockFlags, Ucred,
+    AF_UNIX, MsgFlags, Msghdr, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_ACCEPTCONN, SO_DOMAIN, SO_ERROR, SO_PEERCRED,
+    SO_PROTOCOL, SO_RCVBUF, SO_SNDBUF, SO_TYPE, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOCK_TYPE_MASK, SOL_SOCKET,
+    SockFlags, Ucred,
 };
 use fs::vfs::File;
 use kernel::error::SysErr;
@@ -28,7 +29,7 @@ syscalls! {
     /// Makes a socket.
     socket [41, 198] Unsupported(EAFNOSUPPORT, "no address family but the pairs of socketpair yet")(Int, Hex, Int);
     /// Makes a connected pair of UNIX sockets.
-    socketpair [53, 199] Partial("no descriptors in messages; no guest test yet");
+    socketpair [53, 199] Partial("no descriptors in messages");
     /// Gives a socket an address.
     bind [49, 200] Partial("on pairs: EINVAL");
     /// Connects a socket.
@@ -44,9 +45,9 @@ syscalls! {
     /// The other end's address.
     getpeername [52, 205] Partial("of pairs; no guest test yet");
     /// Sends a message.
-    sendto [44, 206] Partial("on pairs; no guest test yet");
+    sendto [44, 206] Partial("on pairs");
     /// Receives a message.
-    recvfrom [45, 207] Partial("on pairs; no guest test yet");
+    recvfrom [45, 207] Partial("on pairs");
     /// Sends a message from several buffers.
     sendmsg [46, 211] Partial("on pairs, without control messages; no guest test yet");
     /// Receives a message into several buffers.
@@ -56,7 +57,7 @@ syscalls! {
     /// Receives several messages.
     recvmmsg [299, 243] Unsupported(ENOSYS, "comes with networking")(Fd, Addr, Uint, Hex, Addr);
     /// Ends one or both halves of a connection.
-    shutdown [48, 210] Partial("on pairs; no guest test yet");
+    shutdown [48, 210] Full("ipc::socket_pairs_carry_both_ways_and_shut_down");
     /// Gets a socket option.
     getsockopt [55, 209] Partial("those of pairs; no guest test yet");
     /// Sets a socket option.
@@ -160,9 +161,8 @@ fn send(task: &mut Task, fd: Fd, src: &mut dyn IoSrc, flags: MsgFlags) -> SysRes
     let mut done: usize = 0;
     loop {
         let patience = patience(&file, flags);
-        let sent = task.retry_blocking(&file, EventMask::OUT, patience, None, |_| {
-            socket.send(src).map_err(SysErr::from)
-        });
+        let sent =
+            task.retry_blocking(&file, EventMask::OUT, patience, None, |_| socket.send(src).map_err(SysErr::from));
         match sent {
             Ok(n) => done = done.saturating_add(n),
             Err(_) if done > 0 => return Ok(done),

@@ -2,9 +2,7 @@
 
 use abi::Errno;
 use abi::ioctl::GetrandomFlags;
-use abi::mm::{
-    MEMBARRIER_CMD_QUERY, MembarrierCmd,
-};
+use abi::mm::{MEMBARRIER_CMD_QUERY, MembarrierCmd};
 use abi::prctl as p;
 use abi::prctl::{Securebits, TASK_COMM_LEN};
 use abi::sysinfo::Sysinfo;
@@ -22,17 +20,17 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Name and version of the system.
-    uname [63, 160] Partial("no guest test yet");
+    uname [63, 160] Full("system::uname_is_linux");
     /// Sets the host name.
     sethostname [170, 161] Partial("no guest test yet");
     /// Sets the domain name.
     setdomainname [171, 162] Partial("no guest test yet");
     /// Figures of the system.
-    sysinfo [99, 179] Partial("no load averages; no guest test yet");
+    sysinfo [99, 179] Partial("no load averages");
     /// Random bytes.
-    getrandom [318, 278] Partial("no guest test yet");
+    getrandom [318, 278] Full("file::devices_behave");
     /// Current CPU and node.
-    getcpu [309, 168] Partial("one node; no guest test yet");
+    getcpu [309, 168] Partial("one node");
     /// Barriers on other threads.
     membarrier [324, 283] Partial("private expedited barriers, registration not required; no guest test yet");
     /// Registers restartable sequences.
@@ -40,7 +38,7 @@ syscalls! {
     /// Sets the execution domain.
     personality [135, 92] Partial("PER_LINUX alone; no guest test yet");
     /// Operations on the process.
-    prctl [157, 167] Partial("what runtimes use; dumpable and timer slack are not remembered; no guest test yet");
+    prctl [157, 167] Partial("what runtimes use; dumpable and timer slack are not remembered");
     /// Segment bases and other state of the architecture.
     arch_prctl [158, -] Partial("segment bases; no guest test yet");
     /// Continues an interrupted call.
@@ -132,9 +130,8 @@ fn getrandom(task: &mut Task, buf: OutBuf, len: u64, flags: Flags<GetrandomFlags
         let step = len.saturating_sub(done).min(RANDOM_CHUNK);
         let Some(chunk) = bytes.get_mut(..step) else { break };
         task.kernel().fill_random(chunk);
-        let stored = buf.0.checked_add(done as u64).ok_or(Errno::EFAULT).and_then(|at| {
-            mem::write_bytes(task, at, chunk)
-        });
+        let stored =
+            buf.0.checked_add(done as u64).ok_or(Errno::EFAULT).and_then(|at| mem::write_bytes(task, at, chunk));
         match stored {
             Ok(()) => done = done.saturating_add(step),
             Err(_) if done > 0 => break,
@@ -263,9 +260,7 @@ fn prctl(task: &mut Task, PrctlOp(op): PrctlOp, a: Hex, b: Hex, c: Hex, d: Hex) 
 /// The operations of `prctl(2)` on capabilities.
 fn prctl_caps(task: &mut Task, op: u32, a: u64, rest: [u64; 3]) -> Result<u64, Errno> {
     let creds = Creds::clone(task.creds());
-    let capability = |number: u64| {
-        u32::try_from(number).ok().and_then(Caps::from_number).ok_or(Errno::EINVAL)
-    };
+    let capability = |number: u64| u32::try_from(number).ok().and_then(Caps::from_number).ok_or(Errno::EINVAL);
     let keep = Securebits::SECBIT_KEEP_CAPS.bits();
     match op {
         p::PR_CAPBSET_READ => Ok(u64::from(creds.bounding.contains(capability(a)?))),

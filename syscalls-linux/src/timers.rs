@@ -22,7 +22,7 @@ syscalls! {
     /// Gets an interval timer.
     getitimer [36, 102] Partial("no guest test yet");
     /// Sets an interval timer.
-    setitimer [38, 103] Partial("no guest test yet");
+    setitimer [38, 103] Full("time::an_alarm_interrupts");
     /// Makes a POSIX timer.
     timer_create [222, 107] Partial("no guest test yet");
     /// Arms or disarms a POSIX timer.
@@ -65,10 +65,7 @@ fn getitimer(task: &mut Task, timer: ItimerArg, value: Out<Itimerval>) -> Result
 /// `setitimer(2)`: a null pointer disarms, as on Linux.
 fn setitimer(task: &mut Task, timer: ItimerArg, new: In<Itimerval>, old: Out<Itimerval>) -> Result<(), Errno> {
     let new = new.read_opt(task)?.unwrap_or_default();
-    let new = IntervalTimer {
-        value_ns: timeval_to_ns(&new.it_value)?,
-        interval_ns: timeval_to_ns(&new.it_interval)?,
-    };
+    let new = IntervalTimer { value_ns: timeval_to_ns(&new.it_value)?, interval_ns: timeval_to_ns(&new.it_interval)? };
     let before = task.set_itimer(which(timer)?, new);
     old.write_opt(task, &itimerval(before))
 }
@@ -121,10 +118,8 @@ fn timer_settime(
         return Err(Errno::EINVAL);
     }
     let new = new.read(task)?;
-    let new = IntervalTimer {
-        value_ns: timespec_to_ns(&new.it_value)?,
-        interval_ns: timespec_to_ns(&new.it_interval)?,
-    };
+    let new =
+        IntervalTimer { value_ns: timespec_to_ns(&new.it_value)?, interval_ns: timespec_to_ns(&new.it_interval)? };
     let absolute = flags.0.contains(TimerFlags::TIMER_ABSTIME);
     let start = if absolute { TimerStart::At } else { TimerStart::FromNow };
     let before = task.timer_settime(id, new, start)?;

@@ -2,20 +2,20 @@
 
 use std::fmt::{Debug, Write as _};
 
+use abi::caps::{CapData, CapHeader};
 use abi::clone::CloneArgs;
 use abi::epoll::{EpollEvent, EpollEvents};
-use abi::caps::{CapData, CapHeader};
 use abi::fs::{OpenHow, Utimbuf};
 use abi::futex::FutexWaitv;
-use abi::resource::{Rlimit, Rusage};
-use abi::socket::Msghdr;
-use abi::sysinfo::Sysinfo;
-use abi::utsname::Utsname;
 use abi::poll::{PollEvents, PollFd};
+use abi::resource::{Rlimit, Rusage};
 use abi::sched::{SchedAttr, SchedParam};
 use abi::signal::{SaFlags, SigAction, SigEvent, SigInfo, SigSet, SigSetArgument, StackT};
+use abi::socket::Msghdr;
 use abi::stat::{Stat, Statfs, Statx};
+use abi::sysinfo::Sysinfo;
 use abi::time::{Itimerspec, Itimerval, Timespec, Timeval, Timex, Timezone, Tms};
+use abi::utsname::Utsname;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::flags_text;
