@@ -276,8 +276,12 @@ impl Kernel {
         let cwd = command.cwd.clone();
         let fs_state = Arc::new(FsState::new(command.root, command.cwd, command.umask));
         let (group, thread) = self.make_main(&command.creds, command.limits, command.ignored)?;
-        if let Some(session) = self.tasks.session_of(group.pid()) {
-            session.set_tty(command.tty);
+        if let Some(tty) = command.tty {
+            let mut tree = self.tasks.lock();
+            tree.supervised = Some(group.pid());
+            if let Ok(entry) = tree.entry(group.pid()) {
+                entry.session.set_tty(Some(tty));
+            }
         }
         let prepared = {
             let blocker = fs::NeverBlock;

@@ -47,6 +47,7 @@ pub(super) fn ino(number: u32, start_ns: u64) -> u64 {
 pub(super) struct Subject {
     pub(super) proc: Proc,
     thread: Weak<Thread>,
+    group: Weak<ThreadGroup>,
     pub(super) scope: Scope,
     /// Inode number of its directory.
     pub(super) ino: u64,
@@ -58,8 +59,14 @@ impl Subject {
     }
 
     pub(super) fn thread(&self) -> Result<Arc<Thread>, Errno> {
-        let thread = self.thread.upgrade().ok_or(Errno::ESRCH)?;
         let kernel = self.kernel()?;
+        if self.scope == Scope::Process {
+            // By way of the group: an exec of another thread gives it another leader.
+            let group = self.group.upgrade().ok_or(Errno::ESRCH)?;
+            let info = kernel.tasks().describe(group.pid()).ok_or(Errno::ESRCH)?;
+            return if Arc::ptr_eq(info.leader.group(), &group) { Ok(info.leader) } else { Err(Errno::ESRCH) };
+        }
+        let thread = self.thread.upgrade().ok_or(Errno::ESRCH)?;
         // The thread may live on in someone's hands after it was reaped.
         let known = kernel.tasks().thread(thread.tid()).is_some_and(|known| Arc::ptr_eq(&known, &thread))
             || kernel.tasks().describe(thread.pid()).is_some_and(|info| Arc::ptr_eq(&info.leader, &thread));
@@ -164,7 +171,7 @@ pub(super) fn directory(proc: &Proc, thread: &Arc<Thread>, scope: Scope) -> Inod
         Scope::Process => ino(number, born),
         Scope::Thread => Tree::ino(ino(number, born), b"task"),
     };
-    let subject = Subject { proc: proc.clone(), thread: Arc::downgrade(thread), scope, ino };
+    let subject = Subject { proc: proc.clone(), thread: Arc::downgrade(thread), group: Arc::downgrade(thread.group()), scope, ino };
     proc.tree.dir(ino, 0o555, ProcessDir { subject })
 }
 

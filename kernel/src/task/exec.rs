@@ -356,6 +356,9 @@ impl Task {
     fn take_over(&mut self, exec: PreparedExec) {
         let PreparedExec { mm, ctx, regs, comm, image, creds } = exec;
         self.become_leader();
+        if self.vfork_done.is_none() {
+            self.note_rss();
+        }
         // Memory: robust futexes and the thread's word are the old program's.
         self.release_robust_list();
         if let Some(addr) = self.clear_child_tid.take()

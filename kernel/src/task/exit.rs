@@ -35,6 +35,13 @@ struct News {
     last: Option<Arc<Thread>>,
 }
 
+/// Whether a process has threads left that run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Remaining {
+    Some,
+    None,
+}
+
 /// `si_code` and `si_status` of SIGCHLD.
 pub(super) fn child_code(status: ExitStatus) -> (i32, i32) {
     match status {
@@ -66,7 +73,9 @@ impl Task {
     pub(crate) fn finish(mut self, status: ExitStatus) {
         let thread = Arc::clone(self.thread());
         let kernel = Arc::clone(self.kernel());
-        self.stop_taking_signals();
+        if self.stop_taking_signals() == Remaining::None {
+            self.note_rss();
+        }
         self.leave_memory();
         for file in self.fds().remove_user() {
             // close(2): nobody is left to hear of an error.
@@ -86,9 +95,9 @@ impl Task {
         kernel.pauses().asleep(&thread);
     }
 
-    fn stop_taking_signals(&mut self) {
+    fn stop_taking_signals(&mut self) -> Remaining {
         let thread = Arc::clone(self.thread());
-        let last_to_stop = {
+        let (last_to_stop, remaining) = {
             let mut signals = thread.group().lock_signals();
             signals.threads.retain(|t| !Arc::ptr_eq(t, &thread));
             let last = send::count_stopped(&mut signals, &thread);
@@ -98,11 +107,12 @@ impl Task {
             drop(own);
             send::retarget(&signals, &thread, SigSet::ALL);
             thread.group().add_gone(thread.cpu_times());
-            last
+            (last, if signals.threads.is_empty() { Remaining::None } else { Remaining::Some })
         };
         if last_to_stop {
             self.kernel().notify_parent_of_stop(thread.group());
         }
+        remaining
     }
 
     /// Tells those who wait in guest memory: robust futexes, the thread's joiner.

@@ -110,6 +110,8 @@ pub(crate) struct Tree {
     /// Guest threads that exist; the pids limit counts them.
     pub(crate) count: usize,
     pub(crate) limit: usize,
+    /// A process whose parent outside the sandbox continues it when it stops: its process group is never orphaned.
+    pub(crate) supervised: Option<Pid>,
     /// No further task may be made: the sandbox ends.
     pub(crate) closing: bool,
 }
@@ -138,6 +140,7 @@ impl TaskSet {
             last: 0,
             count: 0,
             limit,
+            supervised: None,
             closing: false,
         };
         Self {
@@ -366,6 +369,9 @@ impl Tree {
     /// (credentials(7), POSIX "orphaned process group").
     pub(crate) fn is_orphaned(&self, pgrp: Pid) -> bool {
         let Some(p) = self.pgrps.get(&pgrp) else { return true };
+        if self.supervised.is_some_and(|pid| p.members.contains(&pid)) {
+            return false;
+        }
         !p.members.iter().any(|pid| {
             let Some(entry) = self.groups.get(pid) else { return false };
             if entry.zombie.is_some() || entry.parent == INIT_PID {

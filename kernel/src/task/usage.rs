@@ -77,13 +77,21 @@ impl Usage {
 }
 
 impl Task {
+    /// Brings the process's largest resident set up to date: asked for on demand and before the memory goes.
+    pub(crate) fn note_rss(&self) {
+        let kib = self.mm().stat().peak_rss / 1024;
+        self.group().max_rss_kib.fetch_max(kib, Ordering::Relaxed);
+    }
+
     /// Usage of this thread.
     pub fn thread_usage(&self) -> Usage {
+        self.note_rss();
         Usage::of_thread(self.thread())
     }
 
     /// Usage of the process.
     pub fn group_usage(&self) -> Usage {
+        self.note_rss();
         Usage::of_group(self.group())
     }
 
