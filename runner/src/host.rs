@@ -276,3 +276,11 @@ pub(crate) fn set_terminal_mode(fd: BorrowedFd<'_>, when: TermiosChange, mode: &
     check(libc::c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), request, mode.as_ptr()) }))?;
     Ok(())
 }
+
+/// Fixes the number of the C library's heaps, so that it never looks for the number of CPUs in `/sys` (a call outside the
+/// filter), and says how many.
+pub(crate) fn fix_heap_count(cpus: usize) {
+    let heaps = libc::c_int::try_from(cpus.saturating_mul(2)).unwrap_or(64).clamp(4, 64);
+    // SAFETY: mallopt takes integers; the process has no other thread yet.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps) };
+}

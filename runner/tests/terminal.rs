@@ -59,10 +59,12 @@ impl Session {
         self.master.write_all(text.as_bytes()).expect("typed");
     }
 
+    /// `setsid` is replaced by the launcher, or its parent.
     fn launcher(&self) -> Pid {
-        let children = common::descendants(self.child.id());
-        let pid = children.first().copied().unwrap_or(self.child.id());
-        Pid::from_raw(pid.cast_signed()).expect("a pid")
+        let own = self.child.id();
+        let name = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let pid = std::iter::once(own).chain(common::descendants(own)).find(|&pid| name(pid).trim() == "casemate");
+        Pid::from_raw(pid.expect("the launcher").cast_signed()).expect("a pid")
     }
 }
 

@@ -33,7 +33,8 @@ pub(super) fn find(ctx: &Context<'_>, root: &Path, cwd: &Path, search: &[Vec<u8>
             path.extend_from_slice(name);
             match check(&at, &path) {
                 Ok(()) => return Ok(path),
-                Err(Unfit::Missing) => {}
+                // A directory that the user may not search is passed over.
+                Err(Unfit::Missing | Unfit::Errno(Errno::EACCES)) => {}
                 Err(unfit) => best = unfit,
             }
         }
@@ -67,7 +68,10 @@ fn check(at: &At<'_>, path: &[u8]) -> Result<(), Unfit> {
         FileType::Directory => return Err(Unfit::Other("is a directory")),
         _ => return Err(Unfit::Other("is not a regular file")),
     }
-    place.access(at.ctx, Perm::EXEC).map_err(Unfit::Errno)
+    match place.access(at.ctx, Perm::EXEC) {
+        Err(Errno::EACCES) => Err(Unfit::Other("permission denied")),
+        other => other.map_err(Unfit::Errno),
+    }
 }
 
 fn failure(name: &[u8], unfit: &Unfit) -> Failure {

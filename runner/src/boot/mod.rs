@@ -119,6 +119,8 @@ impl Boot {
         // Forks the zygote: from this thread, while it is the only one, before the filter.
         let platform = oom.raised_during(|| Systrap::new(&config)).doing("systrap")?;
         host::install_fault_handlers();
+        let machine = machine(std::mem::take(&mut resolver.cpuinfo));
+        host::fix_heap_count(machine.cpus);
         let limit = setup.config.memory;
         let memory = MemoryFile::new(write_too, read_only_too, limit).doing("memory file")?;
 
@@ -139,7 +141,7 @@ impl Boot {
             entropy: Arc::new(HostEntropy),
             observer: Some(Arc::new(Mirror { control: Arc::clone(&control) })),
             uts: Uts::new(&hostname(&setup)),
-            machine: machine(std::mem::take(&mut resolver.cpuinfo)),
+            machine,
             pids: usize::try_from(setup.config.pids).unwrap_or(usize::MAX),
             boot_id: uuid(),
         })

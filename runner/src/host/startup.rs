@@ -52,7 +52,21 @@ extern "C" fn record() {
         }
     }
     BLOCKED.store(blocked, Ordering::Relaxed);
+
+    // std gives every thread an alternate stack when it finds these two at their default and takes them over: three host
+    // calls and two mappings per guest thread, for a message about stack overflow. A handler that undoes itself keeps it
+    // away; `install_fault_handlers` puts the real ones in place.
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        // SAFETY: the handler is async-signal-safe: it only makes one call that is.
+        unsafe { libc::signal(signal, die_of as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+    }
     RECORDED.store(true, Ordering::Relaxed);
+}
+
+/// Puts the default action back; the fault then happens again and has it.
+extern "C" fn die_of(signal: libc::c_int) {
+    // SAFETY: signal(2) with the default action needs nothing.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
 /// What the caller of `casemate` left to it.

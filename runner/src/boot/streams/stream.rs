@@ -8,9 +8,11 @@ use std::sync::Arc;
 use abi::Errno;
 use auth::{Gid, Uid};
 use fs::Context;
-use fs::vfs::{Attr, File, FileOps, FileType, Inode, InodeOps, InodeSlots, SetAttr, SyncWhat, Timestamp};
+use fs::vfs::{
+    Attr, CURRENT, File, FileOps, FileType, Inode, InodeOps, InodeSlots, Position, SetAttr, SyncWhat, Timestamp, Whence,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, StatxFlags};
+use rustix::fs::{AtFlags, SeekFrom, StatxFlags};
 use rustix::io::{Errno as HostErrno, ReadWriteFlags};
 use rustix::net::{RecvFlags, SendFlags};
 use usermem::bytes::{IoDst, IoSrc};
@@ -156,7 +158,12 @@ fn uninterrupted(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize
 }
 
 impl FileOps for HostStream {
-    fn read(&self, _ctx: &Context<'_>, _file: &File, dst: &mut dyn IoDst, _offset: u64) -> Result<usize, Errno> {
+    fn read(&self, _ctx: &Context<'_>, _file: &File, dst: &mut dyn IoDst, offset: u64) -> Result<usize, Errno> {
+        if self.kind == StreamKind::File && offset != CURRENT {
+            return dst.fill(MAX_STEP, &mut |slices| {
+                uninterrupted(|| usermem::host::preadv(self.fd.as_fd(), slices, offset))
+            });
+        }
         if self.is_direct() {
             return dst.fill(MAX_STEP, &mut |slices| {
                 uninterrupted(|| usermem::host::readv(self.fd.as_fd(), slices))
@@ -171,7 +178,12 @@ impl FileOps for HostStream {
         })
     }
 
-    fn write(&self, _ctx: &Context<'_>, _file: &File, src: &mut dyn IoSrc, _offset: u64) -> Result<usize, Errno> {
+    fn write(&self, _ctx: &Context<'_>, _file: &File, src: &mut dyn IoSrc, offset: u64) -> Result<usize, Errno> {
+        if self.kind == StreamKind::File && offset != CURRENT {
+            return src.drain(MAX_STEP, &mut |slices| {
+                uninterrupted(|| usermem::host::pwritev(self.fd.as_fd(), slices, offset))
+            });
+        }
         if self.is_direct() {
             return src.drain(MAX_STEP, &mut |slices| {
                 uninterrupted(|| usermem::host::writev(self.fd.as_fd(), slices))
@@ -183,6 +195,29 @@ impl FileOps for HostStream {
             let filled = usermem::safecopy::read_slices(slices, &mut buffer)?;
             uninterrupted(|| self.send(buffer.get(..filled).unwrap_or_default()).map_err(errno))
         })
+    }
+
+    /// A regular file's position is the caller's: whoever else holds the description goes on where the guest stopped.
+    fn position(&self) -> Position {
+        if self.kind == StreamKind::File { Position::Own } else { Position::Stream }
+    }
+
+    fn seek(&self, offset: i64, whence: Whence) -> Result<u64, Errno> {
+        let from_start = |offset: i64| u64::try_from(offset).map_err(|_| Errno::EINVAL);
+        let target = match whence {
+            Whence::Set => SeekFrom::Start(from_start(offset)?),
+            Whence::Current => SeekFrom::Current(offset),
+            Whence::End => SeekFrom::End(offset),
+            Whence::Data => SeekFrom::Data(u64::try_from(offset).map_err(|_| Errno::ENXIO)?),
+            Whence::Hole => SeekFrom::Hole(u64::try_from(offset).map_err(|_| Errno::ENXIO)?),
+        };
+        rustix::fs::seek(&self.fd, target).map_err(errno)
+    }
+
+    /// A file that was opened to append does so, at whatever offset it is written.
+    fn append(&self, ctx: &Context<'_>, file: &File, src: &mut dyn IoSrc) -> Result<(u64, usize), Errno> {
+        let written = self.write(ctx, file, src, CURRENT)?;
+        Ok((self.seek(0, Whence::Current)?.saturating_sub(written as u64), written))
     }
 
     fn sync(&self, what: SyncWhat) -> Result<(), Errno> {

@@ -135,7 +135,8 @@ fn clone3_is_refused_without_harm() {
 #[test]
 fn table_is_small_unique_and_reasoned() {
     let mut numbers: Vec<i64> = RULES.iter().map(|rule| rule.nr).collect();
-    assert!(numbers.len() <= 80, "{} calls", numbers.len());
+    // The platform's own calls come on top, ten or so that are not here already.
+    assert!(numbers.len() <= 68, "{} calls", numbers.len());
     numbers.sort_unstable();
     let total = numbers.len();
     numbers.dedup();
