@@ -1,4 +1,5 @@
 //! Runs the built `casemate` for the integration tests, as root or as an ordinary user, with a deadline.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -7,18 +8,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The longest that any test program may take.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// An ordinary user: nobody.
 const NOBODY: u32 = 65_534;
 
 /// The program under test.
-pub fn casemate() -> PathBuf {
+pub(crate) fn casemate() -> PathBuf {
     std::env::var_os("CASEMATE_BINARY").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_casemate")), PathBuf::from)
 }
 
 /// Who runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum As {
+pub(crate) enum As {
     /// Whoever runs the tests.
     Me,
     /// `nobody`, when the tests run as root.
@@ -26,12 +27,12 @@ pub enum As {
 }
 
 /// Both, where the tests run as root.
-pub fn everybody() -> Vec<As> {
+pub(crate) fn everybody() -> Vec<As> {
     if rustix::process::geteuid().is_root() { vec![As::Me, As::Nobody] } else { vec![As::Me] }
 }
 
 /// `casemate ARGS`, not yet started.
-pub fn command(who: As, args: &[&str]) -> Command {
+pub(crate) fn command(who: As, args: &[&str]) -> Command {
     let mut command = Command::new(reachable_binary(who));
     command.args(args);
     if who == As::Nobody {
@@ -57,19 +58,19 @@ fn reachable_binary(who: As) -> PathBuf {
 
 /// What a finished program left.
 #[derive(Debug)]
-pub struct Done {
+pub(crate) struct Done {
     /// Exit status; `None` when a signal killed `casemate` itself.
-    pub status: Option<i32>,
+    pub(crate) status: Option<i32>,
     /// That signal.
-    pub signal: Option<i32>,
+    pub(crate) signal: Option<i32>,
     /// Standard output.
-    pub out: String,
+    pub(crate) out: String,
     /// Standard error.
-    pub err: String,
+    pub(crate) err: String,
 }
 
 /// Runs to the end with `input`, killing it at the deadline.
-pub fn finish(mut command: Command, input: &[u8]) -> Done {
+pub(crate) fn finish(mut command: Command, input: &[u8]) -> Done {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("casemate starts");
     let mut stdin = child.stdin.take().expect("piped");
@@ -101,12 +102,10 @@ pub fn finish(mut command: Command, input: &[u8]) -> Done {
 }
 
 /// Waits for the end, at most until the deadline.
-pub fn wait(child: &mut Child) -> std::process::ExitStatus {
-    let handle = rustix::process::pidfd_open(
-        rustix::process::Pid::from_child(child),
-        rustix::process::PidfdFlags::empty(),
-    )
-    .expect("pidfd");
+pub(crate) fn wait(child: &mut Child) -> std::process::ExitStatus {
+    let handle =
+        rustix::process::pidfd_open(rustix::process::Pid::from_child(child), rustix::process::PidfdFlags::empty())
+            .expect("pidfd");
     let limit = rustix::event::Timespec { tv_sec: DEADLINE.as_secs().cast_signed(), tv_nsec: 0 };
     let mut set = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
     if rustix::event::poll(&mut set, Some(&limit)).expect("poll") == 0 {
@@ -118,12 +117,12 @@ pub fn wait(child: &mut Child) -> std::process::ExitStatus {
 }
 
 /// Runs `casemate run -- sh -c SCRIPT`.
-pub fn shell(who: As, script: &str) -> Done {
+pub(crate) fn shell(who: As, script: &str) -> Done {
     finish(command(who, &["run", "--", "/bin/sh", "-c", script]), b"")
 }
 
 /// Process ids of the descendants of `pid` on the host.
-pub fn descendants(pid: u32) -> Vec<u32> {
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
     let mut queue = vec![pid];
     while let Some(parent) = queue.pop() {
@@ -146,7 +145,7 @@ fn children_of(pid: u32) -> Vec<u32> {
 }
 
 /// Whether `pid` is gone (a zombie counts as gone).
-pub fn is_gone(pid: u32) -> bool {
+pub(crate) fn is_gone(pid: u32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Err(_) => true,
         Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])),
@@ -154,7 +153,7 @@ pub fn is_gone(pid: u32) -> bool {
 }
 
 /// Fails unless every one of `pids` is gone within `limit`.
-pub fn assert_gone_within(pids: &[u32], limit: Duration) {
+pub(crate) fn assert_gone_within(pids: &[u32], limit: Duration) {
     let start = Instant::now();
     loop {
         let left: Vec<u32> = pids.iter().copied().filter(|&pid| !is_gone(pid)).collect();
