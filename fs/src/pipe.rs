@@ -410,8 +410,10 @@ pub(crate) fn open_fifo(ctx: &Context<'_>, place: Path, flags: OpenFlags) -> Res
     let access = flags.bits() & abi::fs::O_ACCMODE;
     let reads = access == abi::fs::O_RDONLY || access == abi::fs::O_RDWR;
     let writes = access == abi::fs::O_WRONLY || access == abi::fs::O_RDWR;
+    // A pipe without a name, opened again through /proc, waits for nobody, as if with O_NONBLOCK.
+    let unnamed = place.dentry.is_pseudo();
     let nonblocking = flags.contains(OpenFlags::O_NONBLOCK);
-    if writes && !reads && nonblocking && pipe.state.lock().readers == 0 {
+    if !unnamed && writes && !reads && nonblocking && pipe.state.lock().readers == 0 {
         return Err(Errno::ENXIO);
     }
     let seen = {
@@ -421,7 +423,7 @@ pub(crate) fn open_fifo(ctx: &Context<'_>, place: Path, flags: OpenFlags) -> Res
     // Dropped again on error, which tells the others.
     let end = pipe.open_end(reads, writes);
     pipe.queue.wake(EventMask::all());
-    if reads != writes && !nonblocking {
+    if reads != writes && !nonblocking && !unnamed {
         let other = OtherSide { pipe: &pipe, writer: reads, seen };
         while !other.came() {
             ctx.blocker.wait(&other, EventMask::READABLE | EventMask::WRITABLE)?;

@@ -92,9 +92,11 @@ impl OvlInode {
             if let Some(name) = name {
                 dir.link(ctx, name, &upper)?;
             }
-            if attr.nlink > 1 {
-                self.fs.copies.lock().insert(self.number, Arc::clone(&upper));
-            }
+            self.fs.hard_link_changed(self.number, attr.nlink, |linked| {
+                linked.copy = Some(Arc::clone(&upper));
+                // The name that was copied shows from above now.
+                linked.hidden += u32::from(name.is_some());
+            });
         }
         self.upper.get_or_init(|| upper);
         if regular {

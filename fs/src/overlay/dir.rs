@@ -93,6 +93,22 @@ impl OvlInode {
         upper.xattr().ok_or(Errno::EOPNOTSUPP)?.set(ctx, OPAQUE, b"y", XattrFlags::empty())
     }
 
+    /// Makes sure that a name of a copied file is above: the copy went to the file's first name, which may be another.
+    fn bring_name_up(
+        &self,
+        ctx: &Context<'_>,
+        upper: &Inode,
+        name: &[u8],
+        file: &OvlInode,
+        copy: &Inode,
+    ) -> Result<(), Errno> {
+        if matches!(self.above(ctx, name)?, Above::Something(_)) {
+            return Ok(());
+        }
+        upper.dir().ok_or(Errno::ENOTDIR)?.link(ctx, name, copy)?;
+        file.name_below_hidden()
+    }
+
     /// A directory that may move: one without a part below.
     fn check_movable(&self) -> Result<(), Errno> {
         if self.file_type() == FileType::Directory && !self.lowers.is_empty() { Err(Errno::EXDEV) } else { Ok(()) }
@@ -199,11 +215,13 @@ impl DirOps for OvlInode {
 
     fn unlink(&self, ctx: &Context<'_>, name: &[u8], inode: &Inode) -> Result<(), Errno> {
         let upper = self.this()?.copy_up(ctx, CopyData::Yes)?;
-        if let Above::Something(above) = self.above(ctx, name)? {
-            upper.dir().ok_or(Errno::ENOTDIR)?.unlink(ctx, name, &above)?;
+        let victim = Self::of(inode)?;
+        match self.above(ctx, name)? {
+            Above::Something(above) => upper.dir().ok_or(Errno::ENOTDIR)?.unlink(ctx, name, &above)?,
+            Above::Nothing | Above::Whiteout(_) => victim.name_below_hidden()?,
         }
         self.hide_below(ctx, &upper, name)?;
-        Self::of(inode)?.unlinked_from(self, name);
+        victim.unlinked_from(self, name);
         Ok(())
     }
 
@@ -241,11 +259,13 @@ impl DirOps for OvlInode {
         let from = self.this()?.copy_up(ctx, CopyData::Yes)?;
         let to = new_dir.copy_up(ctx, CopyData::Yes)?;
         let above = moved.copy_up(ctx, CopyData::Yes)?;
+        self.bring_name_up(ctx, &from, rename.name, &moved, &above)?;
         if moved.file_type() == FileType::Directory {
             Self::set_opaque(ctx, &above)?;
         }
         if exchange && let Some(replaced) = &replaced {
             let other = replaced.copy_up(ctx, CopyData::Yes)?;
+            new_dir.bring_name_up(ctx, &to, rename.new_name, replaced, &other)?;
             if replaced.file_type() == FileType::Directory {
                 Self::set_opaque(ctx, &other)?;
             }
@@ -258,7 +278,11 @@ impl DirOps for OvlInode {
                 }
                 Some(inode)
             }
-            _ => None,
+            (Some(replaced), _) => {
+                replaced.name_below_hidden()?;
+                None
+            }
+            (None, _) => None,
         };
         from.dir().ok_or(Errno::ENOTDIR)?.rename(
             ctx,

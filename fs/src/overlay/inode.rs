@@ -106,6 +106,16 @@ impl OvlInode {
         }
     }
 
+    /// A name of this file that only the layers below have goes out of sight.
+    pub(super) fn name_below_hidden(&self) -> Result<(), Errno> {
+        if let Some(lower) = self.lowers.first()
+            && self.file_type != FileType::Directory
+        {
+            self.fs.hard_link_changed(self.number, lower.attr()?.nlink, |linked| linked.hidden += 1);
+        }
+        Ok(())
+    }
+
     /// What to register with the upper file so that our observers hear of its truncations.
     pub(super) fn forward(&self) -> &Arc<dyn MappingObserver> {
         self.forward.get_or_init(|| Arc::new(Forward { inode: self.this.clone() }))
@@ -142,8 +152,13 @@ impl MappingObserver for Forward {
 impl InodeOps for OvlInode {
     fn attr(&self) -> Result<Attr, Errno> {
         let mut attr = self.real()?.attr()?;
-        if self.is_unlinked() && self.upper.get().is_none() {
-            attr.nlink = attr.nlink.saturating_sub(1);
+        if self.file_type != FileType::Directory {
+            let above = if self.upper.get().is_some() { attr.nlink } else { 0 };
+            match self.fs.names_below(self.number) {
+                Some(below) => attr.nlink = above + below,
+                None if self.is_unlinked() && above == 0 => attr.nlink = attr.nlink.saturating_sub(1),
+                None => {}
+            }
         }
         Ok(Attr { dev: self.fs.device, ino: self.number, ..attr })
     }

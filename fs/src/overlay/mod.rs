@@ -43,8 +43,18 @@ struct OverlayFs {
     devices: Mutex<Vec<u64>>,
     /// Inodes in use, by number.
     inodes: Mutex<HashMap<u64, Weak<OvlInode>>>,
-    /// Copies of files that have other names below, by number: those names must find them.
-    copies: Mutex<HashMap<u64, Inode>>,
+    /// Files that have several names below and of which something changed above, by number.
+    hard_links: Mutex<HashMap<u64, HardLinked>>,
+}
+
+/// A file with several names below.
+struct HardLinked {
+    /// Its copy: the names below must find it.
+    copy: Option<Inode>,
+    /// Names below in all.
+    below: u32,
+    /// How many of them are hidden: removed, or taken over by names above.
+    hidden: u32,
 }
 
 /// Whether an inode marks an absence.
@@ -97,11 +107,24 @@ impl OverlayFs {
         {
             return Ok(known);
         }
-        let upper = upper.or_else(|| self.copies.lock().get(&number).cloned());
+        let upper = upper.or_else(|| self.hard_links.lock().get(&number).and_then(|linked| linked.copy.clone()));
         let inode = OvlInode::new(self, number, place, upper, lowers)?;
         let old = self.inodes.lock().insert(number, Arc::downgrade(&inode));
         drop(old);
         Ok(inode)
+    }
+
+    /// Notes a change of a file that has `below` names below, if those are several.
+    fn hard_link_changed(&self, number: u64, below: u32, change: impl FnOnce(&mut HardLinked)) {
+        if below > 1 {
+            let mut all = self.hard_links.lock();
+            change(all.entry(number).or_insert(HardLinked { copy: None, below, hidden: 0 }));
+        }
+    }
+
+    /// Names below that still show, of a file with several of which something changed.
+    fn names_below(&self, number: u64) -> Option<u32> {
+        self.hard_links.lock().get(&number).map(|linked| linked.below.saturating_sub(linked.hidden))
     }
 
     fn forget(&self, number: u64) {
@@ -131,7 +154,7 @@ pub fn new(lowers: Vec<Arc<dyn Filesystem>>, upper: Option<Arc<dyn Filesystem>>)
         upper: upper_root.clone(),
         devices: Mutex::new(lockclass::OVERLAY, Vec::new()),
         inodes: Mutex::new(lockclass::OVERLAY, HashMap::new()),
-        copies: Mutex::new(lockclass::OVERLAY, HashMap::new()),
+        hard_links: Mutex::new(lockclass::OVERLAY, HashMap::new()),
     });
     let directory = first.file_type == FileType::Directory;
     if let Some(upper_root) = &upper_root

@@ -60,12 +60,18 @@ pub enum Position {
     Stream,
     /// Reads and writes ignore the offset, `lseek` succeeds and stays at 0 (`/dev/null`, ttys on Linux are streams).
     Ignored,
+    /// Bytes stand at offsets, and the object keeps the position itself, because others outside share it: reads and writes
+    /// that move it are asked for at [`CURRENT`], `lseek` is [`FileOps::seek`].
+    Own,
 }
+
+/// The offset that means the position kept by a [`Position::Own`] object; no byte stands there.
+pub const CURRENT: u64 = u64::MAX;
 
 /// The work behind an open file. Every method has the default of a file that cannot do it.
 ///
 /// No method sleeps: what is not ready is `EAGAIN`, whether or not the description is `O_NONBLOCK`; who wants to wait does
-/// so on `queue`. `offset` is 0 for streams.
+/// so on `queue`. `offset` is 0 for streams, [`CURRENT`] for what keeps its position itself.
 pub trait FileOps: Any + Send + Sync {
     /// Reads at most `dst.remaining()` bytes; 0 at the end.
     fn read(&self, _ctx: &Context<'_>, _file: &File, _dst: &mut dyn IoDst, _offset: u64) -> Result<usize, Errno> {
@@ -91,6 +97,11 @@ pub trait FileOps: Any + Send + Sync {
     /// Size for `SEEK_END`; only of files with offsets.
     fn size(&self) -> Result<u64, Errno> {
         Ok(0)
+    }
+
+    /// Moves the position of a [`Position::Own`] object; answers the new one.
+    fn seek(&self, _offset: i64, _whence: Whence) -> Result<u64, Errno> {
+        Err(Errno::ESPIPE)
     }
 
     /// Finds the next data or hole at or after `offset` (below the size); the default: all of it is data.
@@ -383,8 +394,8 @@ impl File {
     /// Reads at the position and moves it, `read(2)`.
     pub fn read(&self, ctx: &Context<'_>, dst: &mut dyn IoDst) -> Result<usize, Errno> {
         self.check_read()?;
-        if self.ops.position() != Position::Offsets {
-            return self.ops.read(ctx, self, dst, 0);
+        if let Some(offset) = self.fixed_offset() {
+            return self.ops.read(ctx, self, dst, offset);
         }
         let mut position = self.position.lock();
         let n = self.ops.read(ctx, self, dst, *position)?;
@@ -395,8 +406,8 @@ impl File {
     /// Writes at the position (at the end with `O_APPEND`) and moves it, `write(2)`.
     pub fn write(&self, ctx: &Context<'_>, src: &mut dyn IoSrc) -> Result<usize, Errno> {
         self.check_write()?;
-        if self.ops.position() != Position::Offsets {
-            return self.ops.write(ctx, self, src, 0);
+        if let Some(offset) = self.fixed_offset() {
+            return self.ops.write(ctx, self, src, offset);
         }
         let mut position = self.position.lock();
         if self.flags().contains(OpenFlags::O_APPEND) {
@@ -436,15 +447,27 @@ impl File {
     /// Writes at the end whatever the flags, `RWF_APPEND`.
     pub fn append(&self, ctx: &Context<'_>, src: &mut dyn IoSrc) -> Result<usize, Errno> {
         self.check_write()?;
-        if self.ops.position() != Position::Offsets {
-            return self.ops.write(ctx, self, src, 0);
+        if let Some(offset) = self.fixed_offset() {
+            return self.ops.write(ctx, self, src, offset);
         }
         Ok(self.ops.append(ctx, self, src)?.1)
     }
 
     /// The position now.
     pub fn position(&self) -> u64 {
-        *self.position.lock()
+        match self.ops.position() {
+            Position::Own => self.ops.seek(0, Whence::Current).unwrap_or(0),
+            _ => *self.position.lock(),
+        }
+    }
+
+    /// At which offset to ask for every read and write, unless this description keeps the position.
+    fn fixed_offset(&self) -> Option<u64> {
+        match self.ops.position() {
+            Position::Offsets => None,
+            Position::Own => Some(CURRENT),
+            Position::Stream | Position::Ignored => Some(0),
+        }
     }
 
     /// Moves the position, `lseek(2)`; answers the new one.
@@ -455,6 +478,7 @@ impl File {
         match self.ops.position() {
             Position::Stream => return Err(Errno::ESPIPE),
             Position::Ignored => return Ok(0),
+            Position::Own => return self.ops.seek(offset, whence),
             Position::Offsets => {}
         }
         let mut position = self.position.lock();

@@ -21,7 +21,7 @@ mod walk;
 pub(crate) use attrs::stripped_mode;
 pub use dentry::{Dentry, dentry_cache_limit, set_dentry_cache_limit};
 pub use device::{DeviceKind, DeviceOpener, Devices};
-pub use file::{AnonInode, File, FileOps, Owner, Position, Sealable, SyncWhat, Whence};
+pub use file::{AnonInode, CURRENT, File, FileOps, Owner, Position, Sealable, SyncWhat, Whence};
 pub use inode::{
     Caching, DirOps, Inode, InodeOps, InodeSlots, NewNode, NodeKind, Rename, XattrOps, generic_attr_change,
 };
