@@ -58,7 +58,8 @@ pub fn filesystem(kernel: &Kernel) -> Arc<dyn Filesystem> {
                 system.folder("cpu", |dir| cpu_folder(dir, cpus)).folder("node", |dir| {
                     dir.text("online", "0".into()).text("possible", "0".into()).folder("node0", |node| {
                         node.text("cpulist", cpu_list(cpus))
-                            .text("meminfo", format!("Node 0 MemTotal: {memory_kib:>14} kB"))
+                            .text("distance", "10".into())
+                            .text("meminfo", node_memory(memory_kib))
                     })
                 })
             })
@@ -76,6 +77,12 @@ pub fn filesystem(kernel: &Kernel) -> Arc<dyn Filesystem> {
         .folder("module", |dir| dir)
         .inode();
     tree.filesystem("sysfs", abi::stat::SYSFS_MAGIC, root)
+}
+
+/// What `/sys/devices/system/node/node0/meminfo` says, of which libnuma wants the first two lines.
+fn node_memory(total_kib: u64) -> String {
+    let lines = [("MemTotal:", total_kib), ("MemFree:", total_kib), ("MemUsed:", 0)];
+    lines.map(|(name, kib)| format!("Node 0 {name:<15}{kib:>8} kB")).join("\n")
 }
 
 fn cpu_folder(dir: Folder, cpus: usize) -> Folder {
