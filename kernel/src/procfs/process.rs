@@ -264,7 +264,18 @@ fn area(mm: &Mm, start: Addr, end: Addr) -> Vec<u8> {
 fn cmdline(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
     let Some(mm) = subject.mm()? else { return Ok(Vec::new()) };
     let bounds = mm.bounds();
-    Ok(area(&mm, bounds.arg_start, bounds.arg_end))
+    let mut bytes = area(&mm, bounds.arg_start, bounds.arg_end);
+    // A program that wrote a title over its arguments, and so over the last one's end, shows what stands up to the first
+    // zero, be it in the environment behind: proc_pid_cmdline(5).
+    if bytes.last().is_some_and(|last| *last != 0) {
+        if !bytes.contains(&0) && bounds.env_start == bounds.arg_end {
+            bytes.append(&mut area(&mm, bounds.env_start, bounds.env_end));
+        }
+        if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
+            bytes.truncate(end.saturating_add(1));
+        }
+    }
+    Ok(bytes)
 }
 
 fn environ(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {

@@ -288,7 +288,7 @@ fn request_for(map: &PlannedMap, source: Source) -> MapRequest {
         [(ProtFlags::PROT_READ, Prot::READ), (ProtFlags::PROT_WRITE, Prot::WRITE), (ProtFlags::PROT_EXEC, Prot::EXEC)];
     let prot = pairs.into_iter().filter(|(theirs, _)| map.prot.contains(*theirs)).map(|(_, ours)| ours).collect();
     let (label, sharing, options) = match map.source {
-        MapSource::Vvar => ("[vvar]", Sharing::Shared, MapOptions::SPECIAL),
+        MapSource::Vvar => ("[vvar]", Sharing::Private, MapOptions::SPECIAL),
         MapSource::Vdso => ("[vdso]", Sharing::Private, MapOptions::SPECIAL),
         MapSource::File { .. } | MapSource::Anonymous => ("", Sharing::Private, MapOptions::empty()),
     };

@@ -145,6 +145,8 @@ struct Target {
     kernel: Weak<Kernel>,
 }
 
+/// A period shorter than this is counted in full but fires no oftener: a guest cannot keep the timer thread busy.
+const SHORTEST_NS: u64 = 50_000;
 const TOKEN_CPU: u64 = u64::MAX;
 const ITIMER_IDS: u64 = 1 << 31;
 
@@ -204,7 +206,7 @@ impl GroupTimers {
                 }
                 real.advance(now);
                 real.handle = None;
-                arm_wall(kernel, &target, real, id);
+                arm_wall(kernel, &target, real, id, now.saturating_add(SHORTEST_NS));
                 Fired::Itimer(Signal::ALRM)
             } else {
                 let Ok(key) = i32::try_from(id) else { return };
@@ -214,7 +216,7 @@ impl GroupTimers {
                 }
                 let missed = posix.timer.advance(now);
                 posix.timer.handle = None;
-                arm_wall(kernel, &target, &mut posix.timer, id);
+                arm_wall(kernel, &target, &mut posix.timer, id, now.saturating_add(SHORTEST_NS));
                 Fired::Posix(key, posix.notify, missed)
             }
         };
@@ -263,11 +265,12 @@ fn disarm(kernel: &Kernel, timer: &mut Timer) {
     }
 }
 
-fn arm_wall(kernel: &Kernel, target: &Arc<Target>, timer: &mut Timer, id: u64) {
+/// Arms a deadline for when the timer is due, but not before `earliest_ns`.
+fn arm_wall(kernel: &Kernel, target: &Arc<Target>, timer: &mut Timer, id: u64, earliest_ns: u64) {
     let Some(due) = timer.due_ns else { return };
     let weak: Weak<dyn TimerTarget> = Arc::downgrade(target) as _;
     let token = u64::from(timer.generation) << 32 | id;
-    timer.handle = Some(kernel.timers().arm(due, weak, token));
+    timer.handle = Some(kernel.timers().arm(due.max(earliest_ns), weak, token));
 }
 
 impl Task {
@@ -288,7 +291,7 @@ impl Task {
         timer.interval_ns = interval_ns;
         timer.due_ns = due_ns;
         if timer.counts == Counts::Wall {
-            arm_wall(self.kernel(), target, timer, id);
+            arm_wall(self.kernel(), target, timer, id, 0);
         }
     }
 
