@@ -216,6 +216,8 @@ impl DirOps for OvlInode {
     fn unlink(&self, ctx: &Context<'_>, name: &[u8], inode: &Inode) -> Result<(), Errno> {
         let upper = self.this()?.copy_up(ctx, CopyData::Yes)?;
         let victim = Self::of(inode)?;
+        // A copy must not put its name back between the look and the removal.
+        let _copying = victim.copying.lock();
         match self.above(ctx, name)? {
             Above::Something(above) => upper.dir().ok_or(Errno::ENOTDIR)?.unlink(ctx, name, &above)?,
             Above::Nothing | Above::Whiteout(_) => victim.name_below_hidden()?,
@@ -229,6 +231,7 @@ impl DirOps for OvlInode {
         let victim = Self::of(inode)?;
         victim.check_empty(ctx)?;
         let upper = self.this()?.copy_up(ctx, CopyData::Yes)?;
+        let _copying = victim.copying.lock();
         if let Above::Something(above) = self.above(ctx, name)? {
             victim.clear_whiteouts(ctx)?;
             upper.dir().ok_or(Errno::ENOTDIR)?.rmdir(ctx, name, &above)?;
@@ -270,6 +273,7 @@ impl DirOps for OvlInode {
                 Self::set_opaque(ctx, &other)?;
             }
         }
+        let _copying = replaced.as_ref().filter(|_| !exchange).map(|replaced| replaced.copying.lock());
         new_dir.clear_whiteout(ctx, &to, rename.new_name)?;
         let replaced_above = match (&replaced, new_dir.above(ctx, rename.new_name)?) {
             (Some(replaced), Above::Something(inode)) => {

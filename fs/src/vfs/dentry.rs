@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use hashbrown::HashMap;
-use sync::Mutex;
+use sync::{Mutex, MutexGuard};
 
 use crate::Context;
 use crate::lockclass;
@@ -175,7 +175,7 @@ impl Dentry {
         self.lookup_locked(ctx, name)
     }
 
-    /// [`Dentry::lookup`] for who holds this directory's `dir_op` or the tree for writing.
+    /// [`Dentry::lookup`] for who holds this directory's `dir_op`.
     pub(crate) fn lookup_locked(self: &Arc<Self>, ctx: &Context<'_>, name: &[u8]) -> Result<Arc<Self>, Errno> {
         let dir = self.dir()?;
         let cached = self.cached(name);
@@ -208,6 +208,21 @@ impl Dentry {
             }
             Err(other) => Err(other),
         }
+    }
+
+    /// Holds the lookups and changes of two directories, which may be one, against those who hold no tree lock.
+    pub(crate) fn lock_both<'a>(
+        one: &'a Arc<Self>,
+        other: &'a Arc<Self>,
+    ) -> (MutexGuard<'a, ()>, Option<MutexGuard<'a, ()>>) {
+        let (first, second) = match Arc::as_ptr(one).cmp(&Arc::as_ptr(other)) {
+            std::cmp::Ordering::Equal => return (one.dir_op.lock(), None),
+            std::cmp::Ordering::Less => (one, other),
+            std::cmp::Ordering::Greater => (other, one),
+        };
+        // Two locks of one class, in the order of their addresses.
+        let held = first.dir_op.lock();
+        (held, Some(second.dir_op.lock_nested()))
     }
 
     /// Enters a child that the file system has just named.

@@ -217,6 +217,7 @@ impl At<'_> {
         let (from_dir, _) = (from.dentry.dir()?, to.dentry.dir()?);
 
         let _tree = from.mount.superblock().tree.write();
+        let _ops = Dentry::lock_both(&from.dentry, &to.dentry);
         let entry = from.dentry.lookup_locked(self.ctx, &name)?;
         let target = match to.dentry.lookup_locked(self.ctx, &new_name) {
             Ok(target) => Some(target),
