@@ -74,6 +74,11 @@ fn open_at(task: &Task, dir: DirFd, path: PathArg, how: &OpenHow) -> Result<NewF
     install(task, file, cloexec(how.flags))
 }
 
+/// How the calls before `openat2(2)` ask. 64-bit Linux sets `O_LARGEFILE` by itself.
+fn how(flags: OpenFlags, mode: Mode) -> OpenHow {
+    OpenHow::from_open((flags | OpenFlags::O_LARGEFILE).bits(), mode.0)
+}
+
 /// An open that was interrupted (a FIFO without its other side, `fifo(7)`) is repeated.
 fn restartable(result: Result<NewFd, Errno>) -> SysResult<NewFd> {
     match result {
@@ -84,25 +89,26 @@ fn restartable(result: Result<NewFd, Errno>) -> SysResult<NewFd> {
 
 /// `open(2)`.
 fn open(task: &mut Task, path: PathArg, flags: OpenArg, mode: Mode) -> SysResult<NewFd> {
-    restartable(open_at(task, CWD, path, &OpenHow::from_open(flags.0.bits(), mode.0)))
+    restartable(open_at(task, CWD, path, &how(flags.0, mode)))
 }
 
 /// `openat(2)`.
 fn openat(task: &mut Task, dir: DirFd, path: PathArg, flags: OpenArg, mode: Mode) -> SysResult<NewFd> {
-    restartable(open_at(task, dir, path, &OpenHow::from_open(flags.0.bits(), mode.0)))
+    restartable(open_at(task, dir, path, &how(flags.0, mode)))
 }
 
 /// `openat2(2)`: a structure longer than ours must be zero past it.
 fn openat2(task: &mut Task, dir: DirFd, path: PathArg, how: In<abi::fs::OpenHow>, size: usize) -> SysResult<NewFd> {
     let how: abi::fs::OpenHow = mem::read_extensible(task, how.0, size, OPEN_HOW_SIZE_VER0)?;
-    let how = OpenHow::from_openat2(how.flags, how.mode, how.resolve)?;
+    let mut how = OpenHow::from_openat2(how.flags, how.mode, how.resolve)?;
+    how.flags.set(OpenFlags::O_LARGEFILE, !how.flags.contains(OpenFlags::O_PATH));
     restartable(open_at(task, dir, path, &how))
 }
 
 /// `creat(2)`.
 fn creat(task: &mut Task, path: PathArg, mode: Mode) -> SysResult<NewFd> {
     let flags = OpenFlags::O_CREAT | OpenFlags::O_WRONLY | OpenFlags::O_TRUNC;
-    restartable(open_at(task, CWD, path, &OpenHow::from_open(flags.bits(), mode.0)))
+    restartable(open_at(task, CWD, path, &how(flags, mode)))
 }
 
 /// `mkdir(2)`.

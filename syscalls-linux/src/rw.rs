@@ -165,7 +165,7 @@ fn read_into(task: &mut Task, file: &Arc<File>, dst: &mut dyn IoDst, at: At, wai
     if dst.remaining() == 0 && file.inode().file_type() == FileType::Fifo && file.is_readable() {
         return Ok(0);
     }
-    let whole = file.ops().position() == Position::Offsets;
+    let whole = matches!(file.ops().position(), Position::Offsets | Position::Own);
     let mut done = 0;
     loop {
         let mut piece = LimitedDst { inner: &mut *dst, limit: CHUNK };
@@ -246,7 +246,7 @@ fn write_at(task: &mut Task, file: &Arc<File>, src: &mut dyn IoSrc, at: At, wait
         if !whole || n == 0 || done == total || src.remaining() == 0 {
             return Ok(done);
         }
-        if task.has_pending_signal() && file.ops().position() == Position::Offsets {
+        if task.has_pending_signal() && whole {
             return Ok(done);
         }
     }
@@ -432,7 +432,7 @@ fn sendfile(task: &mut Task, to: Fd, from: Fd, offset: InOut<i64>, len: u64) -> 
     if !from.is_readable() || !to.is_writable() {
         return Err(Errno::EBADF.into());
     }
-    if from.ops().position() != Position::Offsets || to.flags().contains(OpenFlags::O_APPEND) {
+    if !matches!(from.ops().position(), Position::Offsets | Position::Own) || to.flags().contains(OpenFlags::O_APPEND) {
         return Err(Errno::EINVAL.into());
     }
     let start = match given {
