@@ -570,3 +570,102 @@ fn robust_memory_words_tell_of_a_threads_end() {
     assert_eq!(Sandbox::new(program).run(), ExitStatus::Exited(0));
     assert_eq!(log.take(), ["true 0"]);
 }
+
+/// A small generator: the tests need no better one, and the same seed gives the same choices.
+fn next_random(state: &std::sync::atomic::AtomicU64) -> u64 {
+    let mut x = state.fetch_add(0x9e37_79b9_7f4a_7c15, std::sync::atomic::Ordering::Relaxed);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+fn random_act(task: &mut Task, random: u64) -> SysResult {
+    let signals = [Signal::STOP, Signal::CONT, Signal::USR1, Signal::USR2, Signal::CHLD, Signal::KILL, Signal::TSTP];
+    let pick = usize::try_from(random >> 8).unwrap_or(0);
+    match random % 20 {
+        0..3 => task.clone_task(&CloneRequest::fork()),
+        3 => task.clone_task(&CloneRequest::vfork()),
+        4..7 => {
+            let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_SIGHAND | CloneFlags::CLONE_THREAD;
+            task.clone_task(&CloneRequest { flags, exit_signal: 0, ..CloneRequest::fork() })
+        }
+        7 => task.exit_thread(1),
+        8 if pick % 4 == 0 => task.exit_group(2),
+        9 | 10 => wait_any(task, WaitOptions::WNOHANG | WaitOptions::WUNTRACED).map(|_| 1),
+        11 if pick % 3 == 0 => {
+            let target = ExecTarget::Path {
+                start: task.fs().cwd(),
+                path: b"prog".to_vec(),
+                flags: fs::vfs::LookupFlags::FOLLOW,
+                name: b"prog".to_vec(),
+            };
+            task.execve(&ExecRequest { target, argv: vec![b"prog".to_vec()], envp: Vec::new() })
+        }
+        12 => task.nanosleep(ClockId::Monotonic, SleepRequest::For(random % 300_000), None).map(|_| 1),
+        13 => {
+            let set = SigSet::of(&[Signal::USR1, Signal::TSTP]);
+            task.change_signal_mask(if pick % 2 == 0 { MaskChange::Block(set) } else { MaskChange::Unblock(set) });
+            Ok(1)
+        }
+        14 => {
+            task.set_itimer(ItimerWhich::Real, IntervalTimer { value_ns: 200_000, interval_ns: 0 });
+            Ok(1)
+        }
+        15 => task.setpgid(None, None).map(|()| 1).map_err(SysErr::from),
+        _ => {
+            let groups = task.kernel().tasks().groups();
+            let main = task.kernel().main_pid();
+            let victim = groups.get(pick % groups.len()).map(|g| g.pid()).filter(|pid| Some(*pid) != main);
+            let signal = signals.get(pick / 64 % signals.len()).copied();
+            if let Some(victim) = victim.filter(|pid| pid.0 > 2) {
+                let _ = task.kill(SignalTarget::Process(victim), signal);
+            }
+            Ok(1)
+        }
+    }
+}
+
+#[test]
+fn a_storm_of_everything_ends() {
+    let seed = Arc::new(std::sync::atomic::AtomicU64::new(1));
+    let acts = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let done = Arc::clone(&acts);
+    let program = vec![
+        // The command only waits; its child begins the storm. What a new program of exec does is the same.
+        call(|task| if task.kernel().main_pid() == Some(task.pid()) { Ok(1) } else { Ok(0) }),
+        Op::JumpIfZero(5),
+        fork(),
+        Op::JumpIfZero(5),
+        call(|task| task.sigsuspend(SigSet::ALL)),
+        sigaction(Signal::USR1, handler(11, SaFlags::RESTART)),
+        sigaction(Signal::USR2, handler(11, SaFlags::empty())),
+        sigaction(Signal::ALRM, handler(11, SaFlags::RESTART)),
+        call(move |task| {
+            acts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            match random_act(task, next_random(&seed)) {
+                Err(SysErr::Errno(_)) => Ok(1),
+                other => other,
+            }
+        }),
+        Op::JumpIfZero(8),
+        Op::Jump(8),
+        call(|_| Ok(1)),
+        Op::Return,
+    ];
+    let sandbox = Sandbox::new(program);
+    sandbox.start();
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(1500);
+    while std::time::Instant::now() < end {
+        sandbox.kernel.pause();
+        let (threads, _) = sandbox.kernel.tasks().counts();
+        assert!(threads <= 100, "{threads} threads");
+        sandbox.kernel.unpause();
+        std::thread::yield_now();
+    }
+    sandbox.kernel.signal_main(Signal::KILL);
+    let kernel = Arc::clone(&sandbox.kernel);
+    assert_eq!(sandbox.finish(), ExitStatus::Killed(Signal::KILL));
+    assert_eq!(kernel.tasks().counts(), (0, 0), "all are gone");
+    let done = done.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(done > 500, "the storm died down after {done} acts");
+}
