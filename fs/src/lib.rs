@@ -5,7 +5,7 @@
 //! (sockets, epoll, ttys) and builds `/proc` and `/sys` with [`kernfs`].
 //!
 //! **Invariants.** fs knows no task: who asks comes in a [`Context`]. fs never sleeps: an operation that is not ready is
-//! `EAGAIN`, and the caller waits on [`vfs::File::queue`]; only opening a FIFO waits, through [`Blocker`]. Nothing here
+//! `EAGAIN`, and the caller waits on the file's queue; only opening a FIFO waits, through [`Blocker`]. Nothing here
 //! follows a host path: host trees are directory descriptors.
 //!
 //! # Lock order (outermost first)

@@ -32,7 +32,10 @@ impl Numbers {
 
     fn path(&mut self) -> String {
         let depth = 1 + self.below(3);
-        (0..depth).map(|_| ["a", "b", "c", "low"][usize::try_from(self.below(4)).unwrap()]).collect::<Vec<_>>().join("/")
+        (0..depth)
+            .map(|_| ["a", "b", "c", "low"][usize::try_from(self.below(4)).unwrap()])
+            .collect::<Vec<_>>()
+            .join("/")
     }
 }
 

@@ -1,11 +1,11 @@
 //! Overlay: file systems below that are never written, one above that takes every change.
 //!
 //! The upper one is driven through its inodes alone, and belongs to its overlay: nobody else may use it. What is changed is
-//! first *copied up* ([`copy`]); what is removed below is hidden by a *whiteout* (character device 0:0) above; a directory
+//! first *copied up* (`copy`); what is removed below is hidden by a *whiteout* (character device 0:0) above; a directory
 //! made where the lower layers have a name is *opaque* (`trusted.overlay.opaque`), as on Linux. Renaming a directory that
 //! has a lower part is `EXDEV`, which makes programs copy.
 //!
-//! An [`OvlInode`] stands for one object for good: its number is that of its lowest origin and stays through copy-up, and
+//! An `OvlInode` stands for one object for good: its number is that of its lowest origin and stays through copy-up, and
 //! the table of inodes in use makes two lookups of one object (hard links too) meet. A file that is open or mapped while
 //! it is copied up goes on with the copy; Linux would go on with the original.
 

@@ -1,6 +1,6 @@
 //! tmpfs, `tmpfs(5)`: everything in memory.
 //!
-//! Contents are [`MemoryObject`]s under one budget; directories are tables by name whose entries are numbered as they come,
+//! Contents are `MemoryObject`s under one budget; directories are tables by name whose entries are numbered as they come,
 //! which is the order they are listed in (newest first, as on Linux).
 
 mod dir;

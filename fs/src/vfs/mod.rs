@@ -15,13 +15,14 @@ mod modify;
 mod mount;
 mod open;
 mod perm;
+mod pseudo;
 mod types;
 mod walk;
 
 pub(crate) use attrs::stripped_mode;
 pub use dentry::{Dentry, dentry_cache_limit, set_dentry_cache_limit};
 pub use device::{DeviceKind, DeviceOpener, Devices};
-pub use file::{AnonInode, CURRENT, File, FileOps, Owner, Position, Sealable, SyncWhat, Whence};
+pub use file::{CURRENT, File, FileOps, Owner, Position, Sealable, SyncWhat, Whence};
 pub use inode::{
     Caching, DirOps, Inode, InodeOps, InodeSlots, NewNode, NodeKind, Rename, XattrOps, generic_attr_change,
 };
@@ -30,6 +31,7 @@ pub use mount::{
     Detach, Filesystem, Mount, MountNs, MountOptions, Path, Recursive, Superblock, may_mount, new_device_id,
 };
 pub use perm::{Perm, check as check_permission};
+pub use pseudo::AnonInode;
 pub use types::{
     Attr, DirEntry, DirSink, FileType, LookupFlags, OpenHow, PermAttr, SetAttr, SetTime, StatFs, Timestamp, major,
     makedev, minor,
