@@ -26,8 +26,9 @@ fn totals() -> (usize, usize, usize) {
 /// The table as a Markdown document.
 pub fn table_markdown() -> String {
     let (full, partial, none) = totals();
-    let mut out =
-        String::from("# System calls\n\n<!-- Generated from the table by `casemate syscalls --format markdown`; do not edit. -->\n\n");
+    let mut out = String::from(
+        "# System calls\n\n<!-- Generated from the table by `casemate syscalls --format markdown`; do not edit. -->\n\n",
+    );
     let _ = writeln!(
         out,
         "Of {} calls up to Linux 6.12 and its successors' first, {full} are full (a guest test shows it), {partial} are partial \

@@ -19,9 +19,11 @@ use kernel::task::{
     CloneRequest, ExecRequest, ExecTarget, Pid, Task, Thread, ThreadGroup, Tid, Usage, WaitOutcome, WaitRequest,
     WaitWhich,
 };
+use mm::Mm;
 use usermem::Addr;
+use usermem::bytes::{IoDst, IoSrc};
 
-use crate::args::{DirFd, Fd, Flags, Hex, In, NewFd, Out, PathArg, SignalArg, StrVecArg, WaitIdType};
+use crate::args::{DirFd, Fd, Flags, Hex, In, InVec, NewFd, Out, OutVec, PathArg, SignalArg, StrVecArg, WaitIdType};
 use crate::fd::install;
 use crate::mem;
 use crate::signals::to_send;
@@ -83,9 +85,9 @@ syscalls! {
     /// Enters a namespace.
     setns [308, 268] Unsupported(EPERM, "one namespace of each kind")(Fd, Hex);
     /// Reads another process's memory.
-    process_vm_readv [310, 270] Unsupported(EPERM, "as without permission to trace")(Int, Addr, Ulong, Addr, Ulong, Hex);
+    process_vm_readv [310, 270] Partial("no guest test yet");
     /// Writes another process's memory.
-    process_vm_writev [311, 271] Unsupported(EPERM, "as without permission to trace")(Int, Addr, Ulong, Addr, Ulong, Hex);
+    process_vm_writev [311, 271] Partial("no guest test yet");
 }
 
 /// `fork(2)`.
@@ -516,4 +518,75 @@ fn execveat(
         ExecTarget::Path { start, path, flags: lookup_flags(flags.difference(AtFlags::AT_EMPTY_PATH)), name }
     };
     exec(task, target, argv, envp)
+}
+
+/// Bytes that `process_vm_readv` moves at a time.
+const REMOTE_CHUNK: usize = 64 << 10;
+
+/// Moves bytes from `src` to `dst` until one of them ends; what moved before a failure counts.
+fn transfer(task: &Task, src: &mut dyn IoSrc, dst: &mut dyn IoDst) -> Result<usize, Errno> {
+    let mut buf = vec![0; REMOTE_CHUNK.min(src.remaining()).min(dst.remaining())];
+    let mut done: usize = 0;
+    while src.remaining() > 0 && dst.remaining() > 0 {
+        let want = buf.len().min(dst.remaining());
+        let Some(room) = buf.get_mut(..want) else { break };
+        let step = src.take(room).and_then(|got| Ok((got, dst.put(room.get(..got).unwrap_or(&[]))?)));
+        match step {
+            Ok((_, 0)) => break,
+            Ok((got, put)) => {
+                done = done.saturating_add(put);
+                if put < got || task.has_pending_signal() {
+                    break;
+                }
+            }
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// The address space of a process that the caller may trace.
+fn remote_mm(task: &Task, pid: i32, flags: u64) -> Result<Arc<Mm>, Errno> {
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let tid = Tid::from_raw(pid).ok_or(Errno::ESRCH)?;
+    let thread = task.kernel().tasks().thread(tid).ok_or(Errno::ESRCH)?;
+    let mm = thread.mm().ok_or(Errno::ESRCH)?;
+    if may_trace(task, &thread) { Ok(mm) } else { Err(Errno::EPERM) }
+}
+
+/// `process_vm_readv(2)`.
+fn process_vm_readv(
+    task: &mut Task,
+    pid: i32,
+    local: OutVec,
+    local_count: u64,
+    remote: Addr,
+    remote_count: u64,
+    flags: u64,
+) -> Result<usize, Errno> {
+    let own = Arc::clone(task.mm());
+    let mut dst = mem::dst_vec(task, &own, local.0, local_count)?;
+    let other = remote_mm(task, pid, flags)?;
+    let mut src = mem::src_vec(task, &other, remote, remote_count)?;
+    transfer(task, &mut src, &mut dst)
+}
+
+/// `process_vm_writev(2)`.
+fn process_vm_writev(
+    task: &mut Task,
+    pid: i32,
+    local: InVec,
+    local_count: u64,
+    remote: Addr,
+    remote_count: u64,
+    flags: u64,
+) -> Result<usize, Errno> {
+    let own = Arc::clone(task.mm());
+    let mut src = mem::src_vec(task, &own, local.0, local_count)?;
+    let other = remote_mm(task, pid, flags)?;
+    let mut dst = mem::dst_vec(task, &other, remote, remote_count)?;
+    transfer(task, &mut src, &mut dst)
 }
