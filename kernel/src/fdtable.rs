@@ -253,12 +253,7 @@ impl FdTable {
     }
 
     /// Installs two files at once (pipe(2), socketpair(2)): both or none.
-    pub fn install_pair(
-        &self,
-        files: [Arc<File>; 2],
-        limit: u64,
-        cloexec: CloseOnExec,
-    ) -> Result<[i32; 2], Errno> {
+    pub fn install_pair(&self, files: [Arc<File>; 2], limit: u64, cloexec: CloseOnExec) -> Result<[i32; 2], Errno> {
         let [first, second] = files;
         let mut map = self.map.lock();
         let one = map.insert(first, 0, limit, cloexec)?;

@@ -249,8 +249,7 @@ impl FutexTable {
         who: Arc<dyn Waiter>,
     ) -> Result<Arc<Sleeper>, Errno> {
         let key = word.key(mm)?;
-        let sleeper =
-            Arc::new(Sleeper { bitset, woken: AtomicBool::new(false), place: Mutex::new(PLACE, key), who });
+        let sleeper = Arc::new(Sleeper { bitset, woken: AtomicBool::new(false), place: Mutex::new(PLACE, key), who });
         let mut bucket = self.bucket(key).lock();
         if mm.load_u32(word.addr)? != value {
             return Err(Errno::EAGAIN);

@@ -190,12 +190,7 @@ impl Kernel {
     /// A kernel with an init and nothing else. `ENOMEM` when not even the vDSO's pages can be had.
     pub fn new(config: KernelConfig) -> Result<Arc<Self>, Errno> {
         let xsave = XsaveLayout::host();
-        let cpu = Cpu {
-            xsave,
-            hwcap: cpuid::hwcap(),
-            hwcap2: cpuid::hwcap2(),
-            min_sigstack: sigframe::max_len(xsave),
-        };
+        let cpu = Cpu { xsave, hwcap: cpuid::hwcap(), hwcap2: cpuid::hwcap2(), min_sigstack: sigframe::max_len(xsave) };
         let realtime = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         let kernel = Arc::new(Self {
             vdso: VdsoPages::new(&config.memory)?,

@@ -11,12 +11,7 @@ use usermem::platform::Prot;
 /// The file of `file`, as the source of a mapping for a task with this root directory. `ENODEV` for files that cannot be
 /// mapped.
 pub fn file_source(file: &Arc<File>, offset: u64, max_prot: Prot, root: Path) -> Result<FileSource, Errno> {
-    Ok(FileSource {
-        object: file.mappable()?,
-        file: MappedDescription::new(Arc::clone(file), root),
-        offset,
-        max_prot,
-    })
+    Ok(FileSource { object: file.mappable()?, file: MappedDescription::new(Arc::clone(file), root), offset, max_prot })
 }
 
 /// The open file behind a mapping, if it is one of ours.

@@ -13,6 +13,21 @@ pub(crate) fn cpu_list(cpus: usize) -> String {
     if cpus <= 1 { "0".to_owned() } else { format!("0-{}", cpus - 1) }
 }
 
+/// A set of CPUs as the kernel writes masks: hexadecimal, as many digits as `cpus` CPUs need, a comma every 32 bits.
+fn cpu_mask(set: core::ops::Range<usize>, cpus: usize) -> String {
+    let word = |index: usize| {
+        let bits = (0..32).filter(|bit| set.contains(&index.saturating_mul(32).saturating_add(*bit as usize)));
+        bits.fold(0_u32, |word, bit: u32| word | 1 << bit)
+    };
+    let last = cpus.saturating_sub(1) / 32;
+    let digits = (cpus.saturating_sub(last.saturating_mul(32))).div_ceil(4);
+    let mut text = format!("{:0digits$x}", word(last));
+    for index in (0..last).rev() {
+        text.push_str(&format!(",{:08x}", word(index)));
+    }
+    text
+}
+
 /// A directory in the making.
 struct Folder {
     tree: Tree,
@@ -58,6 +73,7 @@ pub fn filesystem(kernel: &Kernel) -> Arc<dyn Filesystem> {
                 system.folder("cpu", |dir| cpu_folder(dir, cpus)).folder("node", |dir| {
                     dir.text("online", "0".into()).text("possible", "0".into()).folder("node0", |node| {
                         node.text("cpulist", cpu_list(cpus))
+                            .text("cpumap", cpu_mask(0..cpus, cpus))
                             .text("distance", "10".into())
                             .text("meminfo", node_memory(memory_kib))
                     })
@@ -92,12 +108,31 @@ fn cpu_folder(dir: Folder, cpus: usize) -> Folder {
     (0..cpus).fold(dir, |dir, cpu| {
         dir.folder(&format!("cpu{cpu}"), |one| {
             one.text("online", "1".into()).folder("topology", |topology| {
-                topology
-                    .text("core_id", cpu.to_string())
-                    .text("physical_package_id", "0".into())
-                    .text("thread_siblings_list", cpu.to_string())
-                    .text("core_siblings_list", all.clone())
+                let own = ["thread_siblings", "core_cpus"];
+                let package = ["core_siblings", "package_cpus"];
+                let topology = own.into_iter().fold(topology, |topology, name| {
+                    topology
+                        .text(name, cpu_mask(cpu..cpu.saturating_add(1), cpus))
+                        .text(&format!("{name}_list"), cpu.to_string())
+                });
+                let topology = package.into_iter().fold(topology, |topology, name| {
+                    topology.text(name, cpu_mask(0..cpus, cpus)).text(&format!("{name}_list"), all.clone())
+                });
+                topology.text("core_id", cpu.to_string()).text("physical_package_id", "0".into())
             })
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cpu_mask;
+
+    #[test]
+    fn masks_are_written_as_the_kernel_does() {
+        assert_eq!(cpu_mask(0..2, 2), "3");
+        assert_eq!(cpu_mask(1..2, 8), "02");
+        assert_eq!(cpu_mask(0..32, 32), "ffffffff");
+        assert_eq!(cpu_mask(31..33, 34), "1,80000000");
+    }
 }

@@ -127,7 +127,14 @@ impl Epoll {
             Control::Add(event) => self.add(key, file, event),
             Control::Modify(event) => self.modify(key, event),
             Control::Delete => {
-                let item = self.state.lock().items.remove(&key).ok_or(Errno::ENOENT)?;
+                let item = {
+                    let mut state = self.state.lock();
+                    let item = state.items.remove(&key).ok_or(Errno::ENOENT)?;
+                    state.ready.retain(|listed| !Arc::ptr_eq(listed, &item));
+                    item
+                };
+                // Whoever holds it still, in a wake or a collection, finds that it has nothing to say.
+                item.interest.lock().spent = true;
                 item.unregister();
                 Ok(())
             }
@@ -455,6 +462,19 @@ mod tests {
         drop(file);
         assert_eq!(epoll.collect(8), []);
         assert!(epoll.state.lock().items.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_was_removed_reports_nothing() {
+        let epoll = Epoll::of(&Epoll::create()).unwrap();
+        let (lamp, file) = lamp();
+        epoll.control(3, &file, Control::Add(event(IN, 1))).unwrap();
+        lamp.set(EventMask::IN);
+        assert_eq!(epoll.collect(8), [event(IN, 1)]);
+        epoll.control(3, &file, Control::Delete).unwrap();
+        assert_eq!(epoll.collect(8), []);
+        lamp.set(EventMask::IN);
+        assert_eq!(epoll.collect(8), []);
     }
 
     #[test]

@@ -33,11 +33,8 @@ pub struct SignalFd {
 impl SignalFd {
     /// A file for the signals of `mask`.
     pub fn create(maker: &Arc<Thread>, mask: SigSet, flags: OpenFlags) -> Arc<File> {
-        let signals = Self {
-            mask: Mutex::new(MASK, mask),
-            maker: Arc::clone(maker),
-            queue: maker.group().signal_events.clone(),
-        };
+        let signals =
+            Self { mask: Mutex::new(MASK, mask), maker: Arc::clone(maker), queue: maker.group().signal_events.clone() };
         File::anonymous(Arc::new(signals), flags | OpenFlags::O_RDWR, "anon_inode:[signalfd]")
     }
 

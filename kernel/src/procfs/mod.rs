@@ -135,4 +135,3 @@ impl Link for ThreadSelfLink {
         Ok(format!("{}/task/{}", thread.pid().0, thread.tid().0).into_bytes())
     }
 }
-

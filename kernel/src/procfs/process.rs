@@ -171,7 +171,13 @@ pub(super) fn directory(proc: &Proc, thread: &Arc<Thread>, scope: Scope) -> Inod
         Scope::Process => ino(number, born),
         Scope::Thread => Tree::ino(ino(number, born), b"task"),
     };
-    let subject = Subject { proc: proc.clone(), thread: Arc::downgrade(thread), group: Arc::downgrade(thread.group()), scope, ino };
+    let subject = Subject {
+        proc: proc.clone(),
+        thread: Arc::downgrade(thread),
+        group: Arc::downgrade(thread.group()),
+        scope,
+        ino,
+    };
     proc.tree.dir(ino, 0o555, ProcessDir { subject })
 }
 

@@ -73,7 +73,7 @@ pub(super) fn stat(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errn
     let mut text = format!("{number} (").into_bytes();
     text.extend_from_slice(comm.as_bytes());
     let mut rest = format!(
-        ") {} {} {} {} {tty} {foreground} 0 {} 0 0 0 {} {} {} {} 20 0 {} 0 {} {} {} {}",
+        ") {} {} {} {} {tty} {foreground} 0 {} 0 0 0 {} {} {} {} {} {nice} {} 0 {} {} {} {}",
         letter(activity(subject)?),
         info.parent.0,
         info.pgrp.0,
@@ -105,7 +105,12 @@ pub(super) fn stat(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errn
     let _ = writeln!(
         rest,
         " {} {} {brk} {} {} {} {} 0",
-        bounds.start_data.0, bounds.end_data.0, bounds.arg_start.0, bounds.arg_end.0, bounds.env_start.0, bounds.env_end.0,
+        bounds.start_data.0,
+        bounds.end_data.0,
+        bounds.arg_start.0,
+        bounds.arg_end.0,
+        bounds.env_start.0,
+        bounds.env_end.0,
     );
     text.extend_from_slice(rest.as_bytes());
     Ok(text)
@@ -292,8 +297,7 @@ pub(super) fn smaps_rollup(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u
     subject.inspect(ctx)?;
     let vmas = subject.mm()?.map(|mm| mm.vmas_with_usage()).unwrap_or_default();
     let (Some(first), Some(last)) = (vmas.first(), vmas.last()) else { return Ok(Vec::new()) };
-    let mut text =
-        format!("{:08x}-{:08x} ---p 00000000 00:00 0 [rollup]\n", first.range.start.0, last.range.end.0);
+    let mut text = format!("{:08x}-{:08x} ---p 00000000 00:00 0 [rollup]\n", first.range.start.0, last.range.end.0);
     let locked = vmas.iter().filter(|vma| vma.locked).map(|vma| vma.rss).sum();
     figures(&mut text, vmas.iter().map(|vma| vma.rss).sum(), vmas.iter().map(|vma| vma.anonymous).sum(), locked);
     Ok(text.into_bytes())

@@ -91,7 +91,9 @@ impl Folder<'_> {
                     let deeper = Folder { proc: self.proc, ino: Tree::ino(self.ino, name.as_bytes()) };
                     let rows: Vec<(&str, Render)> = rows
                         .iter()
-                        .filter_map(|&(path, value)| path.strip_prefix(name)?.strip_prefix('/').map(|rest| (rest, value)))
+                        .filter_map(|&(path, value)| {
+                            path.strip_prefix(name)?.strip_prefix('/').map(|rest| (rest, value))
+                        })
                         .collect();
                     let contents = deeper.fill(&rows);
                     dir = dir.with(name, self.proc.tree.dir(deeper.ino, 0o555, contents));

@@ -35,9 +35,7 @@ const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtm
 
 /// The directory's fixed entries.
 pub(super) fn entries(proc: &Proc) -> StaticDir {
-    FILES.iter().fold(StaticDir::new(), |dir, (name, render)| {
-        dir.with(name, proc.text(ROOT_INO, name, 0o444, *render))
-    })
+    FILES.iter().fold(StaticDir::new(), |dir, (name, render)| dir.with(name, proc.text(ROOT_INO, name, 0o444, *render)))
 }
 
 /// Nanoseconds as ticks of [`USER_HZ`].

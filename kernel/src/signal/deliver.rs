@@ -49,9 +49,7 @@ impl Task {
             return RunState::GroupStop { restart };
         }
         match self.next_signal() {
-            Next::Deliver(info, action) => {
-                RunState::SignalDeliver(Box::new(Delivery { info, action, restart }))
-            }
+            Next::Deliver(info, action) => RunState::SignalDeliver(Box::new(Delivery { info, action, restart })),
             Next::Stop => RunState::GroupStop { restart },
             Next::End(status) => self.kill_group(status),
             Next::Nothing => {

@@ -85,7 +85,8 @@ impl SigInfo {
 
     /// From the bytes that a guest gave to `rt_sigqueueinfo`; `signal` wins over the number in them.
     pub fn from_guest(signal: Signal, bytes: &[u8; SIGINFO_SIZE]) -> Self {
-        let word = |at: usize| i32::from_ne_bytes(bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).unwrap_or([0; 4]));
+        let word =
+            |at: usize| i32::from_ne_bytes(bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).unwrap_or([0; 4]));
         let mut rest = [0; 112];
         rest.copy_from_slice(bytes.get(16..).unwrap_or(&[0; 112]));
         Self { signal, errno: word(4), code: word(8), data: SigData::Raw(Box::new(rest)) }

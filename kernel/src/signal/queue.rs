@@ -87,12 +87,7 @@ impl PendingSignals {
         let at = self.queue.iter().position(|q| q.info.signal == signal);
         let info = match at.and_then(|at| self.queue.remove(at)) {
             Some(queued) => queued.info,
-            None => SigInfo {
-                signal,
-                code: SI_USER,
-                errno: 0,
-                data: SigData::Kill { pid: Pid(0), uid: 0 },
-            },
+            None => SigInfo { signal, code: SI_USER, errno: 0, data: SigData::Kill { pid: Pid(0), uid: 0 } },
         };
         if !self.queue.iter().any(|q| q.info.signal == signal) {
             self.set = self.set.without(signal);

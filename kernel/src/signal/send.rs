@@ -252,11 +252,8 @@ pub(crate) fn count_stopped(signals: &mut GroupSignals, thread: &Thread) -> bool
     }
     let GroupStop::Stopping { signal, left } = signals.stop else { return false };
     let left = left.saturating_sub(1);
-    signals.stop = if left == 0 {
-        GroupStop::Stopped { signal, reported: false }
-    } else {
-        GroupStop::Stopping { signal, left }
-    };
+    signals.stop =
+        if left == 0 { GroupStop::Stopped { signal, reported: false } } else { GroupStop::Stopping { signal, left } };
     left == 0
 }
 

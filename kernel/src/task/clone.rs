@@ -178,9 +178,7 @@ impl Task {
             return Err(SysErr::Errno(Errno::EAGAIN));
         }
         match vfork {
-            Some(done) => {
-                Err(SysErr::Switch(Transition(Box::new(RunState::VforkWait { child: tid, done }))))
-            }
+            Some(done) => Err(SysErr::Switch(Transition(Box::new(RunState::VforkWait { child: tid, done })))),
             None => Ok(u64::from(tid.0)),
         }
     }
@@ -222,12 +220,7 @@ impl Task {
         Err(Errno::EAGAIN)
     }
 
-    fn add_to_tree(
-        &self,
-        request: &CloneRequest,
-        exit_signal: Option<Signal>,
-        parts: Parts,
-    ) -> SysResult<Arc<Thread>> {
+    fn add_to_tree(&self, request: &CloneRequest, exit_signal: Option<Signal>, parts: Parts) -> SysResult<Arc<Thread>> {
         let mut tree = self.kernel().tasks().lock();
         // A task that has to stop or end first does so, and then makes the child or not.
         {
@@ -239,7 +232,7 @@ impl Task {
         let number = tree.allocate(request.wanted_tid)?;
         let tid = Tid(number);
         let new_thread = |group: &Arc<ThreadGroup>, parts| {
-            Thread::new(
+            let thread = Thread::new(
                 tid,
                 Arc::clone(group),
                 Arc::clone(self.creds()),
@@ -247,7 +240,9 @@ impl Task {
                 self.saved_mask.unwrap_or_else(|| self.signal_mask()),
                 parts,
                 sync::monotonic_now_ns(),
-            )
+            );
+            thread.set_nice(self.thread().nice());
+            thread
         };
         let thread = if request.has(CloneFlags::CLONE_THREAD) {
             let thread = new_thread(self.group(), parts);

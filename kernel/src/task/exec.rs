@@ -14,10 +14,10 @@ use auth::{Caps, Creds, Uid};
 use fs::vfs::{At, File, FileType, LookupFlags, MountOptions, Path, Perm};
 use loader::{ExecFile, LoadPlan, LoadRequest, MapSource, PlannedMap};
 use mm::{FileSource, MapOptions, MapRequest, Mm, NewMm, Placement, Sharing, Source};
+use usermem::AddrRange;
 use usermem::bytes::KernelDst;
 use usermem::platform::{Context, Prot};
 use usermem::ptr::UserMemory;
-use usermem::AddrRange;
 
 use super::block::Interruptible;
 use super::group::{ExitStatus, GroupStop, Image};
@@ -412,7 +412,9 @@ impl Task {
         let pid = self.pid();
         let old_tid = self.tid();
         let mut tree = self.kernel().tasks().lock();
+        // The leader that made room is not reaped: this thread takes its place.
         tree.threads.remove(&old_tid);
+        tree.count = tree.count.saturating_sub(1);
         self.thread().set_tid(pid.leader());
         tree.threads.insert(pid.leader(), Arc::clone(self.thread()));
         let children: Vec<_> = match tree.entry_mut(pid) {

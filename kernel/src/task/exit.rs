@@ -141,11 +141,11 @@ impl Kernel {
             thread.signals.lock().exiting = true;
         }
         let mut tree = self.tasks().lock();
-        tree.count = tree.count.saturating_sub(1);
         if thread.is_leader() {
             tree.reap(thread.pid());
         } else {
             tree.threads.remove(&thread.tid());
+            tree.count = tree.count.saturating_sub(1);
             if let Ok(entry) = tree.entry_mut(thread.pid()) {
                 entry.live = entry.live.saturating_sub(1);
             }
@@ -165,10 +165,10 @@ impl Kernel {
     fn leave_locked(&self, tree: &mut Tree, thread: &Arc<Thread>, status: ExitStatus, news: &mut News) {
         let pid = thread.pid();
         let tid = thread.tid();
-        tree.count = tree.count.saturating_sub(1);
         let leader = thread.is_leader();
         if !leader {
             tree.threads.remove(&tid);
+            tree.count = tree.count.saturating_sub(1);
         }
         let Ok(entry) = tree.entry_mut(pid) else { return };
         entry.live = entry.live.saturating_sub(1);
@@ -329,9 +329,11 @@ fn adopt(tree: &mut Tree, pid: Pid, tid: Tid, successor: Option<Tid>, news: &mut
 /// When the end (or the new parent) of `pid` has orphaned a process group with stopped members, these get SIGHUP and
 /// SIGCONT (_exit(2), "Consequences of process termination"). `link` is the process whose relation to the group ended.
 fn orphan_check(tree: &Tree, pgrp: Pid, pid: Pid, link: Pid, news: &mut News) {
-    let linked = tree.groups.get(&link).zip(tree.groups.get(&pid)).is_some_and(|(parent, own)| {
-        parent.pgrp != pgrp && parent.session.id() == own.session.id()
-    });
+    let linked = tree
+        .groups
+        .get(&link)
+        .zip(tree.groups.get(&pid))
+        .is_some_and(|(parent, own)| parent.pgrp != pgrp && parent.session.id() == own.session.id());
     if !linked || !tree.is_orphaned(pgrp) || !tree.has_stopped(pgrp) {
         return;
     }
@@ -356,13 +358,8 @@ fn notify_parent(tree: &Tree, pid: Pid, exit_signal: Option<Signal>, news: &mut 
     {
         let times = entry.group.cpu_times();
         let (code, status) = child_code(zombie.status);
-        let data = SigData::Child {
-            pid,
-            uid: zombie.uid,
-            status,
-            utime: ticks(times.user_ns),
-            stime: ticks(times.system_ns),
-        };
+        let data =
+            SigData::Child { pid, uid: zombie.uid, status, utime: ticks(times.user_ns), stime: ticks(times.system_ns) };
         news.signals.push((Arc::clone(&parent.group), SigInfo { signal, code, errno: 0, data }));
     }
     news.parents.push(Arc::clone(&parent.group));

@@ -186,10 +186,7 @@ impl CpuCounters {
     }
 
     fn get(&self) -> CpuTimes {
-        CpuTimes {
-            user_ns: self.user_ns.load(Ordering::Relaxed),
-            system_ns: self.system_ns.load(Ordering::Relaxed),
-        }
+        CpuTimes { user_ns: self.user_ns.load(Ordering::Relaxed), system_ns: self.system_ns.load(Ordering::Relaxed) }
     }
 }
 
@@ -328,7 +325,8 @@ impl ThreadGroup {
     pub fn signal_sets(&self) -> GroupSignalSets {
         let signals = self.signals.lock();
         let (ignored, caught) = signals.handlers.summary();
-        let queued = signals.pending.len() + signals.threads.iter().map(|t| t.signals.lock().pending.len()).sum::<usize>();
+        let queued =
+            signals.pending.len() + signals.threads.iter().map(|t| t.signals.lock().pending.len()).sum::<usize>();
         GroupSignalSets { pending: signals.pending.set(), ignored, caught, queued }
     }
 

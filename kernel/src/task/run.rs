@@ -143,11 +143,7 @@ impl Task {
             let _ = UserPtr::<u32>::new(addr).write(self.mem(), &self.tid().0);
         }
         loop {
-            CRASH.set(Some(Crash {
-                tid: self.tid().0,
-                call: self.thread().current_call(),
-                state: state.name(),
-            }));
+            CRASH.set(Some(Crash { tid: self.tid().0, call: self.thread().current_call(), state: state.name() }));
             if self.thread().work().contains(Work::PAUSE) {
                 // First: a pause that begins from here on sets it again.
                 self.thread().clear_work(Work::PAUSE);
@@ -262,9 +258,7 @@ impl Task {
     fn run_fault(&mut self, fault: FaultInfo) -> RunState {
         self.thread().count_fault();
         let resolved = match Signal::new(fault.signal) {
-            Some(Signal::SEGV) if fault.trapno == PAGE_FAULT => {
-                Some(self.mm().handle_fault(fault.addr, fault.access))
-            }
+            Some(Signal::SEGV) if fault.trapno == PAGE_FAULT => Some(self.mm().handle_fault(fault.addr, fault.access)),
             Some(Signal::BUS) => Some(self.mm().handle_bus(fault.addr, fault.access)),
             _ => None,
         };
@@ -275,12 +269,8 @@ impl Task {
                 log::warn!("task {}: out of memory, killed", self.tid());
                 return self.kill_group(ExitStatus::Killed(Signal::KILL));
             }
-            Some(Err(mm::Fault::NotMapped)) => {
-                SigInfo::fault(Signal::SEGV, abi::signal::SEGV_MAPERR, fault.addr.0)
-            }
-            Some(Err(mm::Fault::NotAllowed)) => {
-                SigInfo::fault(Signal::SEGV, abi::signal::SEGV_ACCERR, fault.addr.0)
-            }
+            Some(Err(mm::Fault::NotMapped)) => SigInfo::fault(Signal::SEGV, abi::signal::SEGV_MAPERR, fault.addr.0),
+            Some(Err(mm::Fault::NotAllowed)) => SigInfo::fault(Signal::SEGV, abi::signal::SEGV_ACCERR, fault.addr.0),
             Some(Err(mm::Fault::Bus)) => SigInfo::fault(Signal::BUS, abi::signal::BUS_ADRERR, fault.addr.0),
             // A number that is no fault is a stub that lies to itself.
             None => SigInfo::fault(fault_signal(fault), fault.code, fault.addr.0),

@@ -107,7 +107,8 @@ pub(crate) struct Tree {
     pub(crate) groups: BTreeMap<Pid, GroupEntry>,
     pub(crate) pgrps: BTreeMap<Pid, Pgrp>,
     last: u32,
-    /// Guest threads that exist; the pids limit counts them.
+    /// Guest threads that exist, leaders until they are reaped; the pids limit counts them, so that zombies do not
+    /// escape it.
     pub(crate) count: usize,
     pub(crate) limit: usize,
     /// A process whose parent outside the sandbox continues it when it stops: its process group is never orphaned.
@@ -143,11 +144,7 @@ impl TaskSet {
             supervised: None,
             closing: false,
         };
-        Self {
-            tree: Mutex::new(TASKS, tree),
-            running: Mutex::new(EXT, 0),
-            all_done: sync::Condvar::new(),
-        }
+        Self { tree: Mutex::new(TASKS, tree), running: Mutex::new(EXT, 0), all_done: sync::Condvar::new() }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Tree> {
@@ -315,10 +312,8 @@ impl Tree {
         if from == to {
             return;
         }
-        let target = self
-            .pgrps
-            .entry(to)
-            .or_insert_with(|| Pgrp { session: Arc::clone(session), members: BTreeSet::new() });
+        let target =
+            self.pgrps.entry(to).or_insert_with(|| Pgrp { session: Arc::clone(session), members: BTreeSet::new() });
         target.members.insert(pid);
         self.leave_pgrp(pid, from);
     }
@@ -344,6 +339,7 @@ impl Tree {
     /// Forgets a zombie: nothing of it is left.
     pub(crate) fn reap(&mut self, pid: Pid) {
         let Some(entry) = self.groups.remove(&pid) else { return };
+        self.count = self.count.saturating_sub(1);
         self.threads.remove(&entry.leader.tid());
         self.leave_pgrp(pid, entry.pgrp);
         if let Some(parent) = self.groups.get_mut(&entry.parent) {
@@ -386,9 +382,10 @@ impl Tree {
     /// Whether a member of the process group is stopped.
     pub(crate) fn has_stopped(&self, pgrp: Pid) -> bool {
         let Some(p) = self.pgrps.get(&pgrp) else { return false };
-        p.members.iter().filter_map(|pid| self.groups.get(pid)).any(|e| {
-            !matches!(e.group.lock_signals().stop, GroupStop::Running) && e.zombie.is_none()
-        })
+        p.members
+            .iter()
+            .filter_map(|pid| self.groups.get(pid))
+            .any(|e| !matches!(e.group.lock_signals().stop, GroupStop::Running) && e.zombie.is_none())
     }
 
     /// Living members of a process group.

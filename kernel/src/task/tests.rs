@@ -128,6 +128,31 @@ fn the_pids_limit_is_eagain() {
 }
 
 #[test]
+fn zombies_count_against_the_pids_limit() {
+    let log = Log::new();
+    let l = log.clone();
+    let made = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let program = vec![
+        call(move |task| match task.clone_task(&CloneRequest::fork()) {
+            Err(SysErr::Errno(e)) => {
+                let made = made.load(std::sync::atomic::Ordering::Relaxed);
+                l.add(format!("{e:?} after {made}"));
+                task.exit_group(0)
+            }
+            result => {
+                made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                result
+            }
+        }),
+        Op::JumpIfZero(3),
+        Op::Jump(0),
+        exit(0),
+    ];
+    Sandbox::with_pids(program, 5).run();
+    assert_eq!(log.take(), ["EAGAIN after 4"]);
+}
+
+#[test]
 fn signals_kill_with_their_number() {
     let program = vec![call(|task| {
         task.kill(SignalTarget::OwnGroup, Some(Signal::TERM))?;
@@ -397,7 +422,8 @@ fn handlers_can_use_the_alternate_stack() {
         sigaction(Signal::USR1, handler(6, SaFlags::ONSTACK)),
         call(|task| {
             let len = 64 << 10;
-            let request = mm::MapRequest::anonymous(len, usermem::platform::Prot::READ | usermem::platform::Prot::WRITE);
+            let request =
+                mm::MapRequest::anonymous(len, usermem::platform::Prot::READ | usermem::platform::Prot::WRITE);
             let base = task.mm().map(&request)?;
             task.set_alt_stack(AltStack { base: base.0, size: len, ..AltStack::default() })?;
             Ok(1)
@@ -533,10 +559,8 @@ fn robust_memory_words_tell_of_a_threads_end() {
     const WORD: Addr = Addr(0x7000_0000);
     let program = vec![
         call(|task| {
-            let request = mm::MapRequest::anonymous(
-                4096,
-                usermem::platform::Prot::READ | usermem::platform::Prot::WRITE,
-            );
+            let request =
+                mm::MapRequest::anonymous(4096, usermem::platform::Prot::READ | usermem::platform::Prot::WRITE);
             task.mm().map(&request.at(WORD))?;
             usermem::ptr::UserPtr::<u32>::new(WORD).write(task.mem(), &1)?;
             Ok(1)

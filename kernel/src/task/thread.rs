@@ -139,6 +139,8 @@ pub struct Thread {
     call: AtomicU64,
     /// PR_SET_PDEATHSIG; 0 is none.
     pub(crate) death_signal: AtomicI32,
+    /// Niceness, -20 to 19. Kept and told; the host schedules.
+    nice: AtomicI32,
     voluntary: AtomicU64,
     involuntary: AtomicU64,
     minor_faults: AtomicU64,
@@ -180,6 +182,7 @@ impl Thread {
             start_ns,
             call: AtomicU64::new(0),
             death_signal: AtomicI32::new(0),
+            nice: AtomicI32::new(0),
             voluntary: AtomicU64::new(0),
             involuntary: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
@@ -329,10 +332,7 @@ impl Thread {
 
     /// CPU time used so far: guest code, kernel; nanoseconds.
     pub fn cpu_times(&self) -> CpuTimes {
-        CpuTimes {
-            user_ns: self.user_ns.load(Ordering::Relaxed),
-            system_ns: self.system_ns.load(Ordering::Relaxed),
-        }
+        CpuTimes { user_ns: self.user_ns.load(Ordering::Relaxed), system_ns: self.system_ns.load(Ordering::Relaxed) }
     }
 
     pub(crate) fn add_cpu(&self, user_ns: u64, system_ns: u64) {
@@ -365,6 +365,16 @@ impl Thread {
 
     pub(crate) fn count_fault(&self) {
         self.minor_faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Niceness, setpriority(2): -20 to 19.
+    pub fn nice(&self) -> i32 {
+        self.nice.load(Ordering::Relaxed)
+    }
+
+    /// Sets the niceness; the caller has checked the privilege.
+    pub fn set_nice(&self, nice: i32) {
+        self.nice.store(nice.clamp(-20, 19), Ordering::Relaxed);
     }
 
     /// Blocked signals and those pending for this thread alone.

@@ -125,8 +125,7 @@ impl Task {
         }
         // wait(2): a "clone" child delivers another signal than SIGCHLD, or none.
         let is_clone = entry.exit_signal != Some(Signal::CHLD);
-        request.options.contains(WaitOptions::__WALL)
-            || is_clone == request.options.contains(WaitOptions::__WCLONE)
+        request.options.contains(WaitOptions::__WALL) || is_clone == request.options.contains(WaitOptions::__WCLONE)
     }
 
     fn reap_waited(&self, tree: &mut Tree, pid: Pid) {

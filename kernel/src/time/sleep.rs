@@ -57,12 +57,7 @@ impl Task {
         }
     }
 
-    pub(crate) fn continue_nanosleep(
-        &mut self,
-        clock: ClockId,
-        deadline_ns: u64,
-        remain: Option<Addr>,
-    ) -> SysResult {
+    pub(crate) fn continue_nanosleep(&mut self, clock: ClockId, deadline_ns: u64, remain: Option<Addr>) -> SysResult {
         match self.sleep_until(deadline_ns) {
             Err(Blocked::Interrupted) => {
                 Err(SysErr::Restart(Restart::Block(RestartBlock::Nanosleep { clock, deadline_ns, remain })))

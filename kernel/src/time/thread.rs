@@ -66,10 +66,8 @@ impl Timers {
         if !state.started {
             state.started = true;
             let shared = Arc::clone(&self.shared);
-            let spawned = std::thread::Builder::new()
-                .name("timers".to_owned())
-                .stack_size(256 << 10)
-                .spawn(move || run(&shared));
+            let spawned =
+                std::thread::Builder::new().name("timers".to_owned()).stack_size(256 << 10).spawn(move || run(&shared));
             if let Err(e) = spawned {
                 log::error!("no thread for timers: {e}");
                 state.started = false;
