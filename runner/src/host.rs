@@ -193,9 +193,10 @@ pub(crate) fn report_refused_calls() -> io::Result<()> {
 }
 
 extern "C" fn on_refused_call(_signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: (1) the host passes a valid siginfo_t for SIGSYS; (2) si_syscall lies at offset 24 of it (asm-generic
-    // siginfo: three ints and padding, then a pointer), inside its 128 bytes; (3) it is read as bytes, once.
-    let number = unsafe { info.cast::<u8>().add(24).cast::<i32>().read_unaligned() };
+    // SAFETY: (1) the host passes a valid siginfo_t, which is 128 bytes; (2) nobody writes it while the handler runs.
+    let info = unsafe { &*info.cast::<[u8; 128]>() };
+    // si_syscall follows three ints, padding and a pointer (asm-generic/siginfo.h).
+    let number = info.get(24..28).and_then(|bytes| bytes.try_into().ok()).map_or(-1, i32::from_ne_bytes);
     // SAFETY: the host passes a valid ucontext_t to SA_SIGINFO handlers.
     let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let register = |index: libc::c_int| registers.get(usize::try_from(index).unwrap_or(usize::MAX)).copied().unwrap_or(0);

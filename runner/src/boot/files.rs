@@ -95,14 +95,20 @@ impl<'a> Tree<'a> {
         populate().map_err(|errno| wrong("/dev", errno))
     }
 
-    /// Makes a character device node in `/dev`.
-    pub(super) fn add_device(&self, path: &[u8], rdev: u64, mode: u32) -> Outcome<()> {
-        let add = || -> Result<(), Errno> {
-            let root = self.ns.root();
-            let node = self.at(&root).mknod(path, fs::vfs::NodeKind::CharDevice(rdev), mode)?;
-            node.chmod(&self.ctx, mode)
-        };
-        add().map_err(|errno| wrong(HostPath::new(std::ffi::OsStr::from_bytes(path)), errno))
+    /// The character device node at `path` below `/dev`, made if it is not there; `None` when that cannot be.
+    pub(super) fn device_node(&self, path: &[u8], rdev: u64) -> Option<Path> {
+        const MODE: u32 = 0o620;
+        if !path.starts_with(b"/dev/") {
+            return None;
+        }
+        let root = self.ns.root();
+        let at = self.at(&root);
+        match at.mknod(path, fs::vfs::NodeKind::CharDevice(rdev), MODE) {
+            Ok(node) => Some(node),
+            Err(_) => at.lookup(path, LookupFlags::empty()).ok().filter(|node| {
+                node.attr().is_ok_and(|attr| attr.file_type == fs::vfs::FileType::CharDevice && attr.rdev == rdev)
+            }),
+        }
     }
 
     /// Creates or replaces a small file.

@@ -126,7 +126,7 @@ impl Boot {
 
         let devices = Arc::new(Devices::new());
         let context = KernelContext::new(Arc::clone(&devices));
-        let makers = makers::FromHost::new(&memory, setup.ids, limit);
+        let makers = makers::FromHost::new(&memory, setup.ids, limit / 2);
         let tree = files::build(context.context(), &makers, view, setup.ids, &setup.config)?;
         let identity = identity(&setup, &tree)?;
         let host_calls = platform.host_calls();
@@ -153,7 +153,7 @@ impl Boot {
         }
 
         let terminal = Terminal::new(&kernel);
-        let streams = streams::open(std::mem::take(&mut setup.streams), setup.ids, &terminal)?;
+        let streams = streams::open(std::mem::take(&mut setup.streams), setup.ids, &terminal, &tree, &devices)?;
         let mut command = prepare(&setup, &tree, &context, identity, streams)?;
         command.tty = terminal.controlling();
         install_filter(host_calls, &setup.config.debug)?;

@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 static OPEN_STREAMS: AtomicU64 = AtomicU64::new(0);
 /// Signals that were ignored at exec: bit N-1 is signal N.
 static IGNORED: AtomicU64 = AtomicU64::new(0);
-/// Signals that were blocked at exec, likewise.
-static BLOCKED: AtomicU64 = AtomicU64::new(0);
 /// Whether the record was taken.
 static RECORDED: AtomicBool = AtomicBool::new(false);
 
@@ -40,19 +38,6 @@ extern "C" fn record() {
     }
     IGNORED.store(ignored, Ordering::Relaxed);
 
-    // SAFETY: an all-zero sigset_t is valid storage.
-    let mut mask: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: no new mask is set; the old one is written to storage that lives across the call.
-    unsafe { libc::sigprocmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut mask) };
-    let mut blocked = 0;
-    for signal in 1..=64 {
-        // SAFETY: the set is initialised.
-        if unsafe { libc::sigismember(&raw const mask, signal) } == 1 {
-            blocked |= 1 << (signal - 1);
-        }
-    }
-    BLOCKED.store(blocked, Ordering::Relaxed);
-
     // std gives every thread an alternate stack when it finds these two at their default and takes them over: three host
     // calls and two mappings per guest thread, for a message about stack overflow. A handler that undoes itself keeps it
     // away; `install_fault_handlers` puts the real ones in place.
@@ -75,20 +60,17 @@ pub(crate) struct Inherited {
     open_streams: u64,
     /// Ignored signals: bit N-1 is signal N.
     pub(crate) ignored_signals: u64,
-    /// Blocked signals: bit N-1 is signal N.
-    pub(crate) blocked_signals: u64,
 }
 
 impl Inherited {
     /// The record; without one (a linker that drops constructors), all streams count as open.
     pub(crate) fn get() -> Self {
         if !RECORDED.load(Ordering::Relaxed) {
-            return Self { open_streams: 0b111, ignored_signals: 0, blocked_signals: 0 };
+            return Self { open_streams: 0b111, ignored_signals: 0 };
         }
         Self {
             open_streams: OPEN_STREAMS.load(Ordering::Relaxed),
             ignored_signals: IGNORED.load(Ordering::Relaxed),
-            blocked_signals: BLOCKED.load(Ordering::Relaxed),
         }
     }
 

@@ -76,13 +76,11 @@ pub(crate) struct Setup {
     pub(crate) strace: Option<OwnedFd>,
     /// Where our own log goes.
     pub(crate) debug: Option<OwnedFd>,
-    /// Whether the sandbox process has a user namespace of its own.
-    pub(crate) user_namespace: UserNamespace,
 }
 
 /// Whether the sandbox process is in a user namespace of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum UserNamespace {
+enum UserNamespace {
     /// It is.
     Own,
     /// Root where user namespaces are off: the other namespaces alone.
@@ -115,7 +113,7 @@ pub(crate) fn run(config: RunConfig) -> Outcome<u8> {
         Forked::Child => {
             drop(ours);
             let setup =
-                Setup { config, caller, inherited, ids, streams, view, strace, debug, user_namespace };
+                Setup { config, caller, inherited, ids, streams, view, strace, debug };
             // Never returns, so nothing of the launcher (the terminal's mode) is undone twice.
             crate::sandbox::main(setup, theirs)
         }

@@ -1,7 +1,9 @@
 //! The seccomp filter of the sandbox process: which host calls our kernel makes, why, and with which arguments.
 //!
-//! Everything else kills the process. `clone3` alone is answered ENOSYS by a second, tiny filter, because its arguments
-//! lie in memory where a filter cannot look; the C library then uses `clone`, whose flags are checked.
+//! Everything else kills the process. Two calls that the C library makes of its own accord are answered ENOSYS by a
+//! second, tiny filter: `clone3`, because its arguments lie in memory where a filter cannot look (the library then uses
+//! `clone`, whose flags are checked), and `openat` of a path (its allocator looks for a setting in `/proc` and does
+//! without).
 //!
 //! **Invariants**: no call opens a file by an absolute path that leads anywhere (the root is empty), none maps
 //! executable memory, none creates a process or a socket, none changes credentials or mounts.
@@ -35,9 +37,14 @@ pub(super) fn install(platform: &[HostCallRule], refusal: Refusal) -> Outcome<()
     seccompiler::apply_filter_all_threads(&filter).doing(what)
 }
 
-/// Answers ENOSYS to `clone3`; lets the rest through to the main filter (the stricter verdict of the two counts).
+/// Answers ENOSYS to `clone3` and to opening a path from the working directory; lets the rest through to the main filter (the stricter verdict of the two counts).
 fn fallback_filter() -> Result<BpfProgram, seccompiler::BackendError> {
-    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let here = u64::from(libc::AT_FDCWD.cast_unsigned());
+    let from_here =
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, here).and_then(|condition| {
+            SeccompRule::new(vec![condition])
+        })?;
+    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new()), (libc::SYS_openat, vec![from_here])]);
     let enosys = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     SeccompFilter::new(rules, SeccompAction::Allow, enosys, TargetArch::x86_64)?.try_into()
 }

@@ -10,26 +10,43 @@ mod terminal;
 use std::sync::Arc;
 
 use abi::fs::OpenFlags;
-use fs::vfs::File;
+use fs::vfs::{Devices, File};
 use kernel::Kernel;
 use kernel::signal::types::Signal;
 
+use super::files::Tree;
 use crate::failure::{Doing, Outcome};
-use crate::launcher::{IdMap, Stream};
+use crate::launcher::{IdMap, Stream, StreamKind};
 
 pub(super) use terminal::Terminal;
 
-/// Makes open files of the streams; a closed one is missing.
-pub(super) fn open(streams: [Option<Stream>; 3], ids: IdMap, terminal: &Arc<Terminal>) -> Outcome<Vec<(i32, Arc<File>)>> {
+/// Makes open files of the streams; a closed one is missing. A terminal gets its device node in the guest's `/dev`, and is
+/// opened as that, so that ttyname(3) finds it.
+pub(super) fn open(
+    streams: [Option<Stream>; 3],
+    ids: IdMap,
+    terminal: &Arc<Terminal>,
+    tree: &Tree<'_>,
+    devices: &Devices,
+) -> Outcome<Vec<(i32, Arc<File>)>> {
     let reactor = reactor::Reactor::start().doing("epoll")?;
     let mut files = Vec::new();
     for (number, stream) in (0..).zip(streams) {
         let Some(stream) = stream else { continue };
         let flags = OpenFlags::from_bits_retain(stream.flags);
         let name = stream.name.clone();
-        let (ops, inode) = stream::HostStream::new(stream, ids, terminal, &reactor).doing("standard streams")?;
-        files.push((number, File::pseudo(ops, flags, &name, inode)));
+        let is_terminal = stream.kind == StreamKind::Terminal;
+        let (ops, inode) = stream::HostStream::make(stream, ids, terminal, &reactor).doing("standard streams")?;
+        let node = if is_terminal { tree.device_node(&name, inode.attr().map_or(0, |attr| attr.rdev)) } else { None };
+        files.push((
+            number,
+            match node {
+                Some(node) => File::new(ops, node, flags),
+                None => File::pseudo(ops, flags, &name, inode),
+            },
+        ));
     }
+    terminal.register(devices);
     Ok(files)
 }
 

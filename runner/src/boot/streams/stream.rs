@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use auth::{Gid, Uid};
@@ -50,8 +50,8 @@ struct StreamInode {
 }
 
 impl HostStream {
-    /// The file and its inode.
-    pub(super) fn new(
+    /// Makes the file and its inode.
+    pub(super) fn make(
         stream: Stream,
         ids: IdMap,
         terminal: &Arc<Terminal>,
@@ -66,10 +66,6 @@ impl HostStream {
                 (Some(queue), Some(watch))
             }
         };
-        let terminal = (stream.kind == StreamKind::Terminal).then(|| {
-            terminal.adopt(&fd);
-            Arc::clone(terminal)
-        });
         let mut inode = StreamInode {
             fd: Arc::clone(&fd),
             file_type: FileType::Fifo,
@@ -80,8 +76,19 @@ impl HostStream {
         let attr = inode.attr().map_err(|errno| io::Error::other(errno.to_string()))?;
         inode.file_type = attr.file_type;
         inode.identity = (attr.dev, attr.ino);
-        let ops = Self { _watch: watch, fd, kind: stream.kind, queue, terminal };
-        Ok((Arc::new(ops), Arc::new(inode)))
+        let is_terminal = stream.kind == StreamKind::Terminal;
+        let ops = Arc::new(Self {
+            _watch: watch,
+            fd: Arc::clone(&fd),
+            kind: stream.kind,
+            queue,
+            terminal: is_terminal.then(|| Arc::clone(terminal)),
+        });
+        if is_terminal {
+            let weak: Weak<Self> = Arc::downgrade(&ops);
+            terminal.adopt(&fd, attr.rdev, weak);
+        }
+        Ok((ops, Arc::new(inode)))
     }
 
     /// Which of `interest` hold now, as the host's poll(2) says.
@@ -158,7 +165,10 @@ fn uninterrupted(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<usize
 }
 
 impl FileOps for HostStream {
-    fn read(&self, _ctx: &Context<'_>, _file: &File, dst: &mut dyn IoDst, offset: u64) -> Result<usize, Errno> {
+    fn read(&self, ctx: &Context<'_>, _file: &File, dst: &mut dyn IoDst, offset: u64) -> Result<usize, Errno> {
+        if let Some(terminal) = &self.terminal {
+            terminal.may_read(ctx)?;
+        }
         if self.kind == StreamKind::File && offset != CURRENT {
             return dst.fill(MAX_STEP, &mut |slices| {
                 uninterrupted(|| usermem::host::preadv(self.fd.as_fd(), slices, offset))

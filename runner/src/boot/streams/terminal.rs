@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
+use abi::fs::OpenFlags;
 use fs::Context;
+use fs::vfs::{DeviceKind, DeviceOpener, Devices, FileOps, Path};
 use kernel::Kernel;
 use kernel::ids::Pid;
 use kernel::signal::info::SigInfo;
@@ -25,10 +27,38 @@ const STATE: sync::LockClass = sync::LockClass::leaf("runner.terminal");
 /// The terminal; without a descriptor when none of the streams is one.
 pub(in crate::boot) struct Terminal {
     kernel: Weak<Kernel>,
-    fd: OnceLock<Arc<OwnedFd>>,
+    host: OnceLock<HostSide>,
     /// The foreground group, once someone has set it; until then it is the session leader's.
     foreground: Mutex<Option<Pid>>,
 }
+
+/// The stream that is the terminal.
+struct HostSide {
+    fd: Arc<OwnedFd>,
+    /// Device number on the host, which the guest sees too.
+    device: u64,
+    /// Opens of `/dev/tty` and of the terminal's own node share the stream.
+    ops: Weak<dyn FileOps>,
+}
+
+/// Opens `/dev/tty` and the terminal's own node.
+struct Opener {
+    terminal: Arc<Terminal>,
+    ops: Arc<dyn FileOps>,
+}
+
+impl DeviceOpener for Opener {
+    fn open(&self, ctx: &Context<'_>, rdev: u64, _flags: OpenFlags, _path: &Path) -> Result<Arc<dyn FileOps>, Errno> {
+        // tty(4): whoever has no controlling terminal has no `/dev/tty`.
+        if rdev == DEV_TTY {
+            self.terminal.session_of(ctx).map_err(|_| Errno::ENXIO)?;
+        }
+        Ok(Arc::clone(&self.ops))
+    }
+}
+
+/// Device number of `/dev/tty`.
+const DEV_TTY: u64 = fs::vfs::makedev(5, 0);
 
 /// Copies `bytes` to the guest address `at`.
 pub(super) fn put(mem: &dyn UserMemory, at: u64, bytes: &[u8]) -> Result<(), Errno> {
@@ -44,23 +74,51 @@ fn get<const N: usize>(mem: &dyn UserMemory, at: u64) -> Result<[u8; N], Errno> 
 impl Terminal {
     /// No terminal yet.
     pub(in crate::boot) fn new(kernel: &Arc<Kernel>) -> Arc<Self> {
-        Arc::new(Self { kernel: Arc::downgrade(kernel), fd: OnceLock::new(), foreground: Mutex::new(STATE, None) })
+        Arc::new(Self { kernel: Arc::downgrade(kernel), host: OnceLock::new(), foreground: Mutex::new(STATE, None) })
     }
 
     /// This stream is it, unless another was first.
-    pub(super) fn adopt(&self, fd: &Arc<OwnedFd>) {
-        let _ = self.fd.set(Arc::clone(fd));
+    pub(super) fn adopt(&self, fd: &Arc<OwnedFd>, device: u64, ops: Weak<dyn FileOps>) {
+        let _ = self.host.set(HostSide { fd: Arc::clone(fd), device, ops });
+    }
+
+    /// Serves `/dev/tty` and the terminal's own device number.
+    pub(super) fn register(self: &Arc<Self>, devices: &Devices) {
+        let Some((host, ops)) = self.host.get().and_then(|host| Some((host, host.ops.upgrade()?))) else { return };
+        let opener = Arc::new(Opener { terminal: Arc::clone(self), ops });
+        for device in [DEV_TTY, host.device] {
+            let minor = fs::vfs::minor(device);
+            devices.register(DeviceKind::Char, fs::vfs::major(device), minor..=minor, Arc::clone(&opener) as _);
+        }
     }
 
     /// Itself as the command's controlling terminal, if any stream is a terminal.
     pub(in crate::boot) fn controlling(self: &Arc<Self>) -> Option<Arc<dyn ControllingTty>> {
-        self.fd.get()?;
+        self.host.get()?;
         Some(Arc::clone(self) as Arc<dyn ControllingTty>)
+    }
+
+    /// A background process wants to read: its group is stopped by SIGTTIN, or the read fails (EIO) if that signal cannot
+    /// stop it. `EAGAIN` makes the reader wait, and the signal ends the wait. (termios(3), "job control")
+    pub(super) fn may_read(&self, ctx: &Context<'_>) -> Result<(), Errno> {
+        let Ok((kernel, _)) = self.session_of(ctx) else { return Ok(()) };
+        let thread = caller(ctx)?;
+        let Some(group) = kernel.tasks().pgrp_of(thread.pid()) else { return Ok(()) };
+        if Some(group) == self.foreground_group() {
+            return Ok(());
+        }
+        let (blocked, _) = thread.signal_sets();
+        let ignored = thread.group().signal_sets().ignored;
+        if blocked.union(ignored).contains(Signal::TTIN) || kernel.tasks().is_orphaned_pgrp(group) {
+            return Err(Errno::EIO);
+        }
+        kernel.signal_pgrp(group, &SigInfo::kernel(Signal::TTIN));
+        Err(Errno::EAGAIN)
     }
 
     /// The foreground process group: the command's own until the guest says otherwise.
     pub(super) fn foreground_group(&self) -> Option<Pid> {
-        self.fd.get()?;
+        self.host.get()?;
         (*self.foreground.lock()).or_else(|| self.kernel.upgrade()?.main_pid())
     }
 
@@ -72,7 +130,7 @@ impl Terminal {
         argument: u64,
         mem: &dyn UserMemory,
     ) -> Result<u64, Errno> {
-        let fd = self.fd.get().ok_or(Errno::ENOTTY)?.as_fd();
+        let fd = self.host.get().ok_or(Errno::ENOTTY)?.fd.as_fd();
         let io = |error: std::io::Error| usermem::host::errno_of(&error);
         match command {
             abi::tty::TCGETS => put(mem, argument, &host::terminal_mode(fd).map_err(io)?)?,
@@ -155,9 +213,8 @@ impl ControllingTty for Terminal {
         }
     }
 
-    /// `/dev/tty` would be 5:0; the first pseudo-terminal is 136:0.
     fn device(&self) -> u64 {
-        fs::vfs::makedev(136, 0)
+        self.host.get().map_or(0, |host| host.device)
     }
 
     fn foreground(&self) -> Option<Pid> {

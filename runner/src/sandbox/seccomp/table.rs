@@ -50,6 +50,11 @@ pub(super) const RULES: &[HostCallRule] = &[
     any(libc::SYS_openat2, "host files below a tree; nothing else is reachable"),
     any(libc::SYS_newfstatat, "metadata of host files"),
     any(libc::SYS_fstat, "metadata of host files and standard streams"),
+    with(
+        libc::SYS_openat,
+        &[&[(0, INT, libc::AT_FDCWD as u32 as u64)]],
+        "answered ENOSYS by the second filter: the C library's allocator looks into /proc",
+    ),
     any(libc::SYS_statx, "metadata of host files"),
     any(libc::SYS_fstatfs, "statfs of host trees"),
     any(libc::SYS_readlinkat, "symbolic links of host trees"),

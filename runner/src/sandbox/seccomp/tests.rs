@@ -126,10 +126,15 @@ fn arguments_are_checked() {
 }
 
 #[test]
-fn clone3_is_refused_without_harm() {
+fn what_the_c_library_tries_is_refused_without_harm() {
     let fallback = fallback_filter().expect("compiles");
     assert_eq!(evaluate(&fallback, &Data::call(libc::SYS_clone3, [0; 6])), ERRNO_ENOSYS);
+    let here = u64::from(libc::AT_FDCWD.cast_unsigned());
+    assert_eq!(evaluate(&fallback, &Data::call(libc::SYS_openat, [here, 0, 0, 0, 0, 0])), ERRNO_ENOSYS);
     assert_eq!(evaluate(&fallback, &Data::call(libc::SYS_read, [0; 6])), ALLOW);
+    // Opening relative to a tree is not what this filter answers, and the main one refuses it.
+    assert_eq!(evaluate(&fallback, &Data::call(libc::SYS_openat, [7, 0, 0, 0, 0, 0])), ALLOW);
+    assert_eq!(evaluate(&filter(), &Data::call(libc::SYS_openat, [7, 0, 0, 0, 0, 0])), KILL_PROCESS);
 }
 
 #[test]
