@@ -19,24 +19,32 @@ pub(crate) struct Build {
 }
 
 impl Build {
-    /// Builds and says where the binary is.
+    /// Builds, leaves the binary at target/{debug,release}/casemate, and says so.
     pub(crate) fn run(&self) -> Result<PathBuf> {
+        let built = self.artifact()?;
+        let folder = cargo::target_dir().join(self.folder());
+        let binary = folder.join("casemate");
+        // A new file each time: the old one may be running.
+        std::fs::create_dir_all(&folder)?;
+        let fresh = folder.join(format!(".casemate.{}", std::process::id()));
+        std::fs::copy(&built, &fresh).with_context(|| format!("cannot copy {}", built.display()))?;
+        std::fs::rename(&fresh, &binary).with_context(|| format!("cannot write {}", binary.display()))?;
+        Ok(binary)
+    }
+
+    /// Builds and says where cargo put the binary, which `cargo test` does not overwrite with one that is not static.
+    pub(crate) fn artifact(&self) -> Result<PathBuf> {
         let profile = if self.release { "release" } else { "dev" };
-        let folder = if self.release { "release" } else { "debug" };
         let flags = format!(
             "target.{TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\",\"-C\",\"force-frame-pointers=yes\"]"
         );
         let mut build = cargo::cargo(["build", "--quiet", "--package", "casemate-runner", "--bin", "casemate"]);
         build.args(["--profile", profile, "--target", TARGET, "--config", &flags]);
         cargo::check(&mut build)?;
-        let target = cargo::target_dir();
-        let built = target.join(TARGET).join(folder).join("casemate");
-        let binary = target.join(folder).join("casemate");
-        // A new file each time: the old one may be running.
-        std::fs::create_dir_all(target.join(folder))?;
-        let fresh = target.join(folder).join(format!(".casemate.{}", std::process::id()));
-        std::fs::copy(&built, &fresh).with_context(|| format!("cannot copy {}", built.display()))?;
-        std::fs::rename(&fresh, &binary).with_context(|| format!("cannot write {}", binary.display()))?;
-        Ok(binary)
+        Ok(cargo::target_dir().join(TARGET).join(self.folder()).join("casemate"))
+    }
+
+    fn folder(&self) -> &'static str {
+        if self.release { "release" } else { "debug" }
     }
 }

@@ -10,6 +10,7 @@ mod programs;
 mod run;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ enum Command {
     Tidy(tidy::Tidy),
     Bench(bench::Bench),
     Ci(ci::Ci),
+    Vm(vm::Vm),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Tidy(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Bench(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Ci(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Vm(command) => command.run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

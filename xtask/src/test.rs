@@ -33,30 +33,32 @@ pub(crate) struct Test {
 impl Test {
     pub(crate) fn run(&self) -> Result<()> {
         programs::ensure()?;
-        let binary = Build { release: false }.run()?;
+        let binary = Build { release: false }.artifact()?;
+        let executables = guest_executables()?;
+        if executables.is_empty() {
+            bail!("{GUEST_TESTS} has no tests");
+        }
         if !self.guest {
             let mut tests = cargo(["test", "--quiet", "--workspace", "--exclude", GUEST_TESTS]);
             tests.env("CASEMATE_BINARY", &binary);
+            let names: Vec<_> = executables.iter().map(|path| path.to_string_lossy()).collect();
+            tests.env("CASEMATE_GUEST_TESTS", names.join(" "));
             if self.long {
                 tests.env("CASEMATE_LONG", "1");
             }
             check(&mut tests)?;
         }
-        self.guest_tests(&binary)
+        self.guest_tests(&binary, &executables)
     }
 
-    fn guest_tests(&self, casemate: &Path) -> Result<()> {
-        let executables = guest_executables()?;
-        if executables.is_empty() {
-            bail!("{GUEST_TESTS} has no tests");
-        }
+    fn guest_tests(&self, casemate: &Path, executables: &[PathBuf]) -> Result<()> {
         let mut modes: Vec<(&str, Vec<&str>)> = vec![("native", vec![]), ("casemate", vec!["run", "--"])];
         if self.long {
             modes.push(("casemate --isolation=seccomp", vec!["run", "--isolation=seccomp", "--"]));
         }
         let mut failed = Vec::new();
         for (mode, prefix) in modes {
-            for executable in &executables {
+            for executable in executables {
                 let mut command = if prefix.is_empty() {
                     Command::new(executable)
                 } else {
