@@ -140,8 +140,7 @@ impl Control {
 
     fn receive(&self, flags: RecvFlags) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; LARGEST];
-        let (length, _) =
-            rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, buffer.as_mut_slice(), flags))?;
+        let (length, _) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, buffer.as_mut_slice(), flags))?;
         if length == 0 {
             return Ok(None);
         }

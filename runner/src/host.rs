@@ -159,7 +159,8 @@ pub(crate) fn next_signal(descriptor: BorrowedFd<'_>) -> Option<ReceivedSignal> 
     if length != record.len() {
         return None;
     }
-    let field = |at: usize| -> Option<i32> { Some(i32::from_ne_bytes(record.get(at..at.checked_add(4)?)?.try_into().ok()?)) };
+    let field =
+        |at: usize| -> Option<i32> { Some(i32::from_ne_bytes(record.get(at..at.checked_add(4)?)?.try_into().ok()?)) };
     Some(ReceivedSignal {
         number: field(std::mem::offset_of!(libc::signalfd_siginfo, ssi_signo))?,
         code: field(std::mem::offset_of!(libc::signalfd_siginfo, ssi_code))?,
@@ -184,7 +185,8 @@ pub(crate) fn raw_call(number: libc::c_long) -> libc::c_long {
 pub(crate) fn report_refused_calls() -> io::Result<()> {
     // SAFETY: an all-zero sigaction is valid: default handler, empty mask, no flags.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = on_refused_call as extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) as usize;
+    action.sa_sigaction =
+        on_refused_call as extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) as usize;
     action.sa_flags = libc::SA_SIGINFO;
     // SAFETY: (1) the structure lives across the call; (2) the handler is async-signal-safe: it formats into its stack
     // and makes two system calls.
@@ -199,7 +201,8 @@ extern "C" fn on_refused_call(_signal: libc::c_int, info: *mut libc::siginfo_t, 
     let number = info.get(24..28).and_then(|bytes| bytes.try_into().ok()).map_or(-1, i32::from_ne_bytes);
     // SAFETY: the host passes a valid ucontext_t to SA_SIGINFO handlers.
     let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-    let register = |index: libc::c_int| registers.get(usize::try_from(index).unwrap_or(usize::MAX)).copied().unwrap_or(0);
+    let register =
+        |index: libc::c_int| registers.get(usize::try_from(index).unwrap_or(usize::MAX)).copied().unwrap_or(0);
     write_line(format_args!(
         "casemate: the sandbox's filter refused host call {number} ({:#x}, {:#x}, {:#x}, {:#x}) at {:#x}\n",
         register(libc::REG_RDI),

@@ -23,7 +23,9 @@ pub(crate) fn require_supported_kernel() -> Outcome<()> {
     let (major, minor) = kernel_version();
     if (major, minor) < OLDEST_KERNEL {
         let (need_major, need_minor) = OLDEST_KERNEL;
-        return Err(Failure::ours(format!("Linux {need_major}.{need_minor} or newer is needed, this is {major}.{minor}")));
+        return Err(Failure::ours(format!(
+            "Linux {need_major}.{need_minor} or newer is needed, this is {major}.{minor}"
+        )));
     }
     Ok(())
 }

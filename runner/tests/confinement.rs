@@ -104,12 +104,20 @@ fn nothing_is_left_behind() {
         ["/tmp", "/dev/shm", "/run"]
             .iter()
             .flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()))
-            .filter(|path| path.to_string_lossy().contains("casemate-") && !path.to_string_lossy().contains("casemate-test-"))
+            .filter(|path| {
+                path.to_string_lossy().contains("casemate-") && !path.to_string_lossy().contains("casemate-test-")
+            })
             .collect()
     };
     let before = (mounts(), files());
     for arguments in [
-        &["run", "--", "/bin/sh", "-c", "echo x > /tmp/casemate-left; echo y > /dev/shm/casemate-left; echo z > /run/casemate-left"][..],
+        &[
+            "run",
+            "--",
+            "/bin/sh",
+            "-c",
+            "echo x > /tmp/casemate-left; echo y > /dev/shm/casemate-left; echo z > /run/casemate-left",
+        ][..],
         &["run", "--", "/does/not/exist"],
         &["run", "--", "/bin/sh", "-c", "kill -KILL $$"],
     ] {
@@ -124,7 +132,10 @@ fn nothing_is_left_behind() {
 
 #[test]
 fn host_secrets_are_not_shown() {
-    let done = common::shell(As::Me, "ls -A /run | wc -l; ls -d /proc/1 /sys/kernel/debug 2>/dev/null; test -e /dev/vda; echo $?");
+    let done = common::shell(
+        As::Me,
+        "ls -A /run | wc -l; ls -d /proc/1 /sys/kernel/debug 2>/dev/null; test -e /dev/vda; echo $?",
+    );
     let lines: Vec<&str> = done.out.lines().collect();
     assert!(lines.contains(&"/proc/1") && !lines.contains(&"/sys/kernel/debug"), "{done:?}");
     assert_eq!(lines.last(), Some(&"1"), "{done:?}");

@@ -101,8 +101,11 @@ fn a_gibibyte_of_output() {
 fn sockets_as_streams() {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("socketpair");
     let output = OwnedFd::from(theirs.try_clone().expect("dup"));
-    let mut child =
-        command(As::Me, &["run", "--", "/bin/cat"]).stdin(OwnedFd::from(theirs)).stdout(output).spawn().expect("starts");
+    let mut child = command(As::Me, &["run", "--", "/bin/cat"])
+        .stdin(OwnedFd::from(theirs))
+        .stdout(output)
+        .spawn()
+        .expect("starts");
     (&ours).write_all(b"over a socket").expect("write");
     ours.shutdown(std::net::Shutdown::Write).expect("shutdown");
     let mut text = String::new();
@@ -116,4 +119,22 @@ fn timeout_ends_it() {
     let mut timeout = std::process::Command::new("/usr/bin/timeout");
     timeout.args(["1", program.to_str().expect("UTF-8"), "run", "--", "/bin/sleep", "1000"]);
     assert_eq!(finish(timeout, b"").status, Some(124));
+}
+
+#[test]
+fn positions_of_files_are_shared() {
+    let path = std::env::temp_dir().join(format!("casemate-positions-{}", std::process::id()));
+    let program = casemate();
+    let program = program.to_str().expect("UTF-8");
+    // What is written before, inside and after stands in a row; copying between files works; a seek is seen outside.
+    let script = format!(
+        "{{ echo before; {program} run -- /bin/sh -c 'echo inside; cp /proc/self/comm /tmp/c; cat /tmp/c'; echo after; }} > {0};
+         cat {0}; {{ {program} run -- /bin/sh -c 'read line'; cat; }} < {0}",
+        path.display()
+    );
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", &script]);
+    let done = finish(shell, b"");
+    let _ = std::fs::remove_file(&path);
+    assert_eq!(done.out, "before\ninside\ncp\nafter\ninside\ncp\nafter\n", "{done:?}");
 }

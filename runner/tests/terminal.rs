@@ -27,8 +27,12 @@ impl Session {
         grantpt(&master).expect("grant");
         unlockpt(&master).expect("unlock");
         let name = ptsname(&master, Vec::new()).expect("name");
-        let slave: OwnedFd =
-            std::fs::OpenOptions::new().read(true).write(true).open(name.to_str().expect("UTF-8")).expect("slave").into();
+        let slave: OwnedFd = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(name.to_str().expect("UTF-8"))
+            .expect("slave")
+            .into();
         tcsetwinsize(&slave, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).expect("size");
         // setsid(1) makes the terminal the controlling one of the new session.
         let mut command = Command::new("/usr/bin/setsid");

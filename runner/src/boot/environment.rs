@@ -19,10 +19,7 @@ pub(super) fn build(config: &RunConfig, caller: &[(OsString, OsString)], home: &
     let mut variables: Vec<(OsString, OsString)> = if config.clear_env {
         Vec::new()
     } else if config.rootfs.is_some() {
-        let mut few = vec![
-            ("PATH".into(), ROOTFS_PATH.into()),
-            ("HOME".into(), OsStr::from_bytes(home).to_owned()),
-        ];
+        let mut few = vec![("PATH".into(), ROOTFS_PATH.into()), ("HOME".into(), OsStr::from_bytes(home).to_owned())];
         few.extend(of_caller(OsStr::new("TERM")).map(|value| ("TERM".into(), value.clone())));
         few
     } else {

@@ -49,9 +49,8 @@ pub(super) fn resolve(text: &str, passwd: &[u8], group: &[u8]) -> Result<Identit
         return Ok(Identity { uid: entry.uid, gid: entry.gid, groups, home: entry.home });
     };
     let gid = wanted.parse().ok().or_else(|| {
-        records(group).find_map(|fields| {
-            (*fields.first()? == wanted.as_bytes()).then(|| parse(fields.get(2)?)).flatten()
-        })
+        records(group)
+            .find_map(|fields| (*fields.first()? == wanted.as_bytes()).then(|| parse(fields.get(2)?)).flatten())
     });
     match gid {
         Some(gid) => Ok(Identity { uid: entry.uid, gid, groups: Vec::new(), home: entry.home }),
@@ -87,7 +86,10 @@ mod tests {
     #[test]
     fn names_and_numbers() {
         let ann = resolve("ann", PASSWD, GROUP).expect("known");
-        assert_eq!((ann.uid, ann.gid, ann.groups.as_slice(), ann.home.as_slice()), (1000, 100, &[10, 44][..], &b"/home/ann"[..]));
+        assert_eq!(
+            (ann.uid, ann.gid, ann.groups.as_slice(), ann.home.as_slice()),
+            (1000, 100, &[10, 44][..], &b"/home/ann"[..])
+        );
         let with_group = resolve("ann:wheel", PASSWD, GROUP).expect("known");
         assert_eq!((with_group.gid, with_group.groups.len()), (10, 0));
         let number = resolve("1000:7", PASSWD, GROUP).expect("numbers");

@@ -111,11 +111,12 @@ fn user_namespaces() -> Finding {
         ),
         Ok(host::NamespaceSupport::Refused(errno)) => {
             let error = std::io::Error::from_raw_os_error(errno);
-            let advice = match (read_sysctl("user/max_user_namespaces"), read_sysctl("kernel/unprivileged_userns_clone")) {
-                (Some(0), _) => "`sysctl user.max_user_namespaces=10000`; else --isolation=seccomp",
-                (_, Some(0)) => "`sysctl kernel.unprivileged_userns_clone=1`; else --isolation=seccomp",
-                _ => "a container's seccomp profile may forbid clone(CLONE_NEWUSER); else --isolation=seccomp",
-            };
+            let advice =
+                match (read_sysctl("user/max_user_namespaces"), read_sysctl("kernel/unprivileged_userns_clone")) {
+                    (Some(0), _) => "`sysctl user.max_user_namespaces=10000`; else --isolation=seccomp",
+                    (_, Some(0)) => "`sysctl kernel.unprivileged_userns_clone=1`; else --isolation=seccomp",
+                    _ => "a container's seccomp profile may forbid clone(CLONE_NEWUSER); else --isolation=seccomp",
+                };
             if rustix::process::geteuid().is_root() {
                 Finding::reduced(what, format!("refused: {error}"), "root goes on without one")
             } else {
@@ -205,7 +206,11 @@ fn kvm() -> Finding {
             Some(found) => Finding::good(what, format!("{found}; its platform is not there yet")),
             None => Finding::reduced(what, text, "not needed: systrap does not use it"),
         },
-        Ok(None) => Finding::reduced(what, "the self-test did not end within 2 s", "not needed: systrap does not use it"),
-        Err(error) => Finding::reduced(what, format!("cannot be probed: {error}"), "not needed: systrap does not use it"),
+        Ok(None) => {
+            Finding::reduced(what, "the self-test did not end within 2 s", "not needed: systrap does not use it")
+        }
+        Err(error) => {
+            Finding::reduced(what, format!("cannot be probed: {error}"), "not needed: systrap does not use it")
+        }
     }
 }

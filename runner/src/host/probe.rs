@@ -68,7 +68,11 @@ fn try_listener() -> u8 {
         return errno();
     }
     // SAFETY: this ioctl takes its argument by value; the descriptor is the listener just made.
-    if unsafe { libc::syscall(libc::SYS_ioctl, listener, SET_FLAGS, SYNC_WAKE_UP) } == 0 { REPORT_SYNC } else { REPORT_PLAIN }
+    if unsafe { libc::syscall(libc::SYS_ioctl, listener, SET_FLAGS, SYNC_WAKE_UP) } == 0 {
+        REPORT_SYNC
+    } else {
+        REPORT_PLAIN
+    }
 }
 
 /// What becomes of a new user namespace here.
@@ -104,8 +108,9 @@ pub(crate) fn mount_support() -> io::Result<bool> {
         use rustix::mount::{FsOpenFlags, OpenTreeFlags, fsopen, open_tree};
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = open_tree(rustix::fs::CWD, "/usr", flags).or_else(|_| open_tree(rustix::fs::CWD, "/etc", flags));
-        let restricted =
-            tree.is_ok_and(|tree| super::restrict_mount(std::os::fd::AsFd::as_fd(&tree), super::TreeAccess::ReadOnly).is_ok());
+        let restricted = tree.is_ok_and(|tree| {
+            super::restrict_mount(std::os::fd::AsFd::as_fd(&tree), super::TreeAccess::ReadOnly).is_ok()
+        });
         restricted && fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
     })
 }

@@ -68,10 +68,7 @@ impl Inherited {
         if !RECORDED.load(Ordering::Relaxed) {
             return Self { open_streams: 0b111, ignored_signals: 0 };
         }
-        Self {
-            open_streams: OPEN_STREAMS.load(Ordering::Relaxed),
-            ignored_signals: IGNORED.load(Ordering::Relaxed),
-        }
+        Self { open_streams: OPEN_STREAMS.load(Ordering::Relaxed), ignored_signals: IGNORED.load(Ordering::Relaxed) }
     }
 
     /// Whether standard stream `fd` (0 to 2) was open.

@@ -54,7 +54,13 @@ impl IdMap {
     pub(crate) fn guest_uid(self, seen: u32) -> u32 {
         match self {
             Self::All => seen,
-            Self::Own { uid, .. } => if seen == inner(uid) { uid } else { 0 },
+            Self::Own { uid, .. } => {
+                if seen == inner(uid) {
+                    uid
+                } else {
+                    0
+                }
+            }
         }
     }
 
@@ -62,7 +68,13 @@ impl IdMap {
     pub(crate) fn guest_gid(self, seen: u32) -> u32 {
         match self {
             Self::All => seen,
-            Self::Own { gid, .. } => if seen == inner(gid) { gid } else { 0 },
+            Self::Own { gid, .. } => {
+                if seen == inner(gid) {
+                    gid
+                } else {
+                    0
+                }
+            }
         }
     }
 }

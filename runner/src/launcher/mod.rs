@@ -112,8 +112,7 @@ pub(crate) fn run(config: RunConfig) -> Outcome<u8> {
     let child = match forked {
         Forked::Child => {
             drop(ours);
-            let setup =
-                Setup { config, caller, inherited, ids, streams, view, strace, debug };
+            let setup = Setup { config, caller, inherited, ids, streams, view, strace, debug };
             // Never returns, so nothing of the launcher (the terminal's mode) is undone twice.
             crate::sandbox::main(setup, theirs)
         }
@@ -151,7 +150,9 @@ fn fork(config: &RunConfig, ids: IdMap) -> Outcome<(Forked, UserNamespace)> {
         Err(error) => log::info!("no user namespace ({error}): continuing as root without one"),
     }
     let forked = host::fork_into(host::SANDBOX_NAMESPACES).map_err(|error| {
-        Failure::ours(format!("namespaces are not available here: {error} (see `casemate doctor`; --isolation=seccomp runs without)"))
+        Failure::ours(format!(
+            "namespaces are not available here: {error} (see `casemate doctor`; --isolation=seccomp runs without)"
+        ))
     })?;
     Ok((forked, UserNamespace::Inherited))
 }

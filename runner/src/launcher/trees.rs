@@ -28,9 +28,30 @@ const NEVER: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
 
 /// File systems that show the host rather than files.
 const PSEUDO: [&str; 24] = [
-    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs",
-    "fuse.lxcfs", "fusectl", "hugetlbfs", "mqueue", "nfsd", "nsfs", "proc", "pstore", "ramfs", "rpc_pipefs", "securityfs",
-    "selinuxfs", "sysfs", "tracefs",
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fuse.lxcfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nfsd",
+    "nsfs",
+    "proc",
+    "pstore",
+    "ramfs",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tracefs",
 ];
 
 /// Most trees of one sandbox; what is beyond is not shown.
@@ -255,7 +276,9 @@ impl Collector {
                 self.take_apart(host, guest)?;
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                return Err(io::Error::other("has mounts below it: pass each as a volume of its own, or this one as :ro"));
+                return Err(io::Error::other(
+                    "has mounts below it: pass each as a volume of its own, or this one as :ro",
+                ));
             }
             Err(error) => return Err(error),
         }

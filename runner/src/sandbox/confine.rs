@@ -39,8 +39,7 @@ pub(super) fn memory_on_tmpfs(limit: u64) -> Outcome<MemoryFiles> {
     let name = "memory";
     let create = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let write = rustix::fs::openat(&mount, name, create, Mode::RUSR | Mode::WUSR).doing(what)?;
-    let read_only =
-        rustix::fs::openat(&mount, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).doing(what)?;
+    let read_only = rustix::fs::openat(&mount, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).doing(what)?;
     rustix::fs::unlinkat(&mount, name, rustix::fs::AtFlags::empty()).doing(what)?;
     Ok(MemoryFiles { write, read_only })
 }
@@ -98,10 +97,7 @@ pub(super) fn kept_capabilities(all_ids: bool, writable_volumes: bool) -> Capabi
         // The guest's root reads what the host's root could; our VFS decides for its other users.
         kept |= CapabilitySet::DAC_READ_SEARCH;
         if writable_volumes {
-            kept |= CapabilitySet::DAC_OVERRIDE
-                | CapabilitySet::CHOWN
-                | CapabilitySet::FOWNER
-                | CapabilitySet::FSETID;
+            kept |= CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN | CapabilitySet::FOWNER | CapabilitySet::FSETID;
         }
     }
     kept

@@ -40,10 +40,8 @@ pub(super) fn install(platform: &[HostCallRule], refusal: Refusal) -> Outcome<()
 /// Answers ENOSYS to `clone3` and to opening a path from the working directory; lets the rest through to the main filter (the stricter verdict of the two counts).
 fn fallback_filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let here = u64::from(libc::AT_FDCWD.cast_unsigned());
-    let from_here =
-        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, here).and_then(|condition| {
-            SeccompRule::new(vec![condition])
-        })?;
+    let from_here = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, here)
+        .and_then(|condition| SeccompRule::new(vec![condition]))?;
     let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new()), (libc::SYS_openat, vec![from_here])]);
     let enosys = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     SeccompFilter::new(rules, SeccompAction::Allow, enosys, TargetArch::x86_64)?.try_into()

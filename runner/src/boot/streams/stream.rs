@@ -175,9 +175,7 @@ impl FileOps for HostStream {
             });
         }
         if self.is_direct() {
-            return dst.fill(MAX_STEP, &mut |slices| {
-                uninterrupted(|| usermem::host::readv(self.fd.as_fd(), slices))
-            });
+            return dst.fill(MAX_STEP, &mut |slices| uninterrupted(|| usermem::host::readv(self.fd.as_fd(), slices)));
         }
         let mut buffer = vec![0; dst.remaining().min(self.small_step())];
         dst.fill(buffer.len(), &mut |slices| {
@@ -195,9 +193,7 @@ impl FileOps for HostStream {
             });
         }
         if self.is_direct() {
-            return src.drain(MAX_STEP, &mut |slices| {
-                uninterrupted(|| usermem::host::writev(self.fd.as_fd(), slices))
-            });
+            return src.drain(MAX_STEP, &mut |slices| uninterrupted(|| usermem::host::writev(self.fd.as_fd(), slices)));
         }
         src.drain(self.small_step(), &mut |slices| {
             let length: usize = slices.iter().map(|slice| slice.len()).sum();
@@ -242,7 +238,14 @@ impl FileOps for HostStream {
         rustix::fs::ftruncate(&self.fd, size).map_err(errno)
     }
 
-    fn ioctl(&self, ctx: &Context<'_>, _file: &File, command: u32, argument: u64, mem: &dyn UserMemory) -> Result<u64, Errno> {
+    fn ioctl(
+        &self,
+        ctx: &Context<'_>,
+        _file: &File,
+        command: u32,
+        argument: u64,
+        mem: &dyn UserMemory,
+    ) -> Result<u64, Errno> {
         if command == abi::tty::FIONREAD && self.kind != StreamKind::File {
             let waiting = rustix::io::ioctl_fionread(&self.fd).map_err(errno)?;
             let waiting = i32::try_from(waiting).unwrap_or(i32::MAX);

@@ -156,7 +156,12 @@ fn a_call_outside_the_table_kills() {
     if std::env::var_os("CASEMATE_FILTER_CHILD").is_none() {
         let me = std::env::current_exe().expect("path");
         let status = std::process::Command::new(me)
-            .args(["--exact", "sandbox::seccomp::tests::a_call_outside_the_table_kills", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                "sandbox::seccomp::tests::a_call_outside_the_table_kills",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env("CASEMATE_FILTER_CHILD", "1")
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
