@@ -1,6 +1,6 @@
 //! epoll(7): a set of files and the list of those that may be ready.
 //!
-//! An [`Item`] stands for one (descriptor, open file description) pair. It is registered on its file's wait queue and is
+//! An `Item` stands for one (descriptor, open file description) pair. It is registered on its file's wait queue and is
 //! the waiter there: a wake puts the item on the ready list and wakes the epoll's own queue. [`Epoll::collect`] takes
 //! items off the list and asks each file whether it *is* ready, so a wake is only ever a hint.
 //!

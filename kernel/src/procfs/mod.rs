@@ -1,7 +1,7 @@
 //! `/proc`, proc(5): the process tree and the machine as text.
 //!
-//! [`filesystem`] makes the tree. A process's directory is looked up anew each time ([`process`]); what belongs to the
-//! whole system stands in [`system`], the knobs below `/proc/sys` in [`sysctl`], mounts in [`mounts`].
+//! [`filesystem`] makes the tree. A process's directory is looked up anew each time (`process`); what belongs to the
+//! whole system stands in `system`, the knobs below `/proc/sys` in `sysctl`, mounts in `mounts`.
 //!
 //! **Invariants.** Nothing here keeps a process alive: nodes hold a thread only while they are in use, and answer `ESRCH`
 //! once it is gone. Inode numbers are made of a process's number and birth, so a number that is given again names another

@@ -6,7 +6,7 @@
 //! - `actions`: what a task asks about its own signals (masks, actions, waiting for a signal).
 //! - `deliver`: from a queue to a handler's frame and back (`rt_sigreturn`).
 //!
-//! **Invariants.** All of a thread group's signal state changes under its one lock ([`crate::lock`]); each change that
+//! **Invariants.** All of a thread group's signal state changes under its one lock (`lock`); each change that
 //! could make a signal deliverable sets the thread's flag under that lock, and the flag is cleared under it only when
 //! nothing is deliverable. A pending signal is thus never forgotten.
 

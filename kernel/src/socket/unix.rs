@@ -1,6 +1,6 @@
 //! Connected AF_UNIX sockets, unix(7): the two ends that socketpair(2) makes.
 //!
-//! Each direction is a [`Channel`]: a bounded queue of packets, one writer and one reader. Stream sockets forget the
+//! Each direction is a `Channel`: a bounded queue of packets, one writer and one reader. Stream sockets forget the
 //! borders of packets when they read, the other kinds keep them.
 //!
 //! **Locks.** `socket.channel` may be held over a user copy: the fault path never takes it. Queues are woken without it.

@@ -5,7 +5,7 @@
 //! - One file per operation: `clone`, `exec`, `exit`, `wait`, `jobs` (process groups, sessions), `block` (sleeping), `usage`.
 //!
 //! **Invariants.** A task's guest registers, platform context and run state are touched by its own host thread only.
-//! Nothing that must survive a stop lives on a host stack: it is in a [`run::RunState`] or a restart block.
+//! Nothing that must survive a stop lives on a host stack: it is in a `run::RunState` or a restart block.
 
 pub(crate) mod block;
 mod clone;

@@ -1,9 +1,9 @@
 //! Time: clocks, timers, sleeping.
 //!
 //! - [`ClockId`] names a clock; [`crate::kernel::Kernel`] reads the system's, a task its own CPU clocks.
-//! - [`queue`]: the heap of deadlines, pure, time as an argument. [`thread`]: one host thread that sleeps until the
+//! - [`queue`]: the heap of deadlines, pure, time as an argument. `thread`: one host thread that sleeps until the
 //!   earliest, and for ever when there is none: an idle sandbox wakes never.
-//! - [`group`]: interval timers and POSIX timers of a process. [`sleep`]: nanosleep.
+//! - `group`: interval timers and POSIX timers of a process. `sleep`: nanosleep.
 //!
 //! **Invariants.** All deadlines are nanoseconds of CLOCK_MONOTONIC; CLOCK_REALTIME ones are converted when they are set
 //! (nothing in the sandbox can set the clock). A timer that fires is looked up by id, so that one that was disarmed
