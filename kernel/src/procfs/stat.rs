@@ -69,7 +69,7 @@ pub(super) fn stat(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errn
     let start_ns = start_ns.saturating_sub(subject.kernel()?.boot_ns());
     let tty = info.tty.as_ref().map_or(0, |tty| tty.device());
     let foreground = info.tty.as_ref().and_then(|tty| tty.foreground()).map_or(-1, |pid| i64::from(pid.0));
-    let comm = thread.comm();
+    let (comm, nice) = (thread.comm(), thread.nice());
     let mut text = format!("{number} (").into_bytes();
     text.extend_from_slice(comm.as_bytes());
     let mut rest = format!(
@@ -83,6 +83,7 @@ pub(super) fn stat(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errn
         ticks(own.system_ns),
         ticks(children.user_ns),
         ticks(children.system_ns),
+        nice.saturating_add(20),
         info.threads.max(1),
         ticks(start_ns),
         memory.total,
