@@ -13,7 +13,7 @@ use abi::sched::{
     SchedParam,
 };
 use abi::time::{Timespec, Tms};
-use auth::Caps;
+use auth::{Caps, Uid};
 use kernel::rlimit::{Privilege, Resource, Rlimit};
 use kernel::syscalls;
 use kernel::task::{Pid, Task, Thread, ThreadGroup, Tid};
@@ -38,9 +38,9 @@ syscalls! {
     /// CPU times of the process and its children.
     times [100, 153] Partial("no guest test yet");
     /// Gets the niceness.
-    getpriority [140, 141] Partial("always 0");
+    getpriority [140, 141] Full("system::niceness_is_kept_and_inherited");
     /// Sets the niceness.
-    setpriority [141, 140] Partial("checked, otherwise without effect");
+    setpriority [141, 140] Partial("kept and told; the host schedules");
     /// Gives up the CPU.
     sched_yield [24, 124] Full("process::orphans_go_to_init");
     /// Gets the scheduling policy.
@@ -161,35 +161,60 @@ fn times(task: &mut Task, out: Out<Tms>) -> Result<i64, Errno> {
     Ok(ticks(task.kernel().uptime_ns()))
 }
 
-/// Whether there is anybody that `which` and `who` name.
-fn check_who(task: &Task, which: i32, who: i32) -> Result<(), Errno> {
-    match which {
-        PRIO_PROCESS => thread(task, who).map(drop).map_err(|_| Errno::ESRCH),
-        PRIO_PGRP if who == 0 => Ok(()),
+/// The threads that `which` and `who` name: one, or all of a process group's or user's; `ESRCH`, `EINVAL`.
+fn threads_of(task: &Task, which: i32, who: i32) -> Result<Vec<Arc<Thread>>, Errno> {
+    let all = |wanted: &dyn Fn(&ThreadGroup) -> bool| -> Vec<Arc<Thread>> {
+        let groups = task.kernel().tasks().groups();
+        groups.iter().filter(|group| wanted(group)).flat_map(|group| group.threads()).collect()
+    };
+    let threads = match which {
+        PRIO_PROCESS => return thread(task, who).map(|thread| vec![thread]).map_err(|_| Errno::ESRCH),
         PRIO_PGRP => {
-            let group = Pid::from_raw(who).ok_or(Errno::ESRCH)?;
-            let groups = task.kernel().tasks().groups();
-            let member = |pid: Pid| task.getpgid(Some(pid)).is_ok_and(|pgrp| pgrp == group);
-            if groups.iter().any(|one| member(one.pid())) { Ok(()) } else { Err(Errno::ESRCH) }
+            let group = if who == 0 { task.getpgid(None)? } else { Pid::from_raw(who).ok_or(Errno::ESRCH)? };
+            all(&|one| task.getpgid(Some(one.pid())).is_ok_and(|pgrp| pgrp == group))
         }
-        PRIO_USER => Ok(()),
-        _ => Err(Errno::EINVAL),
-    }
+        PRIO_USER => {
+            let uid = if who == 0 { task.creds().ruid } else { Uid(who.cast_unsigned()) };
+            all(&|one| one.threads().first().is_some_and(|thread| thread.creds().ruid == uid))
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    if threads.is_empty() { Err(Errno::ESRCH) } else { Ok(threads) }
 }
 
-/// `getpriority(2)`, the call: 20 less the niceness, so that it is never negative.
+/// `getpriority(2)`, the call: 20 less the lowest niceness, so that it is never negative.
 fn getpriority(task: &mut Task, which: PriorityWho, who: i32) -> Result<u32, Errno> {
-    check_who(task, which.0, who)?;
-    Ok(20)
+    let threads = threads_of(task, which.0, who)?;
+    let lowest = threads.iter().map(|thread| thread.nice()).min().unwrap_or(0);
+    Ok((20 - lowest).unsigned_abs())
 }
 
 /// `setpriority(2)`.
 fn setpriority(task: &mut Task, which: PriorityWho, who: i32, nice: i32) -> Result<(), Errno> {
-    check_who(task, which.0, who)?;
-    let floor = task.group().limit(Resource::Nice).soft;
-    let allowed =
-        nice >= 0 || task.creds().has(Caps::SYS_NICE) || i64::from(20 - nice.max(-20)).cast_unsigned() <= floor;
-    if allowed { Ok(()) } else { Err(Errno::EACCES) }
+    let threads = threads_of(task, which.0, who)?;
+    let nice = nice.clamp(-20, 19);
+    let mut outcome = Ok(());
+    for thread in threads {
+        if let Err(errno) = set_nice(task, &thread, nice) {
+            outcome = Err(errno);
+        }
+    }
+    outcome
+}
+
+/// Sets the niceness of `thread`: `EPERM` for another user's, `EACCES` below what `RLIMIT_NICE` allows.
+fn set_nice(task: &Task, thread: &Thread, nice: i32) -> Result<(), Errno> {
+    let (creds, its) = (task.creds(), thread.creds());
+    let privileged = creds.has(Caps::SYS_NICE);
+    if !privileged && creds.euid != its.ruid && creds.euid != its.euid {
+        return Err(Errno::EPERM);
+    }
+    let floor = thread.group().limit(Resource::Nice).soft;
+    if !privileged && nice < thread.nice() && i64::from(20 - nice).cast_unsigned() > floor {
+        return Err(Errno::EACCES);
+    }
+    thread.set_nice(nice);
+    Ok(())
 }
 
 /// `sched_yield(2)`.
@@ -337,7 +362,7 @@ fn check_io_who(task: &Task, which: i32, who: i32) -> Result<(), Errno> {
         IOPRIO_WHO_USER => PRIO_USER,
         _ => return Err(Errno::EINVAL),
     };
-    check_who(task, which, who)
+    threads_of(task, which, who).map(drop)
 }
 
 /// `ioprio_get(2)`: best effort, level 4.

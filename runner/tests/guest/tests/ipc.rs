@@ -207,3 +207,16 @@ fn bad_pointers_are_efault() {
     assert_eq!(sys!(close, read), Ok(0));
     assert_eq!(sys!(close, write), Ok(0));
 }
+
+#[test]
+fn a_pipe_opened_again_waits_for_nobody() {
+    let (read, write) = pipe(0);
+    write_all(write, b"kept");
+    assert_eq!(sys!(close, write), Ok(0));
+    // No writer is left, and none is waited for.
+    let again = std::fs::File::open(format!("/proc/self/fd/{read}")).unwrap();
+    let again = std::os::fd::AsRawFd::as_raw_fd(&again);
+    assert_eq!(read_some(again).unwrap(), b"kept");
+    assert_eq!(read_some(again).unwrap(), b"");
+    assert_eq!(sys!(close, read), Ok(0));
+}

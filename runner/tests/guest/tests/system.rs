@@ -175,3 +175,50 @@ fn sysinfo_and_rusage_are_plausible() {
     assert!(usage.ru_maxrss > 0);
     assert_eq!(sys!(getrusage, 7, &raw mut usage), Err(libc::EINVAL));
 }
+
+#[test]
+fn niceness_is_kept_and_inherited() {
+    let nice = |which: u32| sys!(getpriority, which, 0).map(|answer| 20 - answer);
+    in_child(|| {
+        let before = nice(libc::PRIO_PROCESS).unwrap_or(99);
+        let wanted = (before + 3).min(19);
+        if sys!(setpriority, libc::PRIO_PROCESS, 0, wanted) != Ok(0) || nice(libc::PRIO_PROCESS) != Ok(wanted) {
+            return 1;
+        }
+        // A child has it too, and a number too large means the largest.
+        let status = casemate_guest_tests::fork_status(|| {
+            if nice(libc::PRIO_PROCESS) != Ok(wanted) {
+                return 1;
+            }
+            let largest = sys!(setpriority, libc::PRIO_PROCESS, 0, 100).and_then(|_| nice(libc::PRIO_PROCESS));
+            i32::from(largest != Ok(19))
+        });
+        if status != 0 {
+            return 2;
+        }
+        i32::from(sys!(getpriority, 3, 0) != Err(libc::EINVAL)) * 3
+    });
+    assert_eq!(sys!(setpriority, libc::PRIO_PROCESS, i32::MAX, 0), Err(libc::ESRCH));
+}
+
+#[test]
+fn a_title_written_over_the_arguments_is_the_command_line() {
+    in_child(|| {
+        let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return 1 };
+        let field = |number: usize| -> Option<usize> {
+            stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(number - 3)).and_then(|text| text.parse().ok())
+        };
+        let (Some(start), Some(end)) = (field(48), field(49)) else { return 2 };
+        let title = b"title\0";
+        if end < start + title.len() + 2 {
+            return 3;
+        }
+        for at in start..end {
+            let byte = title.get(at - start).copied().unwrap_or(b' ');
+            // SAFETY: 1. our own argument strings, which nobody else reads now.
+            unsafe { (at as *mut u8).write_volatile(byte) };
+        }
+        let Ok(line) = std::fs::read("/proc/self/cmdline") else { return 4 };
+        i32::from(line != title) * 5
+    });
+}
