@@ -50,6 +50,40 @@ fn sandbox_process() {
     }
 }
 
+/// A fault of our kernel itself is one line and status 125; nothing of the guest survives it.
+#[test]
+fn a_crash_of_the_kernel() {
+    let script = "sleep 1000 & echo up; while :; do :; done";
+    let mut command = command(As::Me, &["run", "--", "/bin/sh", "-c", script]);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("reads");
+    let all = descendants(child.id());
+    kill(all[0], Signal::SEGV);
+    assert_eq!(wait(&mut child).code(), Some(125));
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().expect("piped"), &mut text).expect("reads");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.starts_with("casemate: internal error: signal 11"), "{text}");
+    assert_gone_within(&all, SOON);
+}
+
+/// Without namespaces the parent-death signals alone must do it.
+#[test]
+fn launcher_without_namespaces() {
+    let script = "sleep 1000 & echo up; while :; do :; done";
+    let mut command = command(As::Me, &["run", "--isolation=seccomp", "--", "/bin/sh", "-c", script]);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("reads");
+    let all = descendants(child.id());
+    child.kill().expect("kill");
+    wait(&mut child);
+    assert_gone_within(&all, SOON);
+}
+
 #[test]
 fn stubs() {
     let mut child = running(As::Me);

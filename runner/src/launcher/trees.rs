@@ -384,7 +384,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{Collector, HostView, MountPoint, Opener, TreeRole, parse_mountinfo};
+    use rustix::fs::{Mode, OFlags};
+
+    use super::{Collector, HostView, MountPoint, Opener, TreeAccess, TreeRole, parse_mountinfo};
 
     #[test]
     fn mountinfo_lines() {
@@ -395,6 +397,32 @@ mod tests {
             MountPoint { path: PathBuf::from("/proc"), fstype: "proc".into() },
         ];
         assert_eq!(parse_mountinfo(text), expected);
+    }
+
+    /// Nothing above a detached mount can be reached through its descriptor, by whatever path.
+    #[test]
+    fn trees_end_at_their_roots() {
+        if !rustix::process::geteuid().is_root() {
+            // Needs the right to mount, which `casemate` gets from its user namespace.
+            return;
+        }
+        let collector = Collector {
+            opener: Opener::Detached,
+            role: TreeRole::Root,
+            mounts: Vec::new(),
+            view: HostView::default(),
+        };
+        let tree = collector.open(Path::new("/usr/bin"), TreeAccess::ReadOnly).expect("detached mount");
+        let open = |path: &str, flags| rustix::fs::openat(&tree, path, flags, Mode::empty());
+        assert!(open("sh", OFlags::RDONLY).is_ok());
+        for path in ["..", "../..", "../../../.."] {
+            let up = open(path, OFlags::PATH).expect("`..` of a root is itself");
+            assert_eq!(rustix::fs::fstat(&up).expect("stat").st_ino, rustix::fs::fstat(&tree).expect("stat").st_ino);
+        }
+        for path in ["../lib", "../../etc/passwd", "../../../../etc/passwd"] {
+            assert!(open(path, OFlags::PATH).is_err(), "{path}");
+        }
+        assert_eq!(open("casemate-new", OFlags::RDWR | OFlags::CREATE).err(), Some(rustix::io::Errno::ROFS));
     }
 
     #[test]
