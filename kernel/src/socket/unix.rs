@@ -221,7 +221,7 @@ impl Socket {
                 if std::mem::take(&mut flow.reset) {
                     return Err(Errno::ECONNRESET);
                 }
-                let ended = flow.write_ended || flow.read_ended;
+                let ended = flow.input_ended(self.kind);
                 return if ended { Ok(Received { copied: 0, packet: 0 }) } else { Err(Errno::EAGAIN) };
             }
             if self.kind == Kind::Stream { flow.read_stream(dst, take)? } else { flow.read_packet(dst, take)? }
@@ -253,6 +253,11 @@ impl Socket {
 }
 
 impl Flow {
+    /// Nothing more will come: datagrams, without a connection to end, wait on when the other end is gone.
+    fn input_ended(&self, kind: Kind) -> bool {
+        self.read_ended || (self.write_ended && kind != Kind::Datagram)
+    }
+
     fn read_stream(&mut self, dst: &mut dyn IoDst, take: Take) -> Result<Received, Errno> {
         let (mut copied, mut skip, mut at) = (0, self.consumed, 0);
         while let Some(packet) = self.packets.get(at) {
@@ -318,7 +323,7 @@ impl FileOps for Socket {
         let mut ready = EventMask::empty();
         let input_ended = {
             let flow = self.inbox.flow.lock();
-            let ended = flow.write_ended || flow.read_ended;
+            let ended = flow.input_ended(self.kind);
             if !flow.packets.is_empty() || ended || flow.reset {
                 ready |= EventMask::READABLE;
             }

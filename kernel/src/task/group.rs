@@ -10,7 +10,7 @@ use fs::vfs::Path;
 use sync::{LockClass, Mutex, MutexGuard};
 use waiter::WaitQueue;
 
-use super::thread::{CpuTimes, Thread};
+use super::thread::{CpuTimes, Thread, Work};
 use crate::ids::{Pid, Tid};
 use crate::lock::{GROUP_SIGNALS, HANDLERS, LIMITS};
 use crate::rlimit::{Resource, Rlimit, Rlimits};
@@ -273,7 +273,18 @@ impl ThreadGroup {
 
     /// Reads and changes limits in one step.
     pub fn with_limits<T>(&self, f: impl FnOnce(&mut Rlimits) -> T) -> T {
-        f(&mut self.limits.lock())
+        let (value, cpu_changed) = {
+            let mut limits = self.limits.lock();
+            let before = limits.get(Resource::Cpu);
+            let value = f(&mut limits);
+            (value, limits.get(Resource::Cpu) != before)
+        };
+        if cpu_changed {
+            for thread in self.threads() {
+                thread.kick(Work::CPU_TIMERS);
+            }
+        }
+        value
     }
 
     /// CPU time of all its threads, also of those that are gone.

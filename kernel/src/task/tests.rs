@@ -11,6 +11,7 @@ use super::{CloneRequest, ExecRequest, ExecTarget, WaitRequest, WaitWhich};
 use crate::error::{SysErr, SysResult};
 use crate::harness::{Log, Op, Sandbox, call, exit, fork, handler};
 use crate::ids::Pid;
+use crate::rlimit::{Resource, Rlimit};
 use crate::signal::types::{AltStack, SaFlags, SigAction, SigSet, Signal};
 use crate::signal::{MaskChange, SignalTarget};
 use crate::task::{Subreaper, Task};
@@ -476,6 +477,23 @@ fn cpu_timers_count_cpu_time() {
         Op::Spin,
     ];
     assert_eq!(Sandbox::new(program).run(), ExitStatus::Killed(Signal::PROF));
+}
+
+#[test]
+fn the_cpu_limit_warns_and_then_kills() {
+    let log = Log::new();
+    let program = vec![
+        sigaction(Signal::XCPU, handler(3, SaFlags::empty())),
+        call(|task| {
+            task.group().with_limits(|limits| limits.set_unchecked(Resource::Cpu, Rlimit { soft: 0, hard: 2 }));
+            Ok(1)
+        }),
+        Op::Spin,
+        log_op(&log, "warned"),
+        Op::Return,
+    ];
+    assert_eq!(Sandbox::new(program).run(), ExitStatus::Killed(Signal::KILL));
+    assert_eq!(log.take(), ["warned"]);
 }
 
 #[test]

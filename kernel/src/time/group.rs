@@ -10,11 +10,11 @@ use std::sync::{Arc, Weak};
 use abi::Errno;
 use sync::Mutex;
 
-use super::{ClockId, TimerHandle, TimerTarget};
+use super::{ClockId, NS_PER_SEC, TimerHandle, TimerTarget};
 use crate::ids::Tid;
 use crate::kernel::Kernel;
 use crate::lock::GROUP_TIMERS;
-use crate::rlimit::Resource;
+use crate::rlimit::{INFINITY, Resource};
 use crate::signal::info::{SI_TIMER, SigData, SigInfo};
 use crate::signal::send::Origin;
 use crate::signal::types::Signal;
@@ -133,6 +133,8 @@ struct State {
     target: Option<Arc<Target>>,
     /// The deadline at which threads look at CPU timers.
     cpu_check: Option<TimerHandle>,
+    /// CPU time, in whole seconds, at which SIGXCPU was last sent; 0 is never.
+    warned_at_secs: u64,
 }
 
 /// The timers of a process.
@@ -167,7 +169,8 @@ impl TimerTarget for Target {
 impl GroupTimers {
     pub(crate) fn new() -> Self {
         let itimers = [Timer::new(Counts::Wall), Timer::new(Counts::UserCpu), Timer::new(Counts::Cpu)];
-        let state = State { itimers, posix: BTreeMap::new(), next_id: 0, target: None, cpu_check: None };
+        let state =
+            State { itimers, posix: BTreeMap::new(), next_id: 0, target: None, cpu_check: None, warned_at_secs: 0 };
         Self { state: Mutex::new(GROUP_TIMERS, state) }
     }
 
@@ -396,6 +399,7 @@ impl Task {
         let left = timers
             .filter(|t| t.counts != Counts::Wall)
             .filter_map(|t| Some(t.due_ns?.saturating_sub(now.of(t.counts))))
+            .chain(self.cpu_limit_left(state.warned_at_secs, now))
             .min();
         let Some(left) = left else { return };
         let threads = self.group().threads().len().max(1) as u64;
@@ -403,6 +407,38 @@ impl Task {
         let target = self.timer_target(state);
         let weak: Weak<dyn TimerTarget> = Arc::downgrade(&target) as _;
         state.cpu_check = Some(self.kernel().timers().arm(wake, weak, TOKEN_CPU));
+    }
+
+    /// CPU time until RLIMIT_CPU has something to say: at the soft limit and each second after.
+    fn cpu_limit_left(&self, warned_at_secs: u64, now: &Now) -> Option<u64> {
+        let limit = self.group().limit(Resource::Cpu);
+        if limit.soft == INFINITY {
+            return None;
+        }
+        let next = limit.soft.max(warned_at_secs.saturating_add(1)).saturating_mul(NS_PER_SEC);
+        Some(next.saturating_sub(now.cpu.total()))
+    }
+
+    /// Has the threads of a process that begins with RLIMIT_CPU look at it.
+    pub(crate) fn arm_cpu_limit(&self) {
+        if self.group().limit(Resource::Cpu).soft != INFINITY {
+            let now = self.timer_now();
+            self.arm_cpu_check(&mut self.group().timers.state.lock(), &now);
+        }
+    }
+
+    /// RLIMIT_CPU: SIGKILL at the hard limit, SIGXCPU at the soft one and each second after (getrlimit(2)).
+    fn check_cpu_limit(&self, state: &mut State, now: &Now) -> Option<Signal> {
+        let limit = self.group().limit(Resource::Cpu);
+        let used = now.cpu.total() / NS_PER_SEC;
+        if used >= limit.hard {
+            return Some(Signal::KILL);
+        }
+        if used < limit.soft.max(1) || used <= state.warned_at_secs {
+            return None;
+        }
+        state.warned_at_secs = used;
+        Some(Signal::XCPU)
     }
 
     /// Fires CPU timers that are due, and arms the next look.
@@ -425,6 +461,7 @@ impl Task {
                     fired.push(Fired::Posix(*id, posix.notify, missed));
                 }
             }
+            fired.extend(self.check_cpu_limit(&mut state, &now).map(Fired::Itimer));
             self.arm_cpu_check(&mut state, &now);
         }
         for one in fired {
