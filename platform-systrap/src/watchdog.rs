@@ -3,8 +3,8 @@
 //! Guest code that jumps into the stub can put its thread into a state that no kick ends (a loop through `iretq`, a futex
 //! wait of its own). Without this, such a process would outlive every signal.
 //!
-//! One thread, started with the first kick that is ever sent. It sleeps until kicks are sent, then looks once per
-//! [`Watchdog::patience`] for as long as there are new ones: an idle sandbox has none.
+//! One thread, started with the first kick that is ever sent. It sleeps until kicks are sent, then looks each time
+//! its patience is over, for as long as there are new ones: an idle sandbox has none.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};

@@ -1,6 +1,6 @@
 //! Becoming another program: execve(2), execveat(2).
 //!
-//! All that can fail is done first, beside the running program ([`prepare`]): files are opened and checked, the new
+//! All that can fail is done first, beside the running program (`prepare`): files are opened and checked, the new
 //! address space is laid out and filled. Then the other threads are ended (`ExecWait`), and the new program takes over
 //! in one step that cannot fail. An exec that fails therefore leaves the caller as it was.
 
