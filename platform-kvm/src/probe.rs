@@ -92,7 +92,10 @@ fn check_cpuid(kvm: &Kvm) -> Result<(), Failure> {
     let step = "supported CPUID";
     let cpuid = at(step, kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))?;
     let has = |function: u32, register: fn(&kvm_bindings::kvm_cpuid_entry2) -> u32, bit: u32| {
-        cpuid.as_slice().iter().any(|entry| entry.function == function && entry.index == 0 && register(entry) & (1 << bit) != 0)
+        cpuid
+            .as_slice()
+            .iter()
+            .any(|entry| entry.function == function && entry.index == 0 && register(entry) & (1 << bit) != 0)
     };
     let features = [
         ("long mode", has(0x8000_0001, |entry| entry.edx, 29)),

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 
 /// Runs unmodified Linux programs on a Linux kernel that is itself an ordinary program.
 #[derive(Parser)]
-#[command(name = "casemate", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "casemate", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = "`casemate run -- CMD` is the everyday door; `casemate run --help` lists its options.")]
 struct Cli {
     #[command(subcommand)]
