@@ -12,7 +12,7 @@ use abi::Errno;
 use abi::fs::OpenFlags;
 use auth::{Caps, Gid, Uid};
 use sync::Mutex;
-use usermem::bytes::{IoDst, IoSrc};
+use usermem::bytes::{IoDst, IoSrc, KernelDst};
 use usermem::ptr::UserMemory;
 use waiter::{EventMask, Pollable, WaitQueue};
 
@@ -144,6 +144,55 @@ impl Pipe {
         Ok(n)
     }
 
+    /// Whether there are bytes, or nobody to write any; `EAGAIN`.
+    pub fn has_bytes(&self) -> Result<bool, Errno> {
+        let state = self.state.lock();
+        if state.len == 0 && state.writers > 0 { Err(Errno::EAGAIN) } else { Ok(state.len > 0) }
+    }
+
+    /// How many bytes a write would take now; `EPIPE`, `EAGAIN`.
+    pub fn room(&self) -> Result<usize, Errno> {
+        let state = self.state.lock();
+        if state.readers == 0 {
+            return Err(Errno::EPIPE);
+        }
+        if state.room() == 0 { Err(Errno::EAGAIN) } else { Ok(state.room()) }
+    }
+
+    /// Takes up to `len` bytes out; none at the end, `EAGAIN`.
+    pub fn take(&self, len: usize) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; len.min(self.readable_bytes())];
+        if bytes.is_empty() && len > 0 {
+            return if self.has_bytes()? { Err(Errno::EAGAIN) } else { Ok(bytes) };
+        }
+        let got = self.read(&mut KernelDst::new(&mut bytes))?;
+        bytes.truncate(got);
+        Ok(bytes)
+    }
+
+    /// The first `len` bytes, or as many as there are, which stay; none at the end, `EAGAIN`.
+    pub fn peek(&self, len: usize) -> Result<Vec<u8>, Errno> {
+        let state = self.state.lock();
+        if state.len == 0 {
+            return if state.writers == 0 { Ok(Vec::new()) } else { Err(Errno::EAGAIN) };
+        }
+        let (front, back) = state.runs(state.start, len.min(state.len));
+        let mut bytes = state.ring.get(front).unwrap_or_default().to_vec();
+        bytes.extend_from_slice(state.ring.get(back).unwrap_or_default());
+        Ok(bytes)
+    }
+
+    /// Gives bytes that [`Pipe::take`] took back to the front. Writers that came meanwhile may make it hold more than its
+    /// capacity for a while.
+    pub fn put_back(&self, bytes: &[u8]) -> Result<(), Errno> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.state.lock().put_back(bytes)?;
+        self.queue.wake(EventMask::READABLE);
+        Ok(())
+    }
+
     fn open_end(self: &Arc<Self>, reads: bool, writes: bool) -> PipeEnd {
         let mut state = self.state.lock();
         if reads {
@@ -264,6 +313,28 @@ impl State {
         self.note_packet(n, borders);
         self.len += n;
         Ok(n)
+    }
+
+    fn put_back(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        let needed = self.len + bytes.len();
+        if needed > self.ring.len() {
+            self.resize(needed.next_power_of_two().max(FIRST_RING))?;
+        }
+        let size = self.ring.len();
+        self.start = (self.start + size - bytes.len()) % size;
+        let (front, back) = self.runs(self.start, bytes.len());
+        let (first, second) = bytes.split_at(front.len());
+        if let Some(room) = self.ring.get_mut(front) {
+            room.copy_from_slice(first);
+        }
+        if let Some(room) = self.ring.get_mut(back) {
+            room.copy_from_slice(second);
+        }
+        if !self.packets.is_empty() {
+            self.packets.push_front(Packet { len: bytes.len(), bordered: false });
+        }
+        self.len = needed;
+        Ok(())
     }
 
     fn note_packet(&mut self, len: usize, borders: Borders) {
@@ -484,6 +555,27 @@ mod tests {
         assert_eq!(write(&pipe, &[3; PIPE_BUF + 1]), Ok(10));
         assert_eq!(write(&pipe, &[4]), Err(Errno::EAGAIN));
         assert_eq!(read(&pipe, 100_000).unwrap().len(), 65_536);
+    }
+
+    #[test]
+    fn bytes_put_back_come_first() {
+        let (pipe, _reader, _writer) = pipe_with_ends();
+        assert_eq!(pipe.take(4), Err(Errno::EAGAIN));
+        assert_eq!(pipe.peek(4), Err(Errno::EAGAIN));
+        write(&pipe, &[1; 4090]).unwrap();
+        assert_eq!(read(&pipe, 4088).unwrap().len(), 4088);
+        write(&pipe, b"abcdefghijkl").unwrap();
+        assert_eq!(pipe.peek(5).unwrap(), b"\x01\x01abc");
+        let taken = pipe.take(6).unwrap();
+        assert_eq!(taken, b"\x01\x01abcd");
+        pipe.put_back(&taken[2..]).unwrap();
+        assert_eq!(read(&pipe, 99).unwrap(), b"abcdefghijkl");
+        write(&pipe, &[2; 65_536]).unwrap();
+        let taken = pipe.take(10_000).unwrap();
+        write(&pipe, &[3; 10_000]).unwrap();
+        pipe.put_back(&taken).unwrap();
+        assert_eq!(write(&pipe, b"x"), Err(Errno::EAGAIN));
+        assert_eq!(read(&pipe, 100_000).unwrap().len(), 75_536);
     }
 
     #[test]

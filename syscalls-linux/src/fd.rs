@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use abi::Errno;
 use abi::fs::{CloseRangeFlags, FD_CLOEXEC, FOwnerEx, Flock, FlockOp, OpenFlags, Seals};
-use abi::tty::{FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX};
-use fs::vfs::{File, FlockKind, LockKind, LockRange, Owner};
+use abi::ioctl::FIGETBSZ;
+use abi::tty::{FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX, FIONREAD, FIOQSIZE};
+use fs::vfs::{File, FileType, FlockKind, LockKind, LockRange, Owner};
 use kernel::fdtable::CloseOnExec;
 use kernel::syscall::SysResult;
 use kernel::syscalls;
@@ -203,6 +204,8 @@ fn file_command(task: &Task, file: &File, cmd: u32, low: u32, arg: u64) -> SysRe
             Ok(0)
         }
         abi::fs::F_GETLEASE => Ok(2),
+        abi::fs::F_NOTIFY if arg == 0 => Ok(0),
+        abi::fs::F_NOTIFY if file.inode().file_type() != FileType::Directory => Err(Errno::ENOTDIR.into()),
         abi::fs::F_GETPIPE_SZ => Ok(file.ops().pipe().ok_or(Errno::EBADF)?.capacity() as u64),
         abi::fs::F_SETPIPE_SZ => Ok(file
             .ops()
@@ -212,10 +215,10 @@ fn file_command(task: &Task, file: &File, cmd: u32, low: u32, arg: u64) -> SysRe
             as u64),
         abi::fs::F_GET_SEALS => Ok(u64::from(file.ops().sealable().ok_or(Errno::EINVAL)?.seals().bits())),
         abi::fs::F_ADD_SEALS => {
-            let sealable = file.ops().sealable().ok_or(Errno::EINVAL)?;
             if !file.is_writable() {
                 return Err(Errno::EPERM.into());
             }
+            let sealable = file.ops().sealable().ok_or(Errno::EINVAL)?;
             sealable.add_seals(Seals::from_bits(low).ok_or(Errno::EINVAL)?)?;
             Ok(0)
         }
@@ -317,15 +320,21 @@ fn wait_for_lock(
     }
 }
 
+/// Mandatory locks, which Linux ignores since 5.15.
+const LOCK_MAND: u32 = 32;
+
 /// `flock(2)`.
 fn flock(task: &mut Task, fd: Fd, Flags(op): Flags<FlockOp>) -> SysResult<()> {
-    let file = task.fd(fd.0)?;
+    if op.bits() & LOCK_MAND != 0 {
+        return Ok(());
+    }
     let kind = match op.difference(FlockOp::LOCK_NB) {
         FlockOp::LOCK_SH => FlockKind::Shared,
         FlockOp::LOCK_EX => FlockKind::Exclusive,
         FlockOp::LOCK_UN => FlockKind::Unlock,
         _ => return Err(Errno::EINVAL.into()),
     };
+    let file = task.fd(fd.0)?;
     let patience = if op.contains(FlockOp::LOCK_NB) { Patience::None } else { Patience::Wait };
     wait_for_lock(task, &file, patience, |_| file.flock(kind))
 }
@@ -345,7 +354,26 @@ fn ioctl(task: &mut Task, fd: Fd, IoctlCmd(cmd): IoctlCmd, arg: Hex) -> SysResul
         FIONCLEX => task.fds().set_cloexec(fd.0, CloseOnExec::No)?,
         FIONBIO => return set_flag(OpenFlags::O_NONBLOCK),
         FIOASYNC => return set_flag(OpenFlags::O_ASYNC),
-        _ => return Ok(file.ioctl(&task.fs_context(), cmd, arg.0, task.mem())?),
+        _ => match file.ioctl(&task.fs_context(), cmd, arg.0, task.mem()) {
+            Err(Errno::ENOTTY) => generic_ioctl(task, &file, cmd, Addr(arg.0))?,
+            result => return Ok(result?),
+        },
     }
     Ok(0)
+}
+
+/// Commands that Linux answers for every file of a kind.
+fn generic_ioctl(task: &Task, file: &File, cmd: u32, at: Addr) -> Result<(), Errno> {
+    let kind = file.inode().file_type();
+    match cmd {
+        FIONREAD if kind == FileType::Regular => {
+            let left = file.attr()?.size.saturating_sub(file.position());
+            mem::write(task, at, &i32::try_from(left).unwrap_or(i32::MAX))
+        }
+        FIOQSIZE if matches!(kind, FileType::Regular | FileType::Directory | FileType::Symlink) => {
+            mem::write(task, at, &(file.attr()?.blocks.saturating_mul(512)))
+        }
+        FIGETBSZ => mem::write(task, at, &i32::try_from(file.attr()?.blksize).unwrap_or(i32::MAX)),
+        _ => Err(Errno::ENOTTY),
+    }
 }

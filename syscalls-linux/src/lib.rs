@@ -27,6 +27,7 @@ mod process;
 mod rw;
 mod signals;
 mod socket;
+mod splice;
 mod strace;
 mod system;
 mod time;
@@ -56,6 +57,7 @@ pub static TABLE: [Option<&'static SyscallDef>; NUMBERS] = by_number(&[
     rw::ROWS,
     signals::ROWS,
     socket::ROWS,
+    splice::ROWS,
     system::ROWS,
     time::ROWS,
     timers::ROWS,

@@ -11,7 +11,7 @@ use kernel::task::Task;
 use crate::args::{DirFd, Fd, Flags, In, Mode, NewFd, OpenArg, OutBuf, PathArg};
 use crate::fd::{cloexec, install};
 use crate::mem;
-use crate::walk::{CWD, lookup, pathname, pathname_or_empty, start, walk};
+use crate::walk::{CWD, lookup, pathname, pathname_or_empty, raw_pathname, start, walk};
 
 syscalls! {
     pub(crate) const ROWS;
@@ -69,6 +69,12 @@ syscalls! {
 }
 
 fn open_at(task: &Task, dir: DirFd, path: PathArg, how: &OpenHow) -> Result<NewFd, Errno> {
+    // What makes no sense is refused before the path is looked at.
+    let (creates, directory) = (how.flags.contains(OpenFlags::O_CREAT), how.flags.contains(OpenFlags::O_DIRECTORY));
+    let unnamed = how.flags.bits() & abi::fs::__O_TMPFILE != 0;
+    if (unnamed && !(directory && how.writes())) || (creates && directory) {
+        return Err(Errno::EINVAL);
+    }
     let path = pathname(task, path)?;
     let file = walk(task, dir, &path, |at| at.open(&path, how))?;
     install(task, file, cloexec(how.flags))
@@ -249,9 +255,6 @@ fn symlink(task: &mut Task, target: PathArg, path: PathArg) -> Result<(), Errno>
 /// `symlinkat(2)`.
 fn symlinkat(task: &mut Task, target: PathArg, dir: DirFd, path: PathArg) -> Result<(), Errno> {
     let target = pathname(task, target)?;
-    if target.is_empty() {
-        return Err(Errno::ENOENT);
-    }
     let path = pathname(task, path)?;
     walk(task, dir, &path, |at| at.symlink(&target, &path).map(drop))
 }
@@ -264,11 +267,14 @@ fn readlink(task: &mut Task, path: PathArg, buf: OutBuf, size: i32) -> Result<us
 /// `readlinkat(2)`: the target is cut to `size` bytes, without NUL.
 fn readlinkat(task: &mut Task, dir: DirFd, path: PathArg, buf: OutBuf, size: i32) -> Result<usize, Errno> {
     let size = usize::try_from(size).ok().filter(|&size| size > 0).ok_or(Errno::EINVAL)?;
-    let path = pathname(task, path)?;
+    let path = raw_pathname(task, path)?;
     if path.is_empty() && dir == CWD {
         return Err(Errno::ENOENT);
     }
-    let target = walk(task, dir, &path, |at| at.readlink(&path))?;
+    let target = walk(task, dir, &path, |at| at.readlink(&path));
+    // The descriptor of something else is no link: for an empty path that is ENOENT.
+    let target =
+        target.map_err(|error| if path.is_empty() && error == Errno::EINVAL { Errno::ENOENT } else { error })?;
     let cut = target.get(..size).unwrap_or(&target);
     mem::write_bytes(task, buf.0, cut)?;
     Ok(cut.len())
@@ -311,7 +317,13 @@ fn chroot(task: &mut Task, path: PathArg) -> Result<(), Errno> {
 
 /// `getcwd(2)`, the call: answers the length with the NUL.
 fn getcwd(task: &mut Task, buf: OutBuf, size: u64) -> Result<usize, Errno> {
-    let mut path = task.fs().cwd().live_path(&task.fs().root()).ok_or(Errno::ENOENT)?;
+    let (cwd, root) = (task.fs().cwd(), task.fs().root());
+    let mut path = match cwd.live_path(&root) {
+        Some(path) => path,
+        None if cwd.is_deleted() => return Err(Errno::ENOENT),
+        // Not below the root: `(unreachable)` stands before it.
+        None => cwd.d_path(&root),
+    };
     path.push(0);
     if path.len() > abi::fs::PATH_MAX {
         return Err(Errno::ENAMETOOLONG);

@@ -52,12 +52,6 @@ syscalls! {
     sendfile [40, 71] Partial("no guest test yet");
     /// Copies between files.
     copy_file_range [326, 285] Partial("never shares blocks; no guest test yet");
-    /// Moves data between a pipe and a descriptor.
-    splice [275, 76] Unsupported(EINVAL, "as for files that cannot be spliced")(Fd, Addr, Fd, Addr, Ulong, Hex);
-    /// Duplicates what is in a pipe.
-    tee [276, 77] Unsupported(EINVAL, "as for files that cannot be spliced")(Fd, Fd, Ulong, Hex);
-    /// Moves user pages into a pipe.
-    vmsplice [278, 75] Unsupported(EINVAL, "as for files that cannot be spliced")(Fd, Addr, Ulong, Hex);
     /// Writes a file back.
     fsync [74, 82] Partial("no guest test yet");
     /// Writes a file's contents back.
@@ -131,7 +125,7 @@ impl IoSrc for LimitedSrc<'_> {
 
 /// Where in the file the bytes are.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum At {
+pub(crate) enum At {
     /// The description's position, which moves.
     Position,
     /// This offset.
@@ -142,7 +136,7 @@ enum At {
 
 impl At {
     /// The place `done` bytes further on.
-    fn after(self, done: usize) -> Self {
+    pub(crate) fn after(self, done: usize) -> Self {
         match self {
             Self::Offset(offset) => Self::Offset(offset.saturating_add(done as u64)),
             other => other,
@@ -150,9 +144,28 @@ impl At {
     }
 
     /// What `pread(2)` and its kin name.
-    fn offset(offset: i64) -> Result<Self, Errno> {
+    pub(crate) fn offset(offset: i64) -> Result<Self, Errno> {
         u64::try_from(offset).map(Self::Offset).map_err(|_| Errno::EINVAL)
     }
+}
+
+/// What is asked of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Read,
+    Write,
+}
+
+/// What Linux asks of a file before it looks at the buffers: offsets where one is named, and to be open for it.
+fn check_file(file: &File, direction: Direction, at: At) -> Result<(), Errno> {
+    if matches!(at, At::Offset(_)) && file.ops().position() == Position::Stream {
+        return Err(Errno::ESPIPE);
+    }
+    let open = match direction {
+        Direction::Read => file.is_readable(),
+        Direction::Write => file.is_writable(),
+    };
+    if open { Ok(()) } else { Err(Errno::EBADF) }
 }
 
 /// Ends a call of which `done` bytes are through.
@@ -161,7 +174,13 @@ fn partial(done: usize, error: SysErr) -> SysResult<usize> {
 }
 
 /// Reads until `dst` is full, the file ends, or (a stream) something was there.
-fn read_into(task: &mut Task, file: &Arc<File>, dst: &mut dyn IoDst, at: At, wait: Patience) -> SysResult<usize> {
+pub(crate) fn read_into(
+    task: &mut Task,
+    file: &Arc<File>,
+    dst: &mut dyn IoDst,
+    at: At,
+    wait: Patience,
+) -> SysResult<usize> {
     if dst.remaining() == 0 && file.inode().file_type() == FileType::Fifo && file.is_readable() {
         return Ok(0);
     }
@@ -188,7 +207,6 @@ fn read_into(task: &mut Task, file: &Arc<File>, dst: &mut dyn IoDst, at: At, wai
     }
 }
 
-/// Writes until `src` is empty; a file that takes no more makes it wait or ends it.
 /// Bytes that RLIMIT_FSIZE lets a write at `start` have: none is `EFBIG` with SIGXFSZ, `setrlimit(2)`.
 pub(crate) fn within_file_limit(task: &Task, start: u64, len: usize) -> Result<usize, Errno> {
     let limit = task.group().limit(Resource::Fsize).soft;
@@ -216,7 +234,14 @@ fn allowed_len(task: &Task, file: &File, at: At, len: usize) -> Result<usize, Er
     within_file_limit(task, start, len)
 }
 
-fn write_at(task: &mut Task, file: &Arc<File>, src: &mut dyn IoSrc, at: At, wait: Patience) -> SysResult<usize> {
+/// Writes until `src` is empty; a file that takes no more makes it wait or ends it.
+pub(crate) fn write_at(
+    task: &mut Task,
+    file: &Arc<File>,
+    src: &mut dyn IoSrc,
+    at: At,
+    wait: Patience,
+) -> SysResult<usize> {
     // An eventfd and its like take one value per call, whatever the length.
     let whole = file.inode().file_type() != FileType::Anonymous;
     // What a file takes is counted and not what is left of `src`: `/dev/null` takes bytes without looking at them.
@@ -255,6 +280,7 @@ fn write_at(task: &mut Task, file: &Arc<File>, src: &mut dyn IoSrc, at: At, wait
 /// `read(2)`.
 fn read(task: &mut Task, fd: Fd, buf: OutBuf, len: u64) -> SysResult<usize> {
     let file = task.fd(fd.0)?;
+    check_file(&file, Direction::Read, At::Position)?;
     let wait = Patience::of(&file);
     let mm = Arc::clone(task.mm());
     let mut dst = mem::dst(&mm, buf.0, len)?;
@@ -264,6 +290,7 @@ fn read(task: &mut Task, fd: Fd, buf: OutBuf, len: u64) -> SysResult<usize> {
 /// `write(2)`.
 fn write(task: &mut Task, fd: Fd, buf: InBuf, len: u64) -> SysResult<usize> {
     let file = task.fd(fd.0)?;
+    check_file(&file, Direction::Write, At::Position)?;
     let wait = Patience::of(&file);
     let mm = Arc::clone(task.mm());
     let mut src = mem::src(&mm, buf.0, len)?;
@@ -274,6 +301,7 @@ fn write(task: &mut Task, fd: Fd, buf: InBuf, len: u64) -> SysResult<usize> {
 fn pread64(task: &mut Task, fd: Fd, buf: OutBuf, len: u64, offset: i64) -> SysResult<usize> {
     let at = At::offset(offset)?;
     let file = task.fd(fd.0)?;
+    check_file(&file, Direction::Read, at)?;
     let mm = Arc::clone(task.mm());
     let mut dst = mem::dst(&mm, buf.0, len)?;
     read_into(task, &file, &mut dst, at, Patience::of(&file))
@@ -283,62 +311,81 @@ fn pread64(task: &mut Task, fd: Fd, buf: OutBuf, len: u64, offset: i64) -> SysRe
 fn pwrite64(task: &mut Task, fd: Fd, buf: InBuf, len: u64, offset: i64) -> SysResult<usize> {
     let at = At::offset(offset)?;
     let file = task.fd(fd.0)?;
+    check_file(&file, Direction::Write, at)?;
     let mm = Arc::clone(task.mm());
     let mut src = mem::src(&mm, buf.0, len)?;
     write_at(task, &file, &mut src, at, Patience::of(&file))
 }
 
-fn read_vec(task: &mut Task, file: &Arc<File>, iov: Addr, count: u64, at: At, wait: Patience) -> SysResult<usize> {
+/// Reads into several buffers; `flags` are looked at after them.
+fn read_vec(task: &mut Task, file: &Arc<File>, iov: Addr, count: u64, at: At, flags: RwFlags) -> SysResult<usize> {
+    check_file(file, Direction::Read, at)?;
     let mm = Arc::clone(task.mm());
     let mut dst = mem::dst_vec(task, &mm, iov, count)?;
+    if dst.remaining() == 0 {
+        return Ok(0);
+    }
+    let wait = patience(file, flags)?;
     read_into(task, file, &mut dst, at, wait)
 }
 
-fn write_vec(task: &mut Task, file: &Arc<File>, iov: Addr, count: u64, at: At, wait: Patience) -> SysResult<usize> {
+/// Writes from several buffers; `flags` are looked at after them.
+fn write_vec(task: &mut Task, file: &Arc<File>, iov: Addr, count: u64, at: At, flags: RwFlags) -> SysResult<usize> {
+    check_file(file, Direction::Write, at)?;
     let mm = Arc::clone(task.mm());
     let mut src = mem::src_vec(task, &mm, iov, count)?;
-    write_at(task, file, &mut src, at, wait)
+    if src.remaining() == 0 {
+        return Ok(0);
+    }
+    let wait = patience(file, flags)?;
+    let at = if flags.contains(RwFlags::RWF_APPEND) { At::End } else { at };
+    let n = write_at(task, file, &mut src, at, wait)?;
+    if flags.intersects(RwFlags::RWF_SYNC | RwFlags::RWF_DSYNC) {
+        file.sync(fs::vfs::SyncWhat::Data)?;
+    }
+    Ok(n)
 }
 
-/// `readv(2)`.
-fn readv(task: &mut Task, fd: Fd, iov: OutVec, count: u64) -> SysResult<usize> {
-    let file = task.fd(fd.0)?;
-    let wait = Patience::of(&file);
-    read_vec(task, &file, iov.0, count, At::Position, wait)
-}
-
-/// `writev(2)`.
-fn writev(task: &mut Task, fd: Fd, iov: InVec, count: u64) -> SysResult<usize> {
-    let file = task.fd(fd.0)?;
-    let wait = Patience::of(&file);
-    write_vec(task, &file, iov.0, count, At::Position, wait)
-}
-
-/// `preadv(2)`; the second half of the offset means nothing on 64-bit machines.
-fn preadv(task: &mut Task, fd: Fd, iov: OutVec, count: u64, offset: i64, _high: Hex) -> SysResult<usize> {
-    let at = At::offset(offset)?;
-    let file = task.fd(fd.0)?;
-    read_vec(task, &file, iov.0, count, at, Patience::of(&file))
-}
-
-/// `pwritev(2)`.
-fn pwritev(task: &mut Task, fd: Fd, iov: InVec, count: u64, offset: i64, _high: Hex) -> SysResult<usize> {
-    let at = At::offset(offset)?;
-    let file = task.fd(fd.0)?;
-    write_vec(task, &file, iov.0, count, at, Patience::of(&file))
-}
-
-/// Place and patience that `preadv2(2)` and `pwritev2(2)` ask for: offset −1 is the position.
-fn place2(file: &File, offset: i64, flags: RwFlags) -> Result<(At, Patience), Errno> {
+/// The flags of `preadv2(2)` and `pwritev2(2)`, and whether the call may wait.
+fn patience(file: &File, flags: RwFlags) -> Result<Patience, Errno> {
     if !RwFlags::all().difference(RwFlags::RWF_ATOMIC).contains(flags) {
         return Err(Errno::EOPNOTSUPP);
     }
     if flags.contains(RwFlags::RWF_APPEND | RwFlags::RWF_NOAPPEND) {
         return Err(Errno::EINVAL);
     }
-    let at = if offset == -1 { At::Position } else { At::offset(offset)? };
-    let wait = if flags.contains(RwFlags::RWF_NOWAIT) { Patience::None } else { Patience::of(file) };
-    Ok((at, wait))
+    Ok(if flags.contains(RwFlags::RWF_NOWAIT) { Patience::None } else { Patience::of(file) })
+}
+
+/// `readv(2)`.
+fn readv(task: &mut Task, fd: Fd, iov: OutVec, count: u64) -> SysResult<usize> {
+    let file = task.fd(fd.0)?;
+    read_vec(task, &file, iov.0, count, At::Position, RwFlags::empty())
+}
+
+/// `writev(2)`.
+fn writev(task: &mut Task, fd: Fd, iov: InVec, count: u64) -> SysResult<usize> {
+    let file = task.fd(fd.0)?;
+    write_vec(task, &file, iov.0, count, At::Position, RwFlags::empty())
+}
+
+/// `preadv(2)`; the second half of the offset means nothing on 64-bit machines.
+fn preadv(task: &mut Task, fd: Fd, iov: OutVec, count: u64, offset: i64, _high: Hex) -> SysResult<usize> {
+    let at = At::offset(offset)?;
+    let file = task.fd(fd.0)?;
+    read_vec(task, &file, iov.0, count, at, RwFlags::empty())
+}
+
+/// `pwritev(2)`.
+fn pwritev(task: &mut Task, fd: Fd, iov: InVec, count: u64, offset: i64, _high: Hex) -> SysResult<usize> {
+    let at = At::offset(offset)?;
+    let file = task.fd(fd.0)?;
+    write_vec(task, &file, iov.0, count, at, RwFlags::empty())
+}
+
+/// Where `preadv2(2)` and `pwritev2(2)` are to act: offset −1 is the position.
+fn place2(offset: i64) -> Result<At, Errno> {
+    if offset == -1 { Ok(At::Position) } else { At::offset(offset) }
 }
 
 /// `preadv2(2)`.
@@ -351,12 +398,9 @@ fn preadv2(
     _high: Hex,
     Flags(flags): Flags<RwFlags>,
 ) -> SysResult<usize> {
+    let at = place2(offset)?;
     let file = task.fd(fd.0)?;
-    let (at, wait) = place2(&file, offset, flags)?;
-    if flags.contains(RwFlags::RWF_APPEND) {
-        return Err(Errno::EOPNOTSUPP.into());
-    }
-    read_vec(task, &file, iov.0, count, at, wait)
+    read_vec(task, &file, iov.0, count, at, flags)
 }
 
 /// `pwritev2(2)`.
@@ -369,16 +413,9 @@ fn pwritev2(
     _high: Hex,
     Flags(flags): Flags<RwFlags>,
 ) -> SysResult<usize> {
+    let at = place2(offset)?;
     let file = task.fd(fd.0)?;
-    let (mut at, wait) = place2(&file, offset, flags)?;
-    if flags.contains(RwFlags::RWF_APPEND) {
-        at = At::End;
-    }
-    let n = write_vec(task, &file, iov.0, count, at, wait)?;
-    if flags.intersects(RwFlags::RWF_SYNC | RwFlags::RWF_DSYNC) {
-        file.sync(fs::vfs::SyncWhat::Data)?;
-    }
-    Ok(n)
+    write_vec(task, &file, iov.0, count, at, flags)
 }
 
 /// `lseek(2)`.
@@ -428,10 +465,12 @@ fn copy_between(
 fn sendfile(task: &mut Task, to: Fd, from: Fd, offset: InOut<i64>, len: u64) -> SysResult<usize> {
     let given = offset.read_opt(task)?;
     let from = task.fd(from.0)?;
-    let to = task.fd(to.0)?;
-    if !from.is_readable() || !to.is_writable() {
-        return Err(Errno::EBADF.into());
+    check_file(&from, Direction::Read, At::Position)?;
+    if i64::try_from(len).is_err() {
+        return Err(Errno::EINVAL.into());
     }
+    let to = task.fd(to.0)?;
+    check_file(&to, Direction::Write, At::Position)?;
     if !matches!(from.ops().position(), Position::Offsets | Position::Own) || to.flags().contains(OpenFlags::O_APPEND) {
         return Err(Errno::EINVAL.into());
     }
@@ -459,21 +498,21 @@ fn copy_file_range(
     len: u64,
     flags: u32,
 ) -> SysResult<usize> {
+    let (from, to) = (task.fd(from.0)?, task.fd(to.0)?);
+    let (given_from, given_to) = (from_offset.read_opt(task)?, to_offset.read_opt(task)?);
     if flags != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let (from, to) = (task.fd(from.0)?, task.fd(to.0)?);
+    let kinds = [from.inode().file_type(), to.inode().file_type()];
+    if kinds.contains(&FileType::Directory) {
+        return Err(Errno::EISDIR.into());
+    }
+    if kinds != [FileType::Regular; 2] {
+        return Err(Errno::EINVAL.into());
+    }
     if !from.is_readable() || !to.is_writable() || to.flags().contains(OpenFlags::O_APPEND) {
         return Err(Errno::EBADF.into());
     }
-    for file in [&from, &to] {
-        match file.inode().file_type() {
-            FileType::Regular => {}
-            FileType::Directory => return Err(Errno::EISDIR.into()),
-            _ => return Err(Errno::EINVAL.into()),
-        }
-    }
-    let (given_from, given_to) = (from_offset.read_opt(task)?, to_offset.read_opt(task)?);
     let start = |given: Option<i64>, file: &File| match given {
         Some(offset) => u64::try_from(offset).map_err(|_| Errno::EINVAL),
         None => Ok(file.position()),
@@ -557,9 +596,8 @@ fn fadvise64(task: &mut Task, fd: Fd, _offset: i64, len: i64, advice: FadviseArg
     if file.is_path_only() {
         return Err(Errno::EBADF);
     }
-    match file.inode().file_type() {
-        FileType::Fifo | FileType::Socket => return Err(Errno::ESPIPE),
-        _ => {}
+    if file.inode().file_type() == FileType::Fifo {
+        return Err(Errno::ESPIPE);
     }
     if len < 0 || advice.0 > abi::fs::POSIX_FADV_NOREUSE { Err(Errno::EINVAL) } else { Ok(()) }
 }
@@ -567,6 +605,9 @@ fn fadvise64(task: &mut Task, fd: Fd, _offset: i64, len: i64, advice: FadviseArg
 /// `fallocate(2)`.
 fn fallocate(task: &mut Task, fd: Fd, mode: Flags<FallocFlags>, offset: i64, len: i64) -> Result<(), Errno> {
     let file = task.fd(fd.0)?;
+    if offset < 0 || len <= 0 {
+        return Err(Errno::EINVAL);
+    }
     let mode = mode.known().map_err(|_| Errno::EOPNOTSUPP)?;
     let punch = mode.contains(FallocFlags::FALLOC_FL_PUNCH_HOLE);
     if punch && !mode.contains(FallocFlags::FALLOC_FL_KEEP_SIZE) {

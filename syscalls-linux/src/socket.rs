@@ -1,13 +1,15 @@
 //! Sockets. For now the connected pairs of `socketpair(2)`; every other family is one this kernel is built without.
 
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use abi::Errno;
 use abi::socket::{
-    AF_UNIX, MsgFlags, Msghdr, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_ACCEPTCONN, SO_DOMAIN, SO_ERROR, SO_PEERCRED,
-    SO_PROTOCOL, SO_RCVBUF, SO_SNDBUF, SO_TYPE, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOCK_TYPE_MASK, SOL_SOCKET,
-    SockFlags, Ucred,
+    AF_UNIX, Mmsghdr, MsgFlags, Msghdr, SHUT_RD, SHUT_RDWR, SHUT_WR, SO_ACCEPTCONN, SO_DOMAIN, SO_ERROR, SO_PEERCRED,
+    SO_PROTOCOL, SO_RCVBUF, SO_SNDBUF, SO_TYPE, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOCK_TYPE_MASK,
+    SOCKADDR_STORAGE_SIZE, SOL_SOCKET, SockFlags, Ucred,
 };
+use abi::time::Timespec;
 use fs::vfs::File;
 use kernel::error::SysErr;
 use kernel::fdtable::CloseOnExec;
@@ -22,6 +24,10 @@ use waiter::EventMask;
 
 use crate::args::{Fd, Flags, InBuf, InOut, Out, OutBuf};
 use crate::mem;
+use crate::time::{deadline_after, timespec_until};
+
+/// Most messages of one call.
+const MAX_MESSAGES: u32 = 1024;
 
 syscalls! {
     pub(crate) const ROWS;
@@ -53,9 +59,9 @@ syscalls! {
     /// Receives a message into several buffers.
     recvmsg [47, 212] Partial("on pairs, without control messages; no guest test yet");
     /// Sends several messages.
-    sendmmsg [307, 269] Unsupported(ENOSYS, "comes with networking")(Fd, Addr, Uint, Hex);
+    sendmmsg [307, 269] Partial("on pairs, without control messages");
     /// Receives several messages.
-    recvmmsg [299, 243] Unsupported(ENOSYS, "comes with networking")(Fd, Addr, Uint, Hex, Addr);
+    recvmmsg [299, 243] Partial("on pairs, without control messages");
     /// Ends one or both halves of a connection.
     shutdown [48, 210] Full("ipc::socket_pairs_carry_both_ways_and_shut_down");
     /// Gets a socket option.
@@ -74,6 +80,8 @@ fn socket_of(task: &Task, fd: Fd) -> Result<(Arc<File>, Arc<Socket>), Errno> {
 /// `socketpair(2)`.
 fn socketpair(task: &mut Task, domain: i32, kind: u32, protocol: i32, fds: Out<[i32; 2]>) -> Result<(), Errno> {
     let flags = SockFlags::from_bits(kind & !SOCK_TYPE_MASK).ok_or(Errno::EINVAL)?;
+    // The numbers are stored before there is a socket.
+    fds.write(task, &[-1, -1])?;
     if domain != i32::from(AF_UNIX) {
         return Err(Errno::EAFNOSUPPORT);
     }
@@ -96,15 +104,27 @@ fn socketpair(task: &mut Task, domain: i32, kind: u32, protocol: i32, fds: Out<[
     crate::fd::install_pair(task, [first, second], cloexec, &fds)
 }
 
+/// The bytes of a socket's address.
+fn address(task: &Task, addr: Addr, len: i32) -> Result<Vec<u8>, Errno> {
+    let len = usize::try_from(len).ok().filter(|&len| len <= SOCKADDR_STORAGE_SIZE).ok_or(Errno::EINVAL)?;
+    mem::read_bytes(task, addr, len)
+}
+
 /// `bind(2)`: a connected socket has its address for good.
-fn bind(task: &mut Task, fd: Fd, _addr: Addr, _len: i32) -> Result<(), Errno> {
+fn bind(task: &mut Task, fd: Fd, addr: Addr, len: i32) -> Result<(), Errno> {
     socket_of(task, fd)?;
+    address(task, addr, len)?;
     Err(Errno::EINVAL)
 }
 
 /// `connect(2)`.
-fn connect(task: &mut Task, fd: Fd, _addr: Addr, _len: i32) -> Result<(), Errno> {
+fn connect(task: &mut Task, fd: Fd, addr: Addr, len: i32) -> Result<(), Errno> {
+    task.fd(fd.0)?;
+    let address = address(task, addr, len)?;
     socket_of(task, fd)?;
+    if address.len() <= 2 || !address.starts_with(&AF_UNIX.to_le_bytes()) {
+        return Err(Errno::EINVAL);
+    }
     Err(Errno::EISCONN)
 }
 
@@ -121,6 +141,7 @@ fn accept(task: &mut Task, fd: Fd, addr: Addr, len: Addr) -> Result<(), Errno> {
 
 /// `accept4(2)`: nothing here listens.
 fn accept4(task: &mut Task, fd: Fd, _addr: Addr, _len: Addr, flags: u32) -> Result<(), Errno> {
+    task.fd(fd.0)?;
     if SockFlags::from_bits(flags).is_none() {
         return Err(Errno::EINVAL);
     }
@@ -183,7 +204,8 @@ fn send(task: &mut Task, fd: Fd, src: &mut dyn IoSrc, flags: MsgFlags) -> SysRes
 fn receive(task: &mut Task, fd: Fd, dst: &mut dyn IoDst, flags: MsgFlags) -> SysResult<Received> {
     let (file, socket) = socket_of(task, fd)?;
     if flags.contains(MsgFlags::MSG_OOB) {
-        return Err(Errno::EOPNOTSUPP.into());
+        // Streams could have such data, and have none.
+        return Err(if socket.kind() == Kind::Stream { Errno::EINVAL } else { Errno::EOPNOTSUPP }.into());
     }
     if flags.contains(MsgFlags::MSG_ERRQUEUE) {
         return Err(Errno::EAGAIN.into());
@@ -254,8 +276,13 @@ fn recvfrom(
 
 /// `sendmsg(2)`.
 fn sendmsg(task: &mut Task, fd: Fd, header: crate::args::In<Msghdr>, flags: Flags<MsgFlags>) -> SysResult<usize> {
-    let (_, socket) = socket_of(task, fd)?;
     let header = header.read(task)?;
+    send_message(task, fd, &header, flags.0)
+}
+
+/// What `sendmsg(2)` does with one message.
+fn send_message(task: &mut Task, fd: Fd, header: &Msghdr, flags: MsgFlags) -> SysResult<usize> {
+    let (_, socket) = socket_of(task, fd)?;
     if header.msg_name != 0 && header.msg_namelen != 0 && socket.kind() != Kind::SeqPacket {
         return Err(Errno::EISCONN.into());
     }
@@ -267,25 +294,99 @@ fn sendmsg(task: &mut Task, fd: Fd, header: crate::args::In<Msghdr>, flags: Flag
     }
     let mm = Arc::clone(task.mm());
     let mut src = mem::src_vec(task, &mm, Addr(header.msg_iov), header.msg_iovlen)?;
-    send(task, fd, &mut src, flags.0)
+    send(task, fd, &mut src, flags)
+}
+
+/// The messages of `sendmmsg(2)` and `recvmmsg(2)`: each is a header, and a word for its length.
+fn message_at(messages: Addr, index: u32) -> Result<Addr, Errno> {
+    messages.checked_add(u64::from(index) * size_of::<Mmsghdr>() as u64).ok_or(Errno::EFAULT)
+}
+
+/// Stores the length of a message.
+fn store_length(task: &Task, at: Addr, len: usize) -> Result<(), Errno> {
+    let at = at.checked_add(offset_of!(Mmsghdr, msg_len) as u64).ok_or(Errno::EFAULT)?;
+    mem::write(task, at, &u32::try_from(len).unwrap_or(u32::MAX))
+}
+
+/// `sendmmsg(2)`: an error after the first message ends the call with the count.
+fn sendmmsg(task: &mut Task, fd: Fd, messages: Addr, count: u32, flags: Flags<MsgFlags>) -> SysResult<u32> {
+    socket_of(task, fd)?;
+    for done in 0..count.min(MAX_MESSAGES) {
+        let sent = message_at(messages, done).map_err(SysErr::from).and_then(|at| {
+            let header: Msghdr = mem::read(task, at)?;
+            let len = send_message(task, fd, &header, flags.0)?;
+            Ok(store_length(task, at, len)?)
+        });
+        match sent {
+            Ok(()) if !task.has_pending_signal() => {}
+            Ok(()) => return Ok(done.saturating_add(1)),
+            Err(_) if done > 0 => return Ok(done),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count.min(MAX_MESSAGES))
+}
+
+/// `recvmmsg(2)`: the timeout is looked at after each message, as on Linux.
+fn recvmmsg(
+    task: &mut Task,
+    fd: Fd,
+    messages: Addr,
+    count: u32,
+    flags: Flags<MsgFlags>,
+    timeout: InOut<Timespec>,
+) -> SysResult<u32> {
+    let deadline = timeout.read_opt(task)?.map(deadline_after).transpose()?;
+    socket_of(task, fd)?;
+    let Flags(mut flags) = flags;
+    let mut done = 0;
+    while done < count.min(MAX_MESSAGES) {
+        let got = message_at(messages, done).map_err(SysErr::from).and_then(|at| {
+            let mut header: Msghdr = mem::read(task, at)?;
+            let len = receive_message(task, fd, &mut header, flags)?;
+            mem::write(task, at, &header)?;
+            Ok(store_length(task, at, len)?)
+        });
+        match got {
+            Ok(()) => done = done.saturating_add(1),
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        }
+        if flags.contains(MsgFlags::MSG_WAITFORONE) {
+            flags |= MsgFlags::MSG_DONTWAIT;
+        }
+        if deadline.is_some_and(|deadline| sync::monotonic_now_ns() >= deadline) || task.has_pending_signal() {
+            break;
+        }
+    }
+    if let Some(deadline) = deadline {
+        timeout.write(task, &timespec_until(deadline))?;
+    }
+    Ok(done)
 }
 
 /// `recvmsg(2)`.
 fn recvmsg(task: &mut Task, fd: Fd, pointer: InOut<Msghdr>, flags: Flags<MsgFlags>) -> SysResult<usize> {
     let mut header = pointer.read(task)?;
+    let len = receive_message(task, fd, &mut header, flags.0)?;
+    pointer.write(task, &header)?;
+    Ok(len)
+}
+
+/// What `recvmsg(2)` does with one message.
+fn receive_message(task: &mut Task, fd: Fd, header: &mut Msghdr, flags: MsgFlags) -> SysResult<usize> {
     if header.msg_iovlen > abi::fs::UIO_MAXIOV as u64 {
         return Err(Errno::EMSGSIZE.into());
     }
     let mm = Arc::clone(task.mm());
     let mut dst = mem::dst_vec(task, &mm, Addr(header.msg_iov), header.msg_iovlen)?;
-    let received = receive(task, fd, &mut dst, flags.0)?;
-    let mut answer = flags.0 & MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = receive(task, fd, &mut dst, flags)?;
+    let mut answer = flags & MsgFlags::MSG_CMSG_CLOEXEC;
     answer.set(MsgFlags::MSG_TRUNC, received.packet > received.copied);
     header.msg_flags = answer.bits();
     header.msg_namelen = 0;
     header.msg_controllen = 0;
-    pointer.write(task, &header)?;
-    Ok(received_len(received, flags.0))
+    Ok(received_len(received, flags))
 }
 
 /// `shutdown(2)`.
@@ -303,10 +404,10 @@ fn shutdown(task: &mut Task, fd: Fd, how: u32) -> Result<(), Errno> {
 /// `getsockopt(2)`.
 fn getsockopt(task: &mut Task, fd: Fd, level: i32, name: i32, value: Addr, len: InOut<i32>) -> Result<(), Errno> {
     let (_, socket) = socket_of(task, fd)?;
-    let room = usize::try_from(len.read(task)?).map_err(|_| Errno::EINVAL)?;
     if level != SOL_SOCKET {
         return Err(Errno::EOPNOTSUPP);
     }
+    let room = usize::try_from(len.read(task)?).map_err(|_| Errno::EINVAL)?;
     let number = |value: i32| value.to_le_bytes().to_vec();
     let capacity = i32::try_from(socket.capacity()).unwrap_or(i32::MAX);
     let answer = match name {

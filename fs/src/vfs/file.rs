@@ -574,7 +574,17 @@ impl File {
 
     /// Figures of its file system, `fstatfs(2)`.
     pub fn statfs(&self) -> Result<StatFs, Errno> {
-        self.path.mount.superblock().fs().statfs()
+        let figures = self.path.mount.superblock().fs().statfs()?;
+        if !self.path.dentry.is_pseudo() {
+            return Ok(figures);
+        }
+        // Pipes and sockets have file systems of their own on Linux.
+        let magic = match self.inode().file_type() {
+            FileType::Fifo => abi::stat::PIPEFS_MAGIC,
+            FileType::Socket => abi::stat::SOCKFS_MAGIC,
+            _ => figures.magic,
+        };
+        Ok(StatFs { magic, ..figures })
     }
 
     /// A descriptor was closed: POSIX locks of the owner on this inode go.

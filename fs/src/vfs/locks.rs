@@ -123,12 +123,13 @@ impl InodeLocks {
         state
             .records
             .iter()
-            .find(|record| {
+            .filter(|record| {
                 record.holder != holder
                     && record.lock.range.overlaps(range)
                     && (kind == LockKind::Write || record.lock.kind == LockKind::Write)
             })
             .map(|record| record.lock)
+            .min_by_key(|lock| lock.range.start)
     }
 
     fn set(&self, holder: Holder, pid: i32, kind: Option<LockKind>, range: LockRange) -> Result<(), Errno> {

@@ -271,6 +271,11 @@ impl Path {
         (reached && !self.dentry.is_unlinked()).then_some(text)
     }
 
+    /// Its name was removed.
+    pub fn is_deleted(&self) -> bool {
+        self.dentry.is_unlinked()
+    }
+
     fn text_from(&self, root: &Self) -> (Vec<u8>, bool) {
         if self.dentry.is_pseudo() {
             return (self.dentry.name().to_vec(), false);

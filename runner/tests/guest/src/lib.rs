@@ -20,15 +20,40 @@ pub fn syscall(nr: i64, args: [u64; 6]) -> Result<i64, i32> {
 ///
 /// The child must only do what is allowed after `fork` in a process that may have threads.
 pub fn fork_status(child: impl FnOnce() -> i32) -> i32 {
+    wait_status(self::child(child))
+}
+
+/// A forked child that runs `body` and leaves by `_exit` with its answer; gives its process id.
+///
+/// The child must only do what is allowed after `fork` in a process that may have threads.
+pub fn child(body: impl FnOnce() -> i32) -> i32 {
     // SAFETY: 1. the child only runs the closure and leaves by `_exit`.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
     if pid == 0 {
-        let code = child();
+        let code = body();
         // SAFETY: 1. always sound; it does not return.
         unsafe { libc::_exit(code) };
     }
-    wait_status(pid)
+    pid
+}
+
+/// In a child that shall report the first failed step: `Ok` is 0, a failed step its number.
+pub fn steps(checks: &[bool]) -> i32 {
+    checks.iter().position(|passed| !passed).map_or(0, |at| i32::try_from(at).unwrap_or(99) + 1)
+}
+
+/// Yields until thread `tid` of process `pid` sleeps, as its state in /proc says.
+pub fn until_asleep(pid: i64, tid: i64) {
+    let path = format!("/proc/{pid}/task/{tid}/stat");
+    while !std::fs::read_to_string(&path).unwrap_or_default().contains(") S") {
+        std::thread::yield_now();
+    }
+}
+
+/// The effective user is root, so that calls that need privilege are expected to work.
+pub fn is_root() -> bool {
+    sys!(geteuid) == Ok(0)
 }
 
 /// Waits for `pid` and gives its wait status.
@@ -85,35 +110,78 @@ pub mod nr {
         )* };
     }
     numbers! {
-        read SYS_read write SYS_write open SYS_open close SYS_close fstat SYS_fstat lseek SYS_lseek mmap SYS_mmap
-        mprotect SYS_mprotect munmap SYS_munmap brk SYS_brk rt_sigaction SYS_rt_sigaction
-        rt_sigprocmask SYS_rt_sigprocmask ioctl SYS_ioctl pread64 SYS_pread64 pwrite64 SYS_pwrite64 readv SYS_readv
-        writev SYS_writev access SYS_access pipe SYS_pipe sched_yield SYS_sched_yield mremap SYS_mremap msync SYS_msync
-        mincore SYS_mincore madvise SYS_madvise dup SYS_dup dup2 SYS_dup2 nanosleep SYS_nanosleep getpid SYS_getpid
-        socketpair SYS_socketpair socket SYS_socket wait4 SYS_wait4 kill SYS_kill uname SYS_uname fcntl SYS_fcntl
-        ftruncate SYS_ftruncate getcwd SYS_getcwd chdir SYS_chdir rename SYS_rename mkdir SYS_mkdir rmdir SYS_rmdir
-        link SYS_link unlink SYS_unlink symlink SYS_symlink readlink SYS_readlink chmod SYS_chmod umask SYS_umask
-        getrlimit SYS_getrlimit getrusage SYS_getrusage sysinfo SYS_sysinfo times SYS_times getuid SYS_getuid
-        geteuid SYS_geteuid getgid SYS_getgid setpgid SYS_setpgid getppid SYS_getppid getpgrp SYS_getpgrp setsid SYS_setsid
-        getpgid SYS_getpgid getsid SYS_getsid getgroups SYS_getgroups getresuid SYS_getresuid setresuid SYS_setresuid
-        sigaltstack SYS_sigaltstack prctl SYS_prctl arch_prctl SYS_arch_prctl setrlimit SYS_setrlimit sync SYS_sync
-        gettid SYS_gettid futex SYS_futex sched_getaffinity SYS_sched_getaffinity epoll_create1 SYS_epoll_create1
-        epoll_ctl SYS_epoll_ctl epoll_wait SYS_epoll_wait epoll_pwait SYS_epoll_pwait getdents64 SYS_getdents64
-        clock_gettime SYS_clock_gettime clock_getres SYS_clock_getres clock_nanosleep SYS_clock_nanosleep
-        tgkill SYS_tgkill waitid SYS_waitid openat SYS_openat mkdirat SYS_mkdirat newfstatat SYS_newfstatat
-        unlinkat SYS_unlinkat renameat2 SYS_renameat2 pselect6 SYS_pselect6 ppoll SYS_ppoll poll SYS_poll
-        set_robust_list SYS_set_robust_list eventfd2 SYS_eventfd2 dup3 SYS_dup3 pipe2 SYS_pipe2 prlimit64 SYS_prlimit64
-        getrandom SYS_getrandom memfd_create SYS_memfd_create statx SYS_statx clone3 SYS_clone3
-        close_range SYS_close_range openat2 SYS_openat2 faccessat2 SYS_faccessat2 timerfd_create SYS_timerfd_create
-        timerfd_settime SYS_timerfd_settime signalfd4 SYS_signalfd4 getcpu SYS_getcpu execve SYS_execve
-        exit_group SYS_exit_group utimensat SYS_utimensat setitimer SYS_setitimer truncate SYS_truncate
-        rt_sigpending SYS_rt_sigpending rt_sigtimedwait SYS_rt_sigtimedwait rt_sigsuspend SYS_rt_sigsuspend
-        rt_sigqueueinfo SYS_rt_sigqueueinfo preadv SYS_preadv pwritev SYS_pwritev fallocate SYS_fallocate
-        sendto SYS_sendto recvfrom SYS_recvfrom shutdown SYS_shutdown statfs SYS_statfs flock SYS_flock
-        copy_file_range SYS_copy_file_range sendfile SYS_sendfile setuid SYS_setuid membarrier SYS_membarrier
-        linkat SYS_linkat symlinkat SYS_symlinkat readlinkat SYS_readlinkat fchmodat SYS_fchmodat
-        process_vm_readv SYS_process_vm_readv setpriority SYS_setpriority getpriority SYS_getpriority
+        accept SYS_accept accept4 SYS_accept4 access SYS_access adjtimex SYS_adjtimex alarm SYS_alarm
+        arch_prctl SYS_arch_prctl bind SYS_bind brk SYS_brk capget SYS_capget capset SYS_capset chdir SYS_chdir
+        chmod SYS_chmod chown SYS_chown chroot SYS_chroot clock_adjtime SYS_clock_adjtime clock_getres SYS_clock_getres
+        clock_gettime SYS_clock_gettime clock_nanosleep SYS_clock_nanosleep clone SYS_clone clone3 SYS_clone3
+        close SYS_close close_range SYS_close_range connect SYS_connect copy_file_range SYS_copy_file_range
+        creat SYS_creat dup SYS_dup dup2 SYS_dup2 dup3 SYS_dup3 epoll_create SYS_epoll_create
+        epoll_create1 SYS_epoll_create1 epoll_ctl SYS_epoll_ctl epoll_pwait SYS_epoll_pwait
+        epoll_pwait2 SYS_epoll_pwait2 epoll_wait SYS_epoll_wait eventfd SYS_eventfd eventfd2 SYS_eventfd2
+        execve SYS_execve execveat SYS_execveat exit SYS_exit exit_group SYS_exit_group faccessat SYS_faccessat
+        faccessat2 SYS_faccessat2 fadvise64 SYS_fadvise64 fallocate SYS_fallocate fchdir SYS_fchdir fchmod SYS_fchmod
+        fchmodat SYS_fchmodat fchmodat2 SYS_fchmodat2 fchown SYS_fchown fchownat SYS_fchownat fcntl SYS_fcntl
+        fdatasync SYS_fdatasync fgetxattr SYS_fgetxattr flistxattr SYS_flistxattr flock SYS_flock fork SYS_fork
+        fremovexattr SYS_fremovexattr fsetxattr SYS_fsetxattr fstat SYS_fstat fstatfs SYS_fstatfs fsync SYS_fsync
+        ftruncate SYS_ftruncate futex SYS_futex futex_waitv SYS_futex_waitv futimesat SYS_futimesat
+        get_robust_list SYS_get_robust_list getcpu SYS_getcpu getcwd SYS_getcwd getdents SYS_getdents
+        getdents64 SYS_getdents64 getegid SYS_getegid geteuid SYS_geteuid getgid SYS_getgid getgroups SYS_getgroups
+        getitimer SYS_getitimer getpeername SYS_getpeername getpgid SYS_getpgid getpgrp SYS_getpgrp getpid SYS_getpid
+        getppid SYS_getppid getpriority SYS_getpriority getrandom SYS_getrandom getresgid SYS_getresgid
+        getresuid SYS_getresuid getrlimit SYS_getrlimit getrusage SYS_getrusage getsid SYS_getsid
+        getsockname SYS_getsockname getsockopt SYS_getsockopt gettid SYS_gettid gettimeofday SYS_gettimeofday
+        getuid SYS_getuid getxattr SYS_getxattr inotify_add_watch SYS_inotify_add_watch inotify_init SYS_inotify_init
+        inotify_init1 SYS_inotify_init1 inotify_rm_watch SYS_inotify_rm_watch ioctl SYS_ioctl ioprio_get SYS_ioprio_get
+        ioprio_set SYS_ioprio_set kcmp SYS_kcmp kill SYS_kill lchown SYS_lchown lgetxattr SYS_lgetxattr link SYS_link
+        linkat SYS_linkat listen SYS_listen listxattr SYS_listxattr llistxattr SYS_llistxattr
+        lremovexattr SYS_lremovexattr lseek SYS_lseek lsetxattr SYS_lsetxattr lstat SYS_lstat madvise SYS_madvise
+        membarrier SYS_membarrier memfd_create SYS_memfd_create mincore SYS_mincore mkdir SYS_mkdir mkdirat SYS_mkdirat
+        mknod SYS_mknod mknodat SYS_mknodat mlock SYS_mlock mlock2 SYS_mlock2 mlockall SYS_mlockall mmap SYS_mmap
+        mprotect SYS_mprotect mremap SYS_mremap mseal SYS_mseal msync SYS_msync munlock SYS_munlock
+        munlockall SYS_munlockall munmap SYS_munmap nanosleep SYS_nanosleep newfstatat SYS_newfstatat open SYS_open
+        openat SYS_openat openat2 SYS_openat2 pause SYS_pause personality SYS_personality pidfd_getfd SYS_pidfd_getfd
+        pidfd_open SYS_pidfd_open pidfd_send_signal SYS_pidfd_send_signal pipe SYS_pipe pipe2 SYS_pipe2
+        pkey_mprotect SYS_pkey_mprotect poll SYS_poll ppoll SYS_ppoll prctl SYS_prctl pread64 SYS_pread64
+        preadv SYS_preadv preadv2 SYS_preadv2 prlimit64 SYS_prlimit64 process_vm_readv SYS_process_vm_readv
+        process_vm_writev SYS_process_vm_writev pselect6 SYS_pselect6 ptrace SYS_ptrace pwrite64 SYS_pwrite64
+        pwritev SYS_pwritev pwritev2 SYS_pwritev2 read SYS_read readahead SYS_readahead readlink SYS_readlink
+        readlinkat SYS_readlinkat readv SYS_readv recvfrom SYS_recvfrom recvmmsg SYS_recvmmsg recvmsg SYS_recvmsg
+        removexattr SYS_removexattr rename SYS_rename renameat SYS_renameat renameat2 SYS_renameat2
+        restart_syscall SYS_restart_syscall rmdir SYS_rmdir rseq SYS_rseq rt_sigaction SYS_rt_sigaction
+        rt_sigpending SYS_rt_sigpending rt_sigprocmask SYS_rt_sigprocmask rt_sigqueueinfo SYS_rt_sigqueueinfo
+        rt_sigreturn SYS_rt_sigreturn rt_sigsuspend SYS_rt_sigsuspend rt_sigtimedwait SYS_rt_sigtimedwait
+        rt_tgsigqueueinfo SYS_rt_tgsigqueueinfo sched_get_priority_max SYS_sched_get_priority_max
+        sched_get_priority_min SYS_sched_get_priority_min sched_getaffinity SYS_sched_getaffinity
+        sched_getattr SYS_sched_getattr sched_getparam SYS_sched_getparam sched_getscheduler SYS_sched_getscheduler
+        sched_rr_get_interval SYS_sched_rr_get_interval sched_setaffinity SYS_sched_setaffinity
+        sched_setattr SYS_sched_setattr sched_setparam SYS_sched_setparam sched_setscheduler SYS_sched_setscheduler
+        sched_yield SYS_sched_yield select SYS_select sendfile SYS_sendfile sendmmsg SYS_sendmmsg sendmsg SYS_sendmsg
+        sendto SYS_sendto set_robust_list SYS_set_robust_list set_tid_address SYS_set_tid_address
+        setdomainname SYS_setdomainname setfsgid SYS_setfsgid setfsuid SYS_setfsuid setgid SYS_setgid
+        setgroups SYS_setgroups sethostname SYS_sethostname setitimer SYS_setitimer setns SYS_setns setpgid SYS_setpgid
+        setpriority SYS_setpriority setregid SYS_setregid setresgid SYS_setresgid setresuid SYS_setresuid
+        setreuid SYS_setreuid setrlimit SYS_setrlimit setsid SYS_setsid setsockopt SYS_setsockopt setuid SYS_setuid
+        setxattr SYS_setxattr shutdown SYS_shutdown sigaltstack SYS_sigaltstack signalfd SYS_signalfd
+        signalfd4 SYS_signalfd4 socket SYS_socket socketpair SYS_socketpair splice SYS_splice stat SYS_stat
+        statfs SYS_statfs statx SYS_statx symlink SYS_symlink symlinkat SYS_symlinkat sync SYS_sync
+        sync_file_range SYS_sync_file_range syncfs SYS_syncfs sysinfo SYS_sysinfo tee SYS_tee tgkill SYS_tgkill
+        time SYS_time timer_create SYS_timer_create timer_delete SYS_timer_delete timer_getoverrun SYS_timer_getoverrun
+        timer_gettime SYS_timer_gettime timer_settime SYS_timer_settime timerfd_create SYS_timerfd_create
+        timerfd_gettime SYS_timerfd_gettime timerfd_settime SYS_timerfd_settime times SYS_times tkill SYS_tkill
+        truncate SYS_truncate umask SYS_umask uname SYS_uname unlink SYS_unlink unlinkat SYS_unlinkat
+        unshare SYS_unshare utime SYS_utime utimensat SYS_utimensat utimes SYS_utimes vfork SYS_vfork
+        vmsplice SYS_vmsplice wait4 SYS_wait4 waitid SYS_waitid write SYS_write writev SYS_writev
     }
+
+    // Newer than the libc crate's table.
+    #[allow(non_upper_case_globals, missing_docs, reason = "spelled as the call is")]
+    pub const cachestat: i64 = 451;
+    #[allow(non_upper_case_globals, missing_docs, reason = "spelled as the call is")]
+    pub const futex_requeue: i64 = 456;
+    #[allow(non_upper_case_globals, missing_docs, reason = "spelled as the call is")]
+    pub const futex_wait: i64 = 455;
+    #[allow(non_upper_case_globals, missing_docs, reason = "spelled as the call is")]
+    pub const futex_wake: i64 = 454;
 }
 
 /// A directory of the test's own under /tmp, removed when dropped.

@@ -1,0 +1,159 @@
+//! Limits, priorities, scheduling policies, processors, and what was used.
+
+use casemate_guest_tests::{fork_status, in_child, is_root, steps, sys};
+
+#[test]
+fn limits_in_their_old_forms() {
+    let (mut old, mut new) = ([0_u64; 2], [0_u64; 2]);
+    assert_eq!(sys!(getrlimit, libc::RLIMIT_NOFILE, old.as_mut_ptr()), Ok(0));
+    assert_eq!(sys!(prlimit64, 0, libc::RLIMIT_NOFILE, 0, new.as_mut_ptr()), Ok(0));
+    assert_eq!(old, new);
+    assert_eq!(sys!(getrlimit, 16, old.as_mut_ptr()), Err(libc::EINVAL));
+    assert_eq!(sys!(setrlimit, libc::RLIMIT_NOFILE, [2_u64, 1].as_ptr()), Err(libc::EINVAL));
+    in_child(|| {
+        let mut limit = [0_u64; 2];
+        let child = sys!(getpid).unwrap();
+        steps(&[
+            sys!(setrlimit, libc::RLIMIT_CORE, [0_u64, 4096].as_ptr()) == Ok(0),
+            sys!(getrlimit, libc::RLIMIT_CORE, limit.as_mut_ptr()) == Ok(0),
+            limit == [0, 4096],
+            sys!(prlimit64, child, libc::RLIMIT_CORE, [1_u64, 4096].as_ptr(), limit.as_mut_ptr()) == Ok(0),
+            limit == [0, 4096],
+            sys!(prlimit64, 0x3fff_ffff, libc::RLIMIT_CORE, 0, limit.as_mut_ptr()) == Err(libc::ESRCH),
+            is_root() || sys!(setrlimit, libc::RLIMIT_CORE, [0_u64, 8192].as_ptr()) == Err(libc::EPERM),
+        ])
+    });
+}
+
+#[test]
+fn limits_pass_to_children() {
+    in_child(|| {
+        if sys!(setrlimit, libc::RLIMIT_NOFILE, [77_u64, 77].as_ptr()) != Ok(0) {
+            return 1;
+        }
+        fork_status(|| {
+            let mut limit = [0_u64; 2];
+            let _ = sys!(getrlimit, libc::RLIMIT_NOFILE, limit.as_mut_ptr());
+            steps(&[limit == [77, 77]])
+        })
+    });
+}
+
+#[test]
+fn address_space_is_limited() {
+    in_child(|| {
+        let limit = [1_u64 << 32, 1 << 32];
+        let map = |len: u64| {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+            sys!(mmap, 0, len, libc::PROT_NONE, flags, -1_i64, 0)
+        };
+        steps(&[
+            sys!(setrlimit, libc::RLIMIT_AS, limit.as_ptr()) == Ok(0),
+            map(1 << 33) == Err(libc::ENOMEM),
+            map(1 << 20).is_ok(),
+        ])
+    });
+}
+
+#[test]
+fn policies_are_told_and_checked() {
+    let mut param = 99_i32;
+    assert_eq!(sys!(sched_getscheduler, 0), Ok(libc::SCHED_OTHER.into()));
+    assert_eq!(sys!(sched_getparam, 0, &raw mut param), Ok(0));
+    assert_eq!(param, 0);
+    assert_eq!(sys!(sched_getparam, 0, 0), Err(libc::EINVAL));
+    assert_eq!(sys!(sched_getscheduler, -1_i64), Err(libc::EINVAL));
+    assert_eq!(sys!(sched_getscheduler, 0x3fff_ffff), Err(libc::ESRCH));
+    assert_eq!(sys!(sched_setscheduler, 0, libc::SCHED_OTHER, &raw const param), Ok(0));
+    assert_eq!(sys!(sched_setparam, 0, &raw const param), Ok(0));
+    param = 5;
+    assert_eq!(sys!(sched_setscheduler, 0, libc::SCHED_OTHER, &raw const param), Err(libc::EINVAL));
+    assert_eq!(sys!(sched_setscheduler, 0, 77, &raw const param), Err(libc::EINVAL));
+    for (policy, least, most) in [
+        (libc::SCHED_OTHER, 0, 0),
+        (libc::SCHED_BATCH, 0, 0),
+        (libc::SCHED_IDLE, 0, 0),
+        (libc::SCHED_FIFO, 1, 99),
+        (libc::SCHED_RR, 1, 99),
+    ] {
+        assert_eq!(sys!(sched_get_priority_min, policy), Ok(least));
+        assert_eq!(sys!(sched_get_priority_max, policy), Ok(most));
+    }
+    assert_eq!(sys!(sched_get_priority_min, 77), Err(libc::EINVAL));
+    assert_eq!(sys!(sched_get_priority_max, 77), Err(libc::EINVAL));
+    let mut interval = [-1_i64; 2];
+    assert_eq!(sys!(sched_rr_get_interval, 0, interval.as_mut_ptr()), Ok(0));
+    assert!(interval[0] == 0 && (0..1_000_000_000).contains(&interval[1]));
+    let mut attributes = [0_u32; 14];
+    assert_eq!(sys!(sched_getattr, 0, attributes.as_mut_ptr(), 56, 0), Ok(0));
+    assert!(attributes[0] >= 48 && attributes[1] == 0);
+    assert_eq!(sys!(sched_getattr, 0, attributes.as_mut_ptr(), 8, 0), Err(libc::EINVAL));
+    assert_eq!(sys!(sched_setattr, 0, 0, 0), Err(libc::EINVAL));
+    assert_eq!(sys!(sched_yield), Ok(0));
+}
+
+#[test]
+fn priorities_are_checked() {
+    // The raw call answers 20 − nice.
+    let before = sys!(getpriority, libc::PRIO_PROCESS, 0).unwrap();
+    assert!((1..=40).contains(&before));
+    assert_eq!(sys!(getpriority, 7, 0), Err(libc::EINVAL));
+    assert_eq!(sys!(getpriority, libc::PRIO_PROCESS, 0x3fff_ffff), Err(libc::ESRCH));
+    assert_eq!(sys!(setpriority, 7, 0, 0), Err(libc::EINVAL));
+    assert_eq!(sys!(setpriority, libc::PRIO_PROCESS, 0x3fff_ffff, 0), Err(libc::ESRCH));
+    in_child(|| steps(&[sys!(setpriority, libc::PRIO_PROCESS, 0, 20 - before) == Ok(0)]));
+    assert!(sys!(ioprio_get, 1, 0).is_ok());
+    assert_eq!(sys!(ioprio_get, 9, 0), Err(libc::EINVAL));
+    assert_eq!(sys!(ioprio_set, 1, 0, (2 << 13) | 4), Ok(0));
+    assert_eq!(sys!(ioprio_set, 1, 0, 7 << 13), Err(libc::EINVAL));
+}
+
+#[test]
+fn processors_are_checked() {
+    let mut mask = [0_u64; 16];
+    let bytes = sys!(sched_getaffinity, 0, 128, mask.as_mut_ptr()).unwrap();
+    assert_eq!(sys!(sched_setaffinity, 0, bytes, mask.as_ptr()), Ok(0));
+    assert_eq!(sys!(sched_setaffinity, 0, 128, [0_u64; 16].as_ptr()), Err(libc::EINVAL));
+    assert_eq!(sys!(sched_setaffinity, 0, 128, 16), Err(libc::EFAULT));
+    assert_eq!(sys!(sched_setaffinity, 0x3fff_ffff, 128, mask.as_ptr()), Err(libc::ESRCH));
+    assert_eq!(sys!(sched_getaffinity, 0x3fff_ffff, 128, mask.as_mut_ptr()), Err(libc::ESRCH));
+    let (mut cpu, mut node) = (99_u32, 99_u32);
+    assert_eq!(sys!(getcpu, &raw mut cpu, &raw mut node, 0), Ok(0));
+    assert!(cpu < 1024 && node < 64);
+    assert_eq!(sys!(getcpu, 16, 0, 0), Err(libc::EFAULT));
+}
+
+#[test]
+fn usage_of_children_is_summed() {
+    in_child(|| {
+        let spent = || {
+            let mut sum = 0_u64;
+            for value in 0..3_000_000_u64 {
+                sum = std::hint::black_box(sum.wrapping_add(value));
+            }
+            0
+        };
+        // SAFETY: 1. plain data.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        let before = sys!(getrusage, libc::RUSAGE_CHILDREN, &raw mut usage);
+        let none = usage.ru_utime.tv_sec == 0 && usage.ru_utime.tv_usec == 0;
+        if fork_status(spent) != 0 {
+            return 99;
+        }
+        let after = sys!(getrusage, libc::RUSAGE_CHILDREN, &raw mut usage);
+        let some = usage.ru_utime.tv_sec > 0 || usage.ru_utime.tv_usec > 0;
+        let pid = casemate_guest_tests::child(spent);
+        let waited = sys!(wait4, pid, 0, 0, &raw mut usage);
+        let its = usage.ru_utime.tv_sec > 0 || usage.ru_utime.tv_usec > 0;
+        let mut times = [-1_i64; 4];
+        let ticks = sys!(times, times.as_mut_ptr());
+        steps(&[
+            before == Ok(0) && none,
+            after == Ok(0) && some,
+            waited == Ok(pid.into()) && its,
+            ticks.is_ok() && times.iter().all(|&t| t >= 0),
+            sys!(times, 0).is_ok(),
+            sys!(times, 16) == Err(libc::EFAULT),
+        ])
+    });
+}
