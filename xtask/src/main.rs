@@ -8,6 +8,7 @@ mod cargo;
 mod ci;
 mod programs;
 mod run;
+mod scenarios;
 mod test;
 mod tidy;
 mod vm;

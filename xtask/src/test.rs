@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::build::Build;
 use crate::cargo::{cargo, check, output};
-use crate::programs;
+use crate::{programs, scenarios};
 
 /// Package of the tests that run twice: natively and inside Casemate.
 const GUEST_TESTS: &str = "casemate-guest-tests";
@@ -26,7 +26,10 @@ pub(crate) struct Test {
     /// Also soaks, fuzzing and the other modes of the sandbox.
     #[arg(long)]
     long: bool,
-    /// Only guest tests whose name contains this.
+    /// Only the scenarios: scripts of real programs, natively and inside, with one outcome.
+    #[arg(long)]
+    scenarios: bool,
+    /// Only guest tests or scenarios whose name contains this.
     filter: Option<String>,
 }
 
@@ -34,6 +37,9 @@ impl Test {
     pub(crate) fn run(&self) -> Result<()> {
         programs::ensure()?;
         let binary = Build { release: false }.artifact()?;
+        if self.scenarios {
+            return scenarios::run(&binary, self.filter.as_deref());
+        }
         let executables = guest_executables()?;
         if executables.is_empty() {
             bail!("{GUEST_TESTS} has no tests");

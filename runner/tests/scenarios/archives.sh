@@ -1,5 +1,5 @@
 # Archivers and compressors over /usr/share/doc.
-# needs: bash coreutils tar gzip xz-utils zstd bzip2
+# needs: bash ls tar gzip xz zstd bzip2
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 /usr/bin/tar -C /usr/share -cf doc.tar --sort=name doc; /usr/bin/tar -tf doc.tar | /usr/bin/md5sum; /usr/bin/tar -tvf doc.tar | /usr/bin/wc -l
 /usr/bin/tar -xf doc.tar; /usr/bin/diff -r --no-dereference /usr/share/doc doc && echo same

@@ -1,5 +1,5 @@
 # Bash: pipelines, subshells, traps, coprocesses, here-documents, jobs without a terminal.
-# needs: bash coreutils procps
+# needs: bash ls ps
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 /usr/bin/seq 1 2000 | /usr/bin/sort -rn | /usr/bin/head -3 | /usr/bin/tr '\n' ' '; echo
 echo "${PIPESTATUS[@]}"

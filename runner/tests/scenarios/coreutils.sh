@@ -1,5 +1,5 @@
 # Coreutils over real trees and over files that they make.
-# needs: bash coreutils findutils
+# needs: bash ls find
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 /usr/bin/ls -lR /usr/share/doc | /usr/bin/md5sum
 /usr/bin/ls -l --time-style=full-iso /usr/bin | /usr/bin/sort | /usr/bin/md5sum

@@ -1,5 +1,5 @@
 # Dash: the POSIX shell on its own.
-# needs: dash coreutils grep sed
+# needs: dash ls grep sed
 exec /usr/bin/dash -s <<'END'
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 i=0; while [ $i -lt 50 ]; do i=$((i+1)); echo line $i; done > lines

@@ -1,5 +1,5 @@
 # GCC, G++ and make: compile, link, run.
-# needs: bash coreutils gcc g++ make binutils
+# needs: bash ls gcc g++ make ar
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 echo 'int printf(const char *, ...); int main(int c, char **v) { printf("hello %d\n", c); return 3; }' > a.c
 /usr/bin/gcc -O2 a.c -o a && ./a x y; echo $?; /usr/bin/gcc -static a.c -o s && ./s; echo $?; /usr/bin/gcc -fsanitize=undefined a.c -o u && ./u; echo $?

@@ -1,5 +1,5 @@
 # Git from init to gc, and a clone of a local repository.
-# needs: bash coreutils git
+# needs: bash ls git
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 export HOME=$dir GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@example.org GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@example.org
 export GIT_AUTHOR_DATE='2024-01-01T00:00:00Z' GIT_COMMITTER_DATE='2024-01-01T00:00:00Z' GIT_CONFIG_NOSYSTEM=1 GIT_PAGER=cat

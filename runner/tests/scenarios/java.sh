@@ -1,5 +1,5 @@
 # Java: the compiler, threads, processes, files.
-# needs: bash coreutils javac java
+# needs: bash ls javac java
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 /usr/bin/cat > T.java <<'END'
 import java.io.*; import java.nio.channels.*; import java.nio.file.*; import java.nio.*; import java.util.*; import java.util.concurrent.*; import java.util.concurrent.atomic.*; import java.util.stream.*;

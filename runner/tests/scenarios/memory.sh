@@ -1,5 +1,5 @@
 # Memory and streams: much memory, sparse reservations, long pipes.
-# needs: bash coreutils python3
+# needs: bash ls python3
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 /usr/bin/cat > m.py <<'END'
 import mmap, os

@@ -1,5 +1,5 @@
 # Node.js: timers, files, child processes, worker threads.
-# needs: bash coreutils node
+# needs: bash ls node
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 js() { /usr/bin/node "$@"; echo "status $?"; }
 js -e 'console.log("hello", 6 * 7); process.exit(3)'

@@ -1,5 +1,5 @@
 # Perl: fork, pipes, alarms, files.
-# needs: bash coreutils perl
+# needs: bash ls perl
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 p() { /usr/bin/perl "$@"; echo "status $?"; }
 p -e 'print "hello $]\n"; exit 3'

@@ -1,5 +1,5 @@
 # Python: threads, processes, shared memory, sqlite3, asyncio, signals.
-# needs: bash coreutils python3
+# needs: bash ls python3
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 py() { /usr/bin/python3 "$@"; echo "status $?"; }
 py -c 'import sys; print("hello", 6*7); sys.exit(3)'

@@ -1,5 +1,5 @@
 # rustc: a threaded program, compiled and run.
-# needs: bash coreutils rustc gcc
+# needs: bash ls rustc gcc
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 export PATH=$PATH:$HOME/.cargo/bin
 /usr/bin/cat > t.rs <<'END'

@@ -1,5 +1,5 @@
 # grep, sed, awk, find and xargs.
-# needs: bash coreutils grep sed gawk findutils diffutils
+# needs: bash ls grep sed awk find diff
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 /usr/bin/grep -rl GPL /usr/share/doc | /usr/bin/sort | /usr/bin/md5sum
 /usr/bin/grep -c '^[^#]' /etc/services /etc/protocols 2>/dev/null; /usr/bin/grep -oE '[0-9]+/tcp' /etc/services 2>/dev/null | /usr/bin/sort -u | /usr/bin/wc -l

@@ -1,5 +1,5 @@
 # OpenSSL, dpkg-query, sqlite3 and other tools of a Debian system.
-# needs: bash coreutils openssl dpkg sqlite3 file procps bc
+# needs: bash ls openssl dpkg-query sqlite3 ps
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 /usr/bin/dpkg-query -l | /usr/bin/md5sum; /usr/bin/dpkg-query -W -f '${Package}\n' bash; /usr/bin/dpkg -S /usr/bin/bash 2>/dev/null; /usr/bin/dpkg -L bash | /usr/bin/wc -l; /usr/bin/dpkg --compare-versions 1 lt 2; echo $?
 echo secret | /usr/bin/openssl enc -aes-256-cbc -pbkdf2 -pass pass:x -S 0011223344556677 | /usr/bin/openssl base64 | /usr/bin/wc -l; /usr/bin/openssl dgst -sha256 /etc/passwd

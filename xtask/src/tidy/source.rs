@@ -1,5 +1,6 @@
 //! Rules on single source files.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -34,12 +35,17 @@ pub(super) struct Source {
     pub(super) path: String,
     /// Its text.
     pub(super) text: String,
+    /// Its parent declares it for tests alone.
+    for_tests: bool,
 }
 
 impl Source {
     /// Whether the file is only tests.
     pub(super) fn is_test(&self) -> bool {
-        self.path.contains("/tests/") || self.path.ends_with("/tests.rs") || self.path.contains("/benches/")
+        self.for_tests
+            || self.path.contains("/tests/")
+            || self.path.ends_with("/tests.rs")
+            || self.path.contains("/benches/")
     }
 
     /// Whether the file is tidy's own, whose strings name what it looks for.
@@ -65,9 +71,25 @@ pub(super) fn rust_files() -> Result<Vec<Source>> {
             continue;
         }
         let text = std::fs::read_to_string(&full).with_context(|| format!("cannot read {path}"))?;
-        files.push(Source { path: path.to_owned(), text });
+        files.push(Source { path: path.to_owned(), text, for_tests: false });
+    }
+    let tests: BTreeSet<String> = files.iter().flat_map(test_modules).collect();
+    for file in &mut files {
+        file.for_tests = tests.contains(&file.path);
     }
     Ok(files)
+}
+
+/// Paths of the files that `file` declares as modules for tests alone.
+fn test_modules(file: &Source) -> Vec<String> {
+    let folder = match file.path.rsplit_once('/') {
+        Some((folder, "lib.rs" | "main.rs" | "mod.rs")) => folder,
+        _ => file.path.trim_end_matches(".rs"),
+    };
+    let lines: Vec<&str> = file.text.lines().collect();
+    let pairs = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]");
+    let names = pairs.filter_map(|pair| pair[1].split_once("mod ")?.1.strip_suffix(';'));
+    names.map(|name| format!("{folder}/{name}.rs")).collect()
 }
 
 /// Each broken rule.
@@ -104,7 +126,15 @@ fn has_unsafe(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::has_unsafe;
+    use super::{Source, has_unsafe, test_modules};
+
+    #[test]
+    fn modules_for_tests_are_found_in_their_parents() {
+        let text = "//! Head.\nmod a;\n#[cfg(test)]\nmod harness;\n#[cfg(test)]\nmod tests {\n}\n".to_owned();
+        let of = |path: &str| test_modules(&Source { path: path.to_owned(), text: text.clone(), for_tests: false });
+        assert_eq!(of("kernel/src/lib.rs"), ["kernel/src/harness.rs"]);
+        assert_eq!(of("kernel/src/task.rs"), ["kernel/src/task/harness.rs"]);
+    }
 
     #[test]
     fn unsafe_is_found_in_code_only() {
