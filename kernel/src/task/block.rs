@@ -195,7 +195,11 @@ impl Task {
             match op(self) {
                 Err(SysErr::Errno(Errno::EAGAIN)) => {}
                 result => {
-                    registration.satisfied();
+                    // What is left (more bytes, or an end that everyone has to see) is the next waiter's: dropping
+                    // passes the wake on.
+                    if file.readiness(mask).is_empty() {
+                        registration.satisfied();
+                    }
                     return result;
                 }
             }

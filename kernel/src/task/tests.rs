@@ -9,12 +9,13 @@ use usermem::Addr;
 use super::group::ExitStatus;
 use super::{CloneRequest, ExecRequest, ExecTarget, WaitRequest, WaitWhich};
 use crate::error::{SysErr, SysResult};
+use crate::fdtable::CloseOnExec;
 use crate::harness::{Log, Op, Sandbox, call, exit, fork, handler};
 use crate::ids::Pid;
 use crate::rlimit::{Resource, Rlimit};
 use crate::signal::types::{AltStack, SaFlags, SigAction, SigSet, Signal};
 use crate::signal::{MaskChange, SignalTarget};
-use crate::task::{Subreaper, Task};
+use crate::task::{Patience, Subreaper, Task};
 use crate::time::{ClockId, IntervalTimer, ItimerWhich, SleepRequest};
 
 fn wait_any(task: &mut Task, options: WaitOptions) -> SysResult<Option<super::WaitOutcome>> {
@@ -494,6 +495,55 @@ fn the_cpu_limit_warns_and_then_kills() {
     ];
     assert_eq!(Sandbox::new(program).run(), ExitStatus::Killed(Signal::KILL));
     assert_eq!(log.take(), ["warned"]);
+}
+
+#[test]
+fn the_end_of_a_pipe_reaches_every_reader() {
+    let log = Log::new();
+    let reader = || {
+        let l = log.clone();
+        call(move |task| {
+            let file = task.fd(3)?;
+            let n = task.retry_blocking(&file, waiter::EventMask::IN, Patience::Wait, None, |task| {
+                let mut byte = [0];
+                let mut dst = usermem::bytes::KernelDst::new(&mut byte);
+                Ok(file.read(&task.fs_context(), &mut dst)?)
+            })?;
+            l.add(format!("read {n}"));
+            task.exit_group(0)
+        })
+    };
+    let fork_reader = |at| [fork(), Op::JumpIfZero(at)];
+    let mut program = vec![call(|task| {
+        let (r, w) = fs::pipe::create(auth::Uid::ROOT, auth::Gid::ROOT, abi::fs::OpenFlags::empty());
+        task.fds().replace(r, 3, 10, CloseOnExec::No)?;
+        task.fds().replace(w, 4, 10, CloseOnExec::No)?;
+        Ok(1)
+    })];
+    for _ in 0..4 {
+        program.extend(fork_reader(13));
+    }
+    program.extend([
+        sleep_op(30),
+        call(|task| Ok(task.close_fd(4).map(|()| 1)?)),
+        call(|task| while_children(task)),
+        exit(0),
+        call(|task| Ok(task.close_fd(4).map(|()| 1)?)),
+        reader(),
+    ]);
+    assert_eq!(Sandbox::new(program).run(), ExitStatus::Exited(0));
+    assert_eq!(log.take(), ["read 0"; 4]);
+}
+
+/// Waits for all children.
+fn while_children(task: &mut Task) -> SysResult {
+    loop {
+        match wait_any(task, WaitOptions::empty()) {
+            Ok(_) => {}
+            Err(SysErr::Errno(_)) => return Ok(1),
+            Err(other) => return Err(other),
+        }
+    }
 }
 
 #[test]
