@@ -57,8 +57,13 @@ fn pipe(task: &mut Task, fds: Out<[i32; 2]>) -> Result<(), Errno> {
 
 /// `pipe2(2)`.
 fn pipe2(task: &mut Task, fds: Out<[i32; 2]>, OpenArg(flags): OpenArg) -> Result<(), Errno> {
-    if !(OpenFlags::O_CLOEXEC | OpenFlags::O_NONBLOCK | OpenFlags::O_DIRECT).contains(flags) {
+    let allowed = OpenFlags::O_CLOEXEC | OpenFlags::O_NONBLOCK | OpenFlags::O_DIRECT | OpenFlags::O_EXCL;
+    if !allowed.contains(flags) {
         return Err(Errno::EINVAL);
+    }
+    if flags.contains(OpenFlags::O_EXCL) {
+        // O_NOTIFICATION_PIPE, without CONFIG_WATCH_QUEUE.
+        return Err(Errno::ENOPKG);
     }
     make_pipe(task, &fds, flags)
 }
@@ -79,11 +84,12 @@ fn eventfd2(task: &mut Task, count: u32, flags: Flags<EventfdFlags>) -> Result<N
     install(task, file, cloexec)
 }
 
-fn make_signalfd(task: &Task, fd: Fd, mask: Addr, size: u64, flags: SignalfdFlags) -> Result<NewFd, Errno> {
+fn make_signalfd(task: &Task, fd: Fd, mask: Addr, size: u64, flags: Flags<SignalfdFlags>) -> Result<NewFd, Errno> {
     if size != 8 {
         return Err(Errno::EINVAL);
     }
     let mask = SigSet(mem::read(task, mask)?).minus(SigSet::UNBLOCKABLE);
+    let flags = flags.known()?;
     if fd.0 != -1 {
         SignalFd::of(&*task.fd(fd.0)?)?.set_mask(mask);
         return Ok(NewFd(fd.0));
@@ -96,7 +102,7 @@ fn make_signalfd(task: &Task, fd: Fd, mask: Addr, size: u64, flags: SignalfdFlag
 
 /// `signalfd(2)`, the old call.
 fn signalfd(task: &mut Task, fd: Fd, mask: In<abi::signal::SigSet>, size: u64) -> Result<NewFd, Errno> {
-    make_signalfd(task, fd, mask.0, size, SignalfdFlags::empty())
+    make_signalfd(task, fd, mask.0, size, Flags(SignalfdFlags::empty()))
 }
 
 /// `signalfd4(2)`: a descriptor of one gets another set.
@@ -107,7 +113,6 @@ fn signalfd4(
     size: u64,
     flags: Flags<SignalfdFlags>,
 ) -> Result<NewFd, Errno> {
-    let flags = flags.known()?;
     make_signalfd(task, fd, mask.0, size, flags)
 }
 

@@ -10,7 +10,7 @@ use kernel::syscalls;
 use kernel::task::Task;
 
 use crate::args::{DirFd, Fd, Flags, In, Mode, Out, PathArg};
-use crate::walk::{CWD, lookup, lookup_as, lookup_flags, pathname, pathname_or_empty};
+use crate::walk::{CWD, lookup, lookup_as, lookup_flags, pathname, pathname_or_empty, stat_pathname};
 
 syscalls! {
     pub(crate) const ROWS;
@@ -111,8 +111,10 @@ fn fstat(task: &mut Task, fd: Fd, buf: Out<Stat>) -> Result<(), Errno> {
 
 /// `fstatat(2)`.
 fn newfstatat(task: &mut Task, dir: DirFd, path: PathArg, buf: Out<Stat>, flags: Flags<AtFlags>) -> Result<(), Errno> {
-    let flags = flags.within(AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_EMPTY_PATH | AtFlags::AT_NO_AUTOMOUNT)?;
-    let path = pathname_or_empty(task, path, flags)?;
+    let sync = AtFlags::AT_STATX_FORCE_SYNC | AtFlags::AT_STATX_DONT_SYNC;
+    let others = AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_EMPTY_PATH | AtFlags::AT_NO_AUTOMOUNT;
+    let flags = flags.within(sync | others)?;
+    let path = stat_pathname(task, path, flags)?;
     let place = lookup(task, dir, &path, lookup_flags(flags))?;
     buf.write(task, &to_stat(&place.attr()?))
 }
@@ -168,7 +170,7 @@ fn statx(
     if mask.0.contains(StatxMask::STATX__RESERVED) || flags.contains(sync) {
         return Err(Errno::EINVAL);
     }
-    let path = pathname_or_empty(task, path, flags)?;
+    let path = stat_pathname(task, path, flags)?;
     let place = lookup(task, dir, &path, lookup_flags(flags))?;
     buf.write(task, &to_statx(&place, &place.attr()?))
 }
@@ -331,6 +333,9 @@ fn microsecond_time(time: Timeval) -> Result<Option<SetTime>, Errno> {
 fn set_times(task: &Task, dir: DirFd, path: PathArg, times: [Option<SetTime>; 2], flags: AtFlags) -> Result<(), Errno> {
     let [atime, mtime] = times;
     let place = if path.0.0 == 0 && dir != CWD {
+        if !flags.is_empty() {
+            return Err(Errno::EINVAL);
+        }
         task.fd(dir.0)?.path().clone()
     } else {
         let path = pathname_or_empty(task, path, flags)?;

@@ -96,13 +96,23 @@ impl DirSink for Records {
 
 fn read_dir(task: &Task, fd: Fd, buf: Addr, count: u32, form: Form) -> Result<usize, Errno> {
     let file = task.fd(fd.0)?;
-    let room = usize::try_from(count).unwrap_or(usize::MAX).min(DENTS_CHUNK);
+    // The length is an int: a negative one has room for nothing.
+    let room = usize::try_from(count.cast_signed()).unwrap_or(0).min(DENTS_CHUNK);
+    if file.inode().file_type() != FileType::Directory {
+        return Err(Errno::ENOTDIR);
+    }
     let mut records = Records { form, bytes: Vec::new(), room, refused: false };
+    let before = file.position();
     file.readdir(&task.fs_context(), &mut records)?;
     if records.bytes.is_empty() && records.refused {
         return Err(Errno::EINVAL);
     }
-    mem::write_bytes(task, buf, &records.bytes)?;
+    if let Err(error) = mem::write_bytes(task, buf, &records.bytes) {
+        // What did not arrive is read again.
+        let before = i64::try_from(before).map_err(|_| Errno::EOVERFLOW)?;
+        file.seek(&task.fs_context(), before, fs::vfs::Whence::Set)?;
+        return Err(error);
+    }
     Ok(records.bytes.len())
 }
 

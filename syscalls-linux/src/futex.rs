@@ -68,7 +68,7 @@ fn futex(
     let sharing = sharing(op & FUTEX_PRIVATE_FLAG != 0);
     let (first, second) = (Word { addr, sharing }, Word { addr: second, sharing });
     let command = op & FUTEX_CMD_MASK;
-    if op & FUTEX_CLOCK_REALTIME != 0 && command != FUTEX_WAIT_BITSET && command != FUTEX_WAIT {
+    if op & FUTEX_CLOCK_REALTIME != 0 && command != FUTEX_WAIT_BITSET {
         return Err(Errno::ENOSYS.into());
     }
     let count = u32::try_from(fourth.0 & 0xffff_ffff).unwrap_or(0);

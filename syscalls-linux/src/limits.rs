@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::resource::{RLIM_NLIMITS, RUSAGE_CHILDREN, RUSAGE_SELF, RUSAGE_THREAD, Rlimit as AbiRlimit, Rusage};
+use abi::resource::{RUSAGE_CHILDREN, RUSAGE_SELF, RUSAGE_THREAD, Rlimit as AbiRlimit, Rusage};
 use abi::sched::{
     IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE, IOPRIO_CLASS_NONE, IOPRIO_CLASS_RT, IOPRIO_CLASS_SHIFT, IOPRIO_WHO_PGRP,
     IOPRIO_WHO_PROCESS, IOPRIO_WHO_USER, PRIO_PGRP, PRIO_PROCESS, PRIO_USER, SCHED_ATTR_SIZE_VER0, SCHED_BATCH,
@@ -115,11 +115,7 @@ fn setrlimit(task: &mut Task, resource: u32, limit: In<AbiRlimit>) -> Result<(),
 
 /// `prlimit(2)`: another's limits need equal user and group ids, or CAP_SYS_RESOURCE.
 fn prlimit64(task: &mut Task, pid: i32, resource: u32, new: In<AbiRlimit>, old: Out<AbiRlimit>) -> Result<(), Errno> {
-    if resource >= RLIM_NLIMITS {
-        return Err(Errno::EINVAL);
-    }
     let new = new.read_opt(task)?;
-    let resource = Resource::from_raw(resource)?;
     let target = thread(task, pid).map_err(|_| Errno::ESRCH)?;
     if target.pid() != task.pid() {
         let (own, other) = (task.creds(), target.creds());
@@ -129,6 +125,7 @@ fn prlimit64(task: &mut Task, pid: i32, resource: u32, new: In<AbiRlimit>, old: 
             return Err(Errno::EPERM);
         }
     }
+    let resource = Resource::from_raw(resource)?;
     let before = match new {
         Some(new) => change_limit(task, target.group(), resource, new)?,
         None => target.group().limit(resource),
@@ -340,7 +337,7 @@ fn sched_getaffinity(task: &mut Task, tid: i32, len: u32, mask: Addr) -> Result<
     if len < all.len() || len % 8 != 0 {
         return Err(Errno::EINVAL);
     }
-    thread(task, tid)?;
+    thread(task, tid).map_err(|_| Errno::ESRCH)?;
     mem::write_bytes(task, mask, &all)?;
     Ok(all.len())
 }
@@ -350,7 +347,7 @@ fn sched_setaffinity(task: &mut Task, tid: i32, len: u32, mask: Addr) -> Result<
     let all = cpu_mask(task.kernel().machine().cpus.max(1));
     let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?.min(all.len());
     let asked = mem::read_bytes(task, mask, len)?;
-    thread(task, tid)?;
+    thread(task, tid).map_err(|_| Errno::ESRCH)?;
     if asked.iter().zip(&all).any(|(asked, all)| asked & all != 0) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
@@ -365,10 +362,10 @@ fn check_io_who(task: &Task, which: i32, who: i32) -> Result<(), Errno> {
     threads_of(task, which, who).map(drop)
 }
 
-/// `ioprio_get(2)`: best effort, level 4.
+/// `ioprio_get(2)`: none of its own.
 fn ioprio_get(task: &mut Task, which: i32, who: i32) -> Result<i32, Errno> {
     check_io_who(task, which, who)?;
-    Ok((IOPRIO_CLASS_BE << IOPRIO_CLASS_SHIFT) | 4)
+    Ok(IOPRIO_CLASS_NONE << IOPRIO_CLASS_SHIFT)
 }
 
 /// `ioprio_set(2)`.

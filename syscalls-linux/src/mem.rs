@@ -98,8 +98,8 @@ pub(crate) fn src(mm: &Arc<Mm>, addr: Addr, len: u64) -> Result<UserSrc<Arc<Mm>>
 }
 
 fn single(addr: Addr, len: u64) -> Result<IoVecs, Errno> {
-    // Linux refuses lengths that are negative as `ssize_t`.
-    let len = i64::try_from(len).ok().and_then(|len| usize::try_from(len).ok()).ok_or(Errno::EINVAL)?;
+    // A length that is negative as `ssize_t` reaches past the end of any address space.
+    let len = i64::try_from(len).ok().and_then(|len| usize::try_from(len).ok()).ok_or(Errno::EFAULT)?;
     IoVecs::single(UserBuf::new(addr, len))
 }
 

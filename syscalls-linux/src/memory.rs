@@ -153,6 +153,9 @@ fn mmap(
     if len == 0 {
         return Err(Errno::EINVAL.into());
     }
+    if len.checked_next_multiple_of(PAGE_SIZE).is_none() {
+        return Err(Errno::ENOMEM.into());
+    }
     let sharing = match flags.bits() & MAP_TYPE {
         1 => Sharing::Shared,
         2 => Sharing::Private,
@@ -187,19 +190,33 @@ fn munmap(task: &mut Task, addr: Addr, len: u64) -> Result<(), Errno> {
     task.mm().unmap(addr, len)
 }
 
-fn protect(task: &Task, addr: Addr, len: u64, prot: ProtFlags) -> Result<(), Errno> {
-    let grow = match (prot.contains(ProtFlags::PROT_GROWSDOWN), prot.contains(ProtFlags::PROT_GROWSUP)) {
+/// A length in whole pages: Linux's rounding wraps, so that the longest lengths are none.
+fn whole_pages(addr: Addr, len: u64) -> u64 {
+    len.wrapping_add(addr.page_offset()).checked_next_multiple_of(PAGE_SIZE).unwrap_or(0)
+}
+
+fn protect(task: &Task, addr: Addr, len: u64, prot: Flags<ProtFlags>) -> Result<(), Errno> {
+    let Flags(asked) = prot;
+    let grow = match (asked.contains(ProtFlags::PROT_GROWSDOWN), asked.contains(ProtFlags::PROT_GROWSUP)) {
         (true, true) => return Err(Errno::EINVAL),
         (true, false) => Grow::Down,
         (false, true) => Grow::Up,
         (false, false) => Grow::No,
     };
-    task.mm().protect(addr, len, protection(prot), grow)
+    if !addr.is_page_aligned() {
+        return Err(Errno::EINVAL);
+    }
+    if len == 0 {
+        return Ok(());
+    }
+    if addr.checked_add(whole_pages(addr, len)).is_none_or(|end| end <= addr) {
+        return Err(Errno::ENOMEM);
+    }
+    task.mm().protect(addr, len, protection(prot.known()?), grow)
 }
 
 /// `mprotect(2)`.
 fn mprotect(task: &mut Task, addr: Addr, len: u64, prot: Flags<ProtFlags>) -> Result<(), Errno> {
-    let prot = prot.known()?;
     protect(task, addr, len, prot)
 }
 
@@ -208,7 +225,6 @@ fn pkey_mprotect(task: &mut Task, addr: Addr, len: u64, prot: Flags<ProtFlags>, 
     if key != -1 {
         return Err(Errno::EINVAL);
     }
-    let prot = prot.known()?;
     protect(task, addr, len, prot)
 }
 
@@ -275,6 +291,9 @@ fn msync(task: &mut Task, addr: Addr, len: u64, flags: Flags<MsyncFlags>) -> Res
     options.set(SyncOptions::ASYNC, flags.contains(MsyncFlags::MS_ASYNC));
     options.set(SyncOptions::INVALIDATE, flags.contains(MsyncFlags::MS_INVALIDATE));
     options.set(SyncOptions::SYNC, flags.contains(MsyncFlags::MS_SYNC));
+    if addr.is_page_aligned() && whole_pages(addr, len) == 0 {
+        return Ok(());
+    }
     task.mm().sync(addr, len, options)
 }
 
@@ -309,6 +328,9 @@ fn lock_options(task: &Task) -> LockOptions {
 
 /// `mlock(2)`.
 fn mlock(task: &mut Task, addr: Addr, len: u64) -> Result<(), Errno> {
+    if len != 0 && whole_pages(addr, len) == 0 {
+        return Ok(());
+    }
     task.mm().lock_range(addr, len, lock_options(task))
 }
 

@@ -309,6 +309,9 @@ fn epoll_ctl(task: &mut Task, epoll: Fd, EpollOp(op): EpollOp, fd: Fd, event: In
     if file.is_path_only() || set.is_path_only() {
         return Err(Errno::EBADF);
     }
+    if file.queue().is_none() {
+        return Err(Errno::EPERM);
+    }
     if set.id() == file.id() {
         return Err(Errno::EINVAL);
     }

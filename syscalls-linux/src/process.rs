@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::clone::{CLONE_ARGS_SIZE_VER0, CSIGNAL, CloneArgs, CloneFlags, PidfdFlags};
+use abi::clone::{
+    CLONE_ARGS_SIZE_VER0, CSIGNAL, CloneArgs, CloneFlags, PIDFD_SIGNAL_PROCESS_GROUP, PIDFD_SIGNAL_THREAD, PidfdFlags,
+};
 use abi::fs::AtFlags;
 use abi::resource::Rusage;
 use abi::signal::SigInfo;
@@ -12,6 +14,7 @@ use abi::wait::{P_ALL, P_PGID, P_PID, P_PIDFD, WaitOptions};
 use auth::Caps;
 use fs::vfs::LookupFlags;
 use kernel::fdtable::CloseOnExec;
+use kernel::signal::SignalTarget;
 use kernel::syscall::SysResult;
 use kernel::syscalls;
 use kernel::task::pidfd::{self, Nonblocking, PidFd};
@@ -319,7 +322,8 @@ fn getpgid(task: &mut Task, pid: i32) -> Result<i32, Errno> {
 
 /// `setpgid(2)`.
 fn setpgid(task: &mut Task, pid: i32, pgid: i32) -> Result<(), Errno> {
-    if pgid < 0 {
+    // A group of 0 is the process's own number, whatever that is.
+    if pgid < 0 || (pgid == 0 && pid < 0) {
         return Err(Errno::EINVAL);
     }
     task.setpgid(process_or_self(pid)?, Pid::from_raw(pgid))
@@ -380,13 +384,20 @@ fn pidfd_group(task: &Task, fd: Fd) -> Result<Arc<ThreadGroup>, Errno> {
 
 /// `pidfd_send_signal(2)`.
 fn pidfd_send_signal(task: &mut Task, fd: Fd, signal: SignalArg, info: In<SigInfo>, flags: u32) -> Result<(), Errno> {
-    if flags != 0 {
+    if flags > PIDFD_SIGNAL_PROCESS_GROUP || flags.count_ones() > 1 {
         return Err(Errno::EINVAL);
     }
     let group = pidfd_group(task, fd)?;
     let signal = to_send(signal)?;
     if info.is_null() {
-        return task.kill(kernel::signal::SignalTarget::Process(group.pid()), signal);
+        return match flags {
+            PIDFD_SIGNAL_THREAD => task.tgkill(Some(group.pid()), group.pid().leader(), signal),
+            PIDFD_SIGNAL_PROCESS_GROUP => task.kill(SignalTarget::Group(task.getpgid(Some(group.pid()))?), signal),
+            _ => task.kill(SignalTarget::Process(group.pid()), signal),
+        };
+    }
+    if flags == PIDFD_SIGNAL_PROCESS_GROUP {
+        return Err(Errno::EINVAL);
     }
     let bytes = mem::read(task, info.0)?;
     let given: SigInfo = info.read(task)?;

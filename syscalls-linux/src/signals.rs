@@ -209,20 +209,29 @@ fn pause(task: &mut Task) -> SysResult {
     task.sigsuspend(mask)
 }
 
+/// Sends by `send`. Whether the number is one of a signal is asked only once there is somebody to send it to.
+fn send_checked(signal: SignalArg, send: impl Fn(Option<Signal>) -> Result<(), Errno>) -> Result<(), Errno> {
+    match to_send(signal) {
+        Ok(signal) => send(signal),
+        Err(_) if send(None) == Err(Errno::ESRCH) => Err(Errno::ESRCH),
+        Err(error) => Err(error),
+    }
+}
+
 /// `kill(2)`.
 fn kill(task: &mut Task, pid: i32, signal: SignalArg) -> Result<(), Errno> {
-    let signal = to_send(signal)?;
-    task.kill(SignalTarget::from_raw(pid)?, signal)
+    let target = SignalTarget::from_raw(pid)?;
+    send_checked(signal, |signal| task.kill(target, signal))
 }
 
 /// `tkill(2)`.
 fn tkill(task: &mut Task, tid: i32, signal: SignalArg) -> Result<(), Errno> {
     let tid = Tid::from_raw(tid).ok_or(Errno::EINVAL)?;
-    task.tgkill(None, tid, to_send(signal)?)
+    send_checked(signal, |signal| task.tgkill(None, tid, signal))
 }
 
 /// `tgkill(2)`.
 fn tgkill(task: &mut Task, pid: i32, tid: i32, signal: SignalArg) -> Result<(), Errno> {
     let (pid, tid) = (Pid::from_raw(pid).ok_or(Errno::EINVAL)?, Tid::from_raw(tid).ok_or(Errno::EINVAL)?);
-    task.tgkill(Some(pid), tid, to_send(signal)?)
+    send_checked(signal, |signal| task.tgkill(Some(pid), tid, signal))
 }

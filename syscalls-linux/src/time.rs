@@ -83,6 +83,9 @@ fn clock_nanosleep(
     remain: Out<Timespec>,
 ) -> SysResult {
     let clock = ClockId::from_raw(clock.0)?;
+    if !clock.can_sleep() && !matches!(clock, ClockId::ThreadCpu(Some(_))) {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
     let ns = timespec_to_ns(&request.read(task)?)?;
     let absolute = flags.0.contains(TimerFlags::TIMER_ABSTIME);
     let remain = (!absolute && !remain.is_null()).then_some(remain.0);

@@ -93,8 +93,9 @@ fn notify(task: &Task, event: &SigEvent) -> Result<TimerNotify, Errno> {
 
 /// `timer_create(2)`.
 fn timer_create(task: &mut Task, clock: ClockArg, event: In<SigEvent>, id: Out<i32>) -> Result<(), Errno> {
+    let event = event.read_opt(task)?;
     let clock = ClockId::from_raw(clock.0)?;
-    let notify = event.read_opt(task)?.map(|event| notify(task, &event)).transpose()?;
+    let notify = event.map(|event| notify(task, &event)).transpose()?;
     let timer = task.timer_create(PosixTimerSpec { clock, notify })?;
     id.write(task, &timer).inspect_err(|_| {
         // Nobody knows its number: it goes again.

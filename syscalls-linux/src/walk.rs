@@ -9,14 +9,26 @@ use kernel::task::Task;
 use crate::args::{DirFd, PathArg};
 use crate::mem;
 
-/// The pathname at an address: `EFAULT`, `ENAMETOOLONG`.
+/// The pathname at an address: `EFAULT`, `ENAMETOOLONG`, and `ENOENT` for an empty one before anything else is looked at.
 pub(crate) fn pathname(task: &Task, path: PathArg) -> Result<Vec<u8>, Errno> {
+    let path = raw_pathname(task, path)?;
+    if path.is_empty() { Err(Errno::ENOENT) } else { Ok(path) }
+}
+
+/// As [`pathname`], where an empty path means something.
+pub(crate) fn raw_pathname(task: &Task, path: PathArg) -> Result<Vec<u8>, Errno> {
     mem::c_string(task, path.0, abi::fs::PATH_MAX, Errno::ENAMETOOLONG)
 }
 
-/// As [`pathname`]; with `AT_EMPTY_PATH` a null pointer is an empty path (since Linux 6.11).
+/// As [`pathname`], but for an empty path with `AT_EMPTY_PATH`.
 pub(crate) fn pathname_or_empty(task: &Task, path: PathArg, flags: AtFlags) -> Result<Vec<u8>, Errno> {
-    if path.0.0 == 0 && flags.contains(AtFlags::AT_EMPTY_PATH) { Ok(Vec::new()) } else { pathname(task, path) }
+    if flags.contains(AtFlags::AT_EMPTY_PATH) { raw_pathname(task, path) } else { pathname(task, path) }
+}
+
+/// As [`pathname_or_empty`]; with `AT_EMPTY_PATH` a null pointer is an empty path too (`stat(2)`, since Linux 6.11).
+pub(crate) fn stat_pathname(task: &Task, path: PathArg, flags: AtFlags) -> Result<Vec<u8>, Errno> {
+    let empty = path.0.0 == 0 && flags.contains(AtFlags::AT_EMPTY_PATH);
+    if empty { Ok(Vec::new()) } else { pathname_or_empty(task, path, flags) }
 }
 
 /// The current directory, as a directory argument.
