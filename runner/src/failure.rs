@@ -67,6 +67,16 @@ impl<T, E: fmt::Display> Doing<T> for Result<T, E> {
     }
 }
 
+/// The words that strerror(3) has for a guest's error number.
+pub(crate) fn describe(errno: abi::Errno) -> String {
+    let text = std::io::Error::from_raw_os_error(errno.raw().into()).to_string();
+    // std adds the number, which says no more than the words.
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
 /// Prints one line to standard error, whatever its state: a closed or full stream is not a second failure.
 pub(crate) fn print_line(line: &str) {
     let mut text = String::with_capacity(line.len() + 12);

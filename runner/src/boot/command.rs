@@ -5,7 +5,7 @@ use abi::Errno;
 use fs::Context;
 use fs::vfs::{At, FileType, LookupFlags, Path, Perm};
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, describe};
 
 /// Why one candidate is not it.
 enum Unfit {
@@ -79,7 +79,7 @@ fn failure(name: &[u8], unfit: &Unfit) -> Failure {
     match unfit {
         Unfit::Missing => Failure::not_found(format!("{name}: command not found")),
         Unfit::Other(why) => Failure::not_executable(format!("{name}: {why}")),
-        Unfit::Errno(errno) => Failure::not_executable(format!("{name}: {errno}")),
+        Unfit::Errno(errno) => Failure::not_executable(format!("{name}: {}", describe(*errno))),
     }
 }
 

@@ -18,7 +18,7 @@ use fs::Context;
 use fs::vfs::{At, Filesystem, LookupFlags, Mount, MountNs, MountOptions, OpenHow, Path};
 
 use crate::config::RunConfig;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, describe};
 use crate::host::TreeAccess;
 use crate::launcher::{HostTree, HostView, IdMap, Skeleton, TreeKind, TreeRole};
 
@@ -68,7 +68,7 @@ pub(super) fn build<'a>(
 }
 
 fn wrong(path: impl AsRef<HostPath>, errno: Errno) -> Failure {
-    Failure::ours(format!("{}: cannot be shown in the guest: {errno}", path.as_ref().display()))
+    Failure::ours(format!("{}: cannot be shown in the guest: {}", path.as_ref().display(), describe(errno)))
 }
 
 impl<'a> Tree<'a> {

@@ -29,7 +29,7 @@ pub(crate) use kernel::crash_context;
 pub(crate) use resolver::ResolverFiles;
 
 use crate::control::{Control, Report};
-use crate::failure::{Doing, Failure, Outcome};
+use crate::failure::{Doing, Failure, Outcome, describe};
 use crate::host;
 use crate::launcher::{Caller, HostView, Setup};
 use crate::sandbox::{MemoryFiles, OomScore, install_filter};
@@ -193,10 +193,10 @@ fn prepare(
                 Ok(place) => place,
                 // Asked for: it must be there. The caller's own may be in a part of the host that is not shown.
                 Err(errno) if config.cwd.is_some() => {
-                    return Err(Failure::ours(format!("--cwd {}: {errno}", path.display())));
+                    return Err(Failure::ours(format!("--cwd {}: {}", path.display(), describe(errno))));
                 }
                 Err(errno) => {
-                    log::warn!("{}: {errno}: starting in /", path.display());
+                    log::warn!("{}: {}: starting in /", path.display(), describe(errno));
                     root.clone()
                 }
             }

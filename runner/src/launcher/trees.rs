@@ -406,12 +406,8 @@ mod tests {
             // Needs the right to mount, which `casemate` gets from its user namespace.
             return;
         }
-        let collector = Collector {
-            opener: Opener::Detached,
-            role: TreeRole::Root,
-            mounts: Vec::new(),
-            view: HostView::default(),
-        };
+        let collector =
+            Collector { opener: Opener::Detached, role: TreeRole::Root, mounts: Vec::new(), view: HostView::default() };
         let tree = collector.open(Path::new("/usr/bin"), TreeAccess::ReadOnly).expect("detached mount");
         let open = |path: &str, flags| rustix::fs::openat(&tree, path, flags, Mode::empty());
         assert!(open("sh", OFlags::RDONLY).is_ok());

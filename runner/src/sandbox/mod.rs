@@ -50,7 +50,7 @@ fn enter(mut setup: Setup, control: &Arc<Control>) -> Outcome<u8> {
     let memory = if namespaces { confine::memory_on_tmpfs(setup.config.memory)? } else { confine::memory_on_memfd()? };
     let oom = confine::OomScore::open().doing("oom_score_adj")?;
     let resolver = crate::boot::ResolverFiles::read(&setup.config);
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").doing("/dev/null")?.into();
+    let null = open_null().doing("/dev/null")?;
     if namespaces {
         confine::empty_root()?;
     }
@@ -76,6 +76,13 @@ pub(crate) fn install_filter(platform: &[usermem::platform::HostCallRule], debug
     }
     let refusal = if *debug == LogSink::Off { seccomp::Refusal::Kill } else { seccomp::Refusal::Report };
     seccomp::install(platform, refusal)
+}
+
+/// What 0 and 1 of the sandbox process become. Some hosts let nobody but root write to it.
+fn open_null() -> std::io::Result<OwnedFd> {
+    let open = |options: &mut std::fs::OpenOptions| options.open("/dev/null").map(OwnedFd::from);
+    let mut options = std::fs::OpenOptions::new();
+    open(options.read(true).write(true)).or_else(|_| open(std::fs::OpenOptions::new().read(true)))
 }
 
 fn live_and_die_with_the_launcher(control: &Control) -> Outcome<()> {
