@@ -1,7 +1,8 @@
 //! A tiny kernel for tests: a memory file, address spaces with a page of code and one of data, and guest code in assembly.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use arch::UserContext;
 use casemate_platform_systrap::{Systrap, SystrapConfig};
@@ -15,10 +16,21 @@ pub(crate) const DATA: u64 = 0x50_0000;
 /// Length of each.
 pub(crate) const LEN: u64 = 0x1_0000;
 
+/// Tests of one process run beside each other, but for those that count what the process has.
+static COMPANY: RwLock<()> = RwLock::new(());
+
+/// Whether other tests run meanwhile.
+#[allow(dead_code, reason = "held, not read")]
+enum Turn {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
 pub(crate) struct Machine {
     pub(crate) memory: Arc<OwnedFd>,
     pub(crate) systrap: Systrap,
     next: std::sync::atomic::AtomicU64,
+    _turn: Turn,
 }
 
 /// One guest process.
@@ -39,6 +51,20 @@ pub(crate) fn map(at: u64, len: u64, offset: u64, prot: Prot) -> MapOp {
 
 impl Machine {
     pub(crate) fn new() -> Self {
+        Self::with(Turn::Shared(COMPANY.read().unwrap_or_else(PoisonError::into_inner)), None)
+    }
+
+    /// For tests that count descriptors or processes.
+    pub(crate) fn alone() -> Self {
+        Self::with(Turn::Alone(COMPANY.write().unwrap_or_else(PoisonError::into_inner)), None)
+    }
+
+    /// With another patience for kicks than the default, which a busy machine does not reach.
+    pub(crate) fn with_patience(patience: Duration) -> Self {
+        Self::with(Turn::Shared(COMPANY.read().unwrap_or_else(PoisonError::into_inner)), Some(patience))
+    }
+
+    fn with(turn: Turn, patience: Option<Duration>) -> Self {
         // SAFETY: the name is a C string.
         let memory = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
         assert!(memory >= 0);
@@ -50,9 +76,9 @@ impl Machine {
         let memory = Arc::new(memory);
         let mut config = SystrapConfig::new(Arc::clone(&memory), Arc::new(read_only.into()));
         config.handover = crate::HANDOVER;
-        config.kick_patience = std::time::Duration::from_millis(300);
+        config.kick_patience = patience.unwrap_or(config.kick_patience);
         let systrap = Systrap::new(&config).expect("platform");
-        Self { memory, systrap, next: std::sync::atomic::AtomicU64::new(0) }
+        Self { memory, systrap, next: std::sync::atomic::AtomicU64::new(0), _turn: turn }
     }
 
     pub(crate) fn allocate(&self, len: u64) -> u64 {

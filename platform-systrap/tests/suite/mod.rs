@@ -383,7 +383,7 @@ fn threads_share_memory_and_run_in_parallel() {
 
 #[test]
 fn spaces_come_and_go() {
-    let machine = Machine::new();
+    let machine = Machine::alone();
     for i in 0..50_u64 {
         let guest = machine.guest(loop_getpid());
         let mut context = guest.context();
@@ -438,7 +438,7 @@ fn stubs() -> Vec<i32> {
 #[test]
 fn a_stub_killed_from_outside_shows_as_dead() {
     let before = stubs();
-    let machine = Machine::new();
+    let machine = Machine::alone();
     let guest = machine.guest(spin());
     let mut context = guest.context();
     let mut ours = None;
@@ -622,7 +622,7 @@ fn a_guest_in_stub_text_hurts_only_itself() {
 #[test]
 fn a_guest_that_is_deaf_to_interrupts_is_killed() {
     // A loop through the exit's iretq, whose frame names it again.
-    let machine = Machine::new();
+    let machine = Machine::with_patience(std::time::Duration::from_millis(300));
     let base = machine.systrap.limits().user.end.0;
     let guest = machine.guest(loop_getpid());
     let mut context = guest.context();
@@ -651,7 +651,7 @@ fn a_guest_that_is_deaf_to_interrupts_is_killed() {
 
 #[test]
 fn nothing_of_ours_is_left_in_a_stub() {
-    let machine = Machine::new();
+    let machine = Machine::alone();
     let base = machine.systrap.limits().user.end.0;
     let guest = machine.guest(loop_getpid());
     let context = guest.context();
