@@ -55,8 +55,7 @@ fn sandbox_process() {
 fn a_crash_of_the_kernel() {
     let script = "sleep 1000 & echo up; while :; do :; done";
     let mut command = command(As::Me, &["run", "--", "/bin/sh", "-c", script]);
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("reads");
     let all = descendants(child.id());
@@ -74,8 +73,7 @@ fn a_crash_of_the_kernel() {
 fn launcher_without_namespaces() {
     let script = "sleep 1000 & echo up; while :; do :; done";
     let mut command = command(As::Me, &["run", "--isolation=seccomp", "--", "/bin/sh", "-c", script]);
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("reads");
     let all = descendants(child.id());
