@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::build::Build;
-use crate::cargo::{cargo, check, output};
+use crate::cargo::{cargo, check, output, target_dir};
 use crate::{programs, scenarios};
 
 /// Package of the tests that run twice: natively and inside Casemate.
@@ -53,6 +53,9 @@ impl Test {
                 tests.env("CASEMATE_LONG", "1");
             }
             check(&mut tests)?;
+            if self.long {
+                models()?;
+            }
         }
         self.guest_tests(&binary, &executables)
     }
@@ -87,6 +90,16 @@ impl Test {
         }
         if failed.is_empty() { Ok(()) } else { bail!("guest tests failed:\n  {}", failed.join("\n  ")) }
     }
+}
+
+/// Runs the loom models, which are a build of their own.
+fn models() -> Result<()> {
+    for package in ["casemate-sync", "casemate-platform-systrap"] {
+        let mut model = cargo(["test", "--quiet", "--release", "--package", package, "--test", "loom"]);
+        model.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", target_dir().join("loom"));
+        check(&mut model)?;
+    }
+    Ok(())
 }
 
 /// Builds the guest tests and says where their executables are.
