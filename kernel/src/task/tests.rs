@@ -526,7 +526,7 @@ fn the_end_of_a_pipe_reaches_every_reader() {
     program.extend([
         sleep_op(30),
         call(|task| Ok(task.close_fd(4).map(|()| 1)?)),
-        call(|task| while_children(task)),
+        call(while_children),
         exit(0),
         call(|task| Ok(task.close_fd(4).map(|()| 1)?)),
         reader(),
