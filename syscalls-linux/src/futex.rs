@@ -68,6 +68,8 @@ fn futex(
     let sharing = sharing(op & FUTEX_PRIVATE_FLAG != 0);
     let (first, second) = (Word { addr, sharing }, Word { addr: second, sharing });
     let command = op & FUTEX_CMD_MASK;
+    let waits = matches!(command, FUTEX_WAIT | FUTEX_WAIT_BITSET);
+    let deadline = if waits { deadline(task, op, Addr(fourth.0))? } else { Deadline::Never };
     if op & FUTEX_CLOCK_REALTIME != 0 && command != FUTEX_WAIT_BITSET {
         return Err(Errno::ENOSYS.into());
     }
@@ -77,7 +79,6 @@ fn futex(
     match command {
         FUTEX_WAIT | FUTEX_WAIT_BITSET => {
             let bitset = if command == FUTEX_WAIT { FUTEX_BITSET_MATCH_ANY } else { third };
-            let deadline = deadline(task, op, Addr(fourth.0))?;
             task.futex_wait(WaitRequest { addr, sharing, value, bitset, deadline }).map(|()| 0)
         }
         FUTEX_WAKE => Ok(table.wake(task.mm(), first, value, FUTEX_BITSET_MATCH_ANY)?),

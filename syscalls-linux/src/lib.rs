@@ -13,6 +13,7 @@ mod absent;
 mod anon;
 mod args;
 mod attrs;
+mod copy;
 mod dirs;
 mod docs;
 mod fd;
@@ -45,6 +46,7 @@ pub static TABLE: [Option<&'static SyscallDef>; NUMBERS] = by_number(&[
     absent::ROWS,
     anon::ROWS,
     attrs::ROWS,
+    copy::ROWS,
     dirs::ROWS,
     fd::ROWS,
     futex::ROWS,
