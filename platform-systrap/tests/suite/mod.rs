@@ -590,7 +590,7 @@ fn vsyscalls_arrive_at_the_caller() {
 
 #[test]
 fn a_guest_in_stub_text_hurts_only_itself() {
-    let machine = Machine::new();
+    let machine = Machine::with_patience(std::time::Duration::from_millis(300));
     let base = machine.systrap.limits().user.end.0;
     let witness = machine.guest(loop_getpid());
     let mut well = witness.context();
