@@ -23,23 +23,23 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Makes a pipe.
-    pipe [22, -] Partial("no guest test yet");
+    pipe [22, -] Full("descriptors::old_forms_make_descriptors");
     /// Makes a pipe, with flags.
     pipe2 [293, 59] Full("ipc::pipes_carry_bytes_then_end");
     /// Makes an event counter.
-    eventfd [284, -] Partial("no guest test yet");
+    eventfd [284, -] Full("descriptors::old_forms_make_descriptors");
     /// Makes an event counter, with flags.
     eventfd2 [290, 19] Full("ipc::eventfd_counts");
     /// Makes a file that reads signals.
-    signalfd [282, -] Partial("no guest test yet");
+    signalfd [282, -] Full("events::signals_are_read_from_descriptors");
     /// Makes a file that reads signals, with flags.
-    signalfd4 [289, 74] Partial("no guest test yet");
+    signalfd4 [289, 74] Full("events::signals_are_read_from_descriptors");
     /// Makes a timer as a file.
     timerfd_create [283, 85] Full("time::timerfd_expires");
     /// Arms or disarms a timer file.
     timerfd_settime [286, 86] Partial("the clock is never set, so never cancelled");
     /// Asks a timer file what is left.
-    timerfd_gettime [287, 87] Partial("no guest test yet");
+    timerfd_gettime [287, 87] Full("timers::timer_descriptors_repeat_and_tell");
     /// Makes a file in memory.
     memfd_create [319, 279] Partial("no huge pages");
 }

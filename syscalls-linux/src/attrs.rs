@@ -16,51 +16,51 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Metadata of a file.
-    stat [4, -] Partial("no guest test yet");
+    stat [4, -] Full("attributes::stat_in_its_old_forms");
     /// Metadata of a file or symbolic link.
-    lstat [6, -] Partial("no guest test yet");
+    lstat [6, -] Full("attributes::stat_in_its_old_forms");
     /// Metadata of an open file.
-    fstat [5, 80] Partial("no guest test yet");
+    fstat [5, 80] Full("attributes::stat_in_its_old_forms");
     /// Metadata of a file, from a directory.
     newfstatat [262, 79] Full("file::stat_forms_agree");
     /// Metadata of a file, the extensible form.
     statx [332, 291] Full("file::stat_forms_agree");
     /// Figures of a filesystem.
-    statfs [137, 43] Partial("no guest test yet");
+    statfs [137, 43] Full("attributes::file_systems_describe_themselves");
     /// Figures of an open file's filesystem.
-    fstatfs [138, 44] Partial("no guest test yet");
+    fstatfs [138, 44] Full("attributes::file_systems_describe_themselves");
     /// Checks permissions for the real user.
-    access [21, -] Partial("no guest test yet");
+    access [21, -] Full("attributes::access_is_checked_for_the_real_ids");
     /// Checks permissions for the real user, from a directory.
-    faccessat [269, 48] Partial("no guest test yet");
+    faccessat [269, 48] Full("attributes::access_is_checked_for_the_real_ids");
     /// Checks permissions, with flags.
-    faccessat2 [439, 439] Partial("no guest test yet");
+    faccessat2 [439, 439] Full("attributes::access_is_checked_for_the_real_ids");
     /// Changes permissions.
     chmod [90, -] Full("file::metadata_changes");
     /// Changes an open file's permissions.
-    fchmod [91, 52] Partial("no guest test yet");
+    fchmod [91, 52] Full("attributes::modes_change_in_every_form");
     /// Changes permissions, from a directory.
-    fchmodat [268, 53] Partial("no guest test yet");
+    fchmodat [268, 53] Full("attributes::modes_change_in_every_form");
     /// Changes permissions, with flags.
-    fchmodat2 [452, 452] Partial("no guest test yet");
+    fchmodat2 [452, 452] Full("attributes::modes_change_in_every_form");
     /// Changes owner and group.
-    chown [92, -] Partial("no guest test yet");
+    chown [92, -] Full("attributes::owners_change_by_the_rules");
     /// Changes owner and group of a file or symbolic link.
-    lchown [94, -] Partial("no guest test yet");
+    lchown [94, -] Full("attributes::owners_change_by_the_rules");
     /// Changes an open file's owner and group.
-    fchown [93, 55] Partial("no guest test yet");
+    fchown [93, 55] Full("attributes::owners_change_by_the_rules");
     /// Changes owner and group, with flags.
-    fchownat [260, 54] Partial("no guest test yet");
+    fchownat [260, 54] Full("attributes::owners_change_by_the_rules");
     /// Sets times in seconds.
-    utime [132, -] Partial("no guest test yet");
+    utime [132, -] Full("attributes::times_are_set_in_every_form");
     /// Sets times in microseconds.
-    utimes [235, -] Partial("no guest test yet");
+    utimes [235, -] Full("attributes::times_are_set_in_every_form");
     /// Sets times in microseconds, from a directory.
-    futimesat [261, -] Partial("no guest test yet");
+    futimesat [261, -] Full("attributes::times_are_set_in_every_form");
     /// Sets times in nanoseconds.
     utimensat [280, 88] Full("file::metadata_changes");
     /// Sets the size of a file.
-    truncate [76, 45] Partial("no guest test yet");
+    truncate [76, 45] Full("attributes::lengths_change");
 }
 
 fn signed(value: u64) -> i64 {

@@ -17,9 +17,9 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Copies between descriptors.
-    sendfile [40, 71] Partial("no guest test yet");
+    sendfile [40, 71] Full("transfer::sendfile_copies_to_files_and_pipes");
     /// Copies between files.
-    copy_file_range [326, 285] Partial("never shares blocks; no guest test yet");
+    copy_file_range [326, 285] Partial("never shares blocks");
 }
 
 /// Size of the buffer of copies between files.
@@ -66,6 +66,9 @@ fn sendfile(task: &mut Task, to: Fd, from: Fd, offset: InOut<i64>, len: u64) -> 
     let given = offset.read_opt(task)?;
     let from = task.fd(from.0)?;
     check_file(&from, Direction::Read, At::Position)?;
+    if given.is_some() && from.ops().position() == Position::Stream {
+        return Err(Errno::ESPIPE.into());
+    }
     if i64::try_from(len).is_err() {
         return Err(Errno::EINVAL.into());
     }

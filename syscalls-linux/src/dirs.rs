@@ -15,33 +15,33 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Directory entries in the old form.
-    getdents [78, -] Partial("no guest test yet");
+    getdents [78, -] Full("names::directory_records_tell_type_and_inode");
     /// Directory entries.
-    getdents64 [217, 61] Full("file::directories_list_what_is_in_them");
+    getdents64 [217, 61] Full("names::directory_records_tell_type_and_inode");
     /// Sets an extended attribute.
-    setxattr [188, 5] Partial("no guest test yet");
+    setxattr [188, 5] Full("names::extended_attributes_are_kept");
     /// Sets an extended attribute of a file or symbolic link.
-    lsetxattr [189, 6] Partial("no guest test yet");
+    lsetxattr [189, 6] Full("names::extended_attributes_are_kept");
     /// Sets an extended attribute of an open file.
-    fsetxattr [190, 7] Partial("no guest test yet");
+    fsetxattr [190, 7] Full("names::extended_attributes_are_kept");
     /// Gets an extended attribute.
-    getxattr [191, 8] Partial("no guest test yet");
+    getxattr [191, 8] Full("names::extended_attributes_are_kept");
     /// Gets an extended attribute of a file or symbolic link.
-    lgetxattr [192, 9] Partial("no guest test yet");
+    lgetxattr [192, 9] Full("names::extended_attributes_are_kept");
     /// Gets an extended attribute of an open file.
-    fgetxattr [193, 10] Partial("no guest test yet");
+    fgetxattr [193, 10] Full("names::extended_attributes_are_kept");
     /// Lists extended attributes.
-    listxattr [194, 11] Partial("no guest test yet");
+    listxattr [194, 11] Full("names::extended_attributes_are_kept");
     /// Lists extended attributes of a file or symbolic link.
-    llistxattr [195, 12] Partial("no guest test yet");
+    llistxattr [195, 12] Full("names::extended_attributes_are_kept");
     /// Lists extended attributes of an open file.
-    flistxattr [196, 13] Partial("no guest test yet");
+    flistxattr [196, 13] Full("names::extended_attributes_are_kept");
     /// Removes an extended attribute.
-    removexattr [197, 14] Partial("no guest test yet");
+    removexattr [197, 14] Full("names::extended_attributes_are_kept");
     /// Removes an extended attribute of a file or symbolic link.
-    lremovexattr [198, 15] Partial("no guest test yet");
+    lremovexattr [198, 15] Full("names::extended_attributes_are_kept");
     /// Removes an extended attribute of an open file.
-    fremovexattr [199, 16] Partial("no guest test yet");
+    fremovexattr [199, 16] Full("names::extended_attributes_are_kept");
 }
 
 /// Most bytes of entries that one call answers; fewer than asked for are allowed.

@@ -35,7 +35,7 @@ syscalls! {
     /// Locks an open file description.
     flock [73, 32] Full("file::locks_exclude_other_descriptions");
     /// Commands a device.
-    ioctl [16, 29] Partial("those of terminals, pipes and files; no guest test yet");
+    ioctl [16, 29] Partial("those of terminals, pipes and files");
 }
 
 /// The close-on-exec flag that `flags` asks for.

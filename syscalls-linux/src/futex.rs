@@ -23,13 +23,13 @@ syscalls! {
     /// Sleeps on a word and wakes those who do.
     futex [202, 98] Partial("no priority inheritance");
     /// Sleeps on several words.
-    futex_waitv [449, 449] Partial("no guest test yet");
+    futex_waitv [449, 449] Full("futexes::one_of_several_words_wakes");
     /// Wakes those who sleep on a word.
-    futex_wake [454, 454] Partial("32-bit words; no guest test yet");
+    futex_wake [454, 454] Partial("32-bit words");
     /// Sleeps on a word.
-    futex_wait [455, 455] Partial("32-bit words; no guest test yet");
+    futex_wait [455, 455] Partial("32-bit words");
     /// Moves those who sleep on a word to another.
-    futex_requeue [456, 456] Partial("32-bit words; no guest test yet");
+    futex_requeue [456, 456] Partial("32-bit words");
 }
 
 fn sharing(private: bool) -> Sharing {

@@ -21,37 +21,37 @@ syscalls! {
     /// Effective user id of the caller.
     geteuid [107, 175] Full("system::ids_are_consistent");
     /// Real group id of the caller.
-    getgid [104, 176] Partial("no guest test yet");
+    getgid [104, 176] Full("ids::group_ids_are_consistent");
     /// Effective group id of the caller.
-    getegid [108, 177] Partial("no guest test yet");
+    getegid [108, 177] Full("ids::group_ids_are_consistent");
     /// Real, effective and saved user ids.
     getresuid [118, 148] Full("system::ids_are_consistent");
     /// Real, effective and saved group ids.
-    getresgid [120, 150] Partial("no guest test yet");
+    getresgid [120, 150] Full("ids::group_ids_are_consistent");
     /// Sets the effective user id, all three with CAP_SETUID.
-    setuid [105, 146] Full("system::ids_are_consistent");
+    setuid [105, 146] Full("ids::user_ids_change_by_the_rules");
     /// Sets the effective group id, all three with CAP_SETGID.
-    setgid [106, 144] Partial("no guest test yet");
+    setgid [106, 144] Full("ids::group_ids_change_by_the_rules");
     /// Sets the real and effective user ids.
-    setreuid [113, 145] Partial("no guest test yet");
+    setreuid [113, 145] Full("ids::user_ids_change_by_the_rules");
     /// Sets the real and effective group ids.
-    setregid [114, 143] Partial("no guest test yet");
+    setregid [114, 143] Full("ids::group_ids_change_by_the_rules");
     /// Sets the real, effective and saved user ids.
-    setresuid [117, 147] Full("system::ids_are_consistent");
+    setresuid [117, 147] Full("ids::user_ids_change_by_the_rules");
     /// Sets the real, effective and saved group ids.
-    setresgid [119, 149] Partial("no guest test yet");
+    setresgid [119, 149] Full("ids::group_ids_change_by_the_rules");
     /// Sets the user id that file access uses.
-    setfsuid [122, 151] Partial("no guest test yet");
+    setfsuid [122, 151] Full("ids::file_system_ids_decide_about_files");
     /// Sets the group id that file access uses.
-    setfsgid [123, 152] Partial("no guest test yet");
+    setfsgid [123, 152] Full("ids::file_system_ids_decide_about_files");
     /// Supplementary groups.
-    getgroups [115, 158] Full("system::ids_are_consistent");
+    getgroups [115, 158] Full("ids::supplementary_groups_are_set_by_root");
     /// Sets the supplementary groups.
-    setgroups [116, 159] Partial("no guest test yet");
+    setgroups [116, 159] Full("ids::supplementary_groups_are_set_by_root");
     /// Capabilities of a thread.
     capget [125, 90] Partial("of the caller's own threads and processes it can name");
     /// Sets the caller's capabilities.
-    capset [126, 91] Partial("no guest test yet");
+    capset [126, 91] Full("ids::capabilities_are_read_and_dropped");
 }
 
 /// `NGROUPS_MAX`.

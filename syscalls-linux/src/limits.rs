@@ -28,15 +28,15 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Gets a limit.
-    getrlimit [97, 163] Partial("no guest test yet");
+    getrlimit [97, 163] Full("schedule::limits_in_their_old_forms");
     /// Sets a limit.
-    setrlimit [160, 164] Partial("no guest test yet");
+    setrlimit [160, 164] Full("schedule::limits_in_their_old_forms");
     /// Gets and sets a limit of a process.
     prlimit64 [302, 261] Full("system::limits_are_read_and_lowered");
     /// Resources used.
     getrusage [98, 165] Partial("no I/O counts");
     /// CPU times of the process and its children.
-    times [100, 153] Partial("no guest test yet");
+    times [100, 153] Full("schedule::usage_of_children_is_summed");
     /// Gets the niceness.
     getpriority [140, 141] Full("system::niceness_is_kept_and_inherited");
     /// Sets the niceness.
@@ -56,11 +56,11 @@ syscalls! {
     /// Sets policy and parameters.
     sched_setattr [314, 274] Partial("no real-time policies, others without effect");
     /// Highest priority of a policy.
-    sched_get_priority_max [146, 125] Partial("no guest test yet");
+    sched_get_priority_max [146, 125] Full("schedule::policies_are_told_and_checked");
     /// Lowest priority of a policy.
-    sched_get_priority_min [147, 126] Partial("no guest test yet");
+    sched_get_priority_min [147, 126] Full("schedule::policies_are_told_and_checked");
     /// Time slice of a thread.
-    sched_rr_get_interval [148, 127] Partial("no guest test yet");
+    sched_rr_get_interval [148, 127] Full("schedule::policies_are_told_and_checked");
     /// CPUs that a thread may run on.
     sched_getaffinity [204, 123] Partial("always all");
     /// Restricts a thread to CPUs.

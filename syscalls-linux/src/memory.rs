@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use abi::Errno;
+use abi::fs::Seals;
 use abi::mm::{MAP_TYPE, MapFlags, MlockFlags, MlockallFlags, MremapFlags, MsyncFlags, ProtFlags};
 use auth::Caps;
 use fs::vfs::{File, MountOptions};
@@ -30,27 +31,27 @@ syscalls! {
     /// Changes the protection of mappings.
     mprotect [10, 226] Full("memory::protection_is_enforced");
     /// As mprotect; with a key other than -1 as on a CPU without keys.
-    pkey_mprotect [329, 288] Partial("no protection keys; no guest test yet");
+    pkey_mprotect [329, 288] Partial("no protection keys");
     /// Moves or resizes mappings.
-    mremap [25, 216] Full("memory::mremap_grows_moves_and_shrinks");
+    mremap [25, 216] Full("mappings::mremap_places_and_keeps");
     /// Gives advice about the use of memory.
     madvise [28, 233] Full("memory::dontneed_gives_zeros_back");
     /// Writes mapped files back.
     msync [26, 227] Full("memory::mincore_and_msync_know_holes");
     /// Says which pages are resident.
-    mincore [27, 232] Full("memory::mincore_and_msync_know_holes");
+    mincore [27, 232] Full("mappings::residency_is_told");
     /// Moves the end of the data segment.
     brk [12, 214] Full("memory::brk_moves");
     /// Locks pages in memory.
-    mlock [149, 228] Partial("counts against the limit; the host may still page; no guest test yet");
+    mlock [149, 228] Partial("counts against the limit; the host may still page");
     /// Locks pages in memory, also when they come later.
-    mlock2 [325, 284] Partial("counts against the limit; the host may still page; no guest test yet");
+    mlock2 [325, 284] Partial("counts against the limit; the host may still page");
     /// Unlocks pages.
-    munlock [150, 229] Partial("no guest test yet");
+    munlock [150, 229] Full("mappings::memory_is_locked_within_limits");
     /// Locks all pages in memory.
-    mlockall [151, 230] Partial("counts against the limit; the host may still page; no guest test yet");
+    mlockall [151, 230] Partial("counts against the limit; the host may still page");
     /// Unlocks all pages.
-    munlockall [152, 231] Partial("no guest test yet");
+    munlockall [152, 231] Full("mappings::memory_is_locked_within_limits");
     /// Forbids changes to mappings.
     mseal [462, 462] Unsupported(ENOSYS, "as before Linux 6.10")(Addr, Ulong, Hex);
 }
@@ -100,7 +101,7 @@ fn options(task: &Task, flags: MapFlags) -> MapOptions {
 }
 
 /// A file as what is mapped: readable, for shared writing also writable (`EACCES`), and on no noexec mount to run
-/// (`EPERM`).
+/// (`EPERM`). A seal against writing is `EPERM` too.
 fn file_source(task: &Task, file: &Arc<File>, offset: u64, prot: Prot, sharing: Sharing) -> Result<Source, Errno> {
     if !file.is_readable() {
         return Err(Errno::EACCES);
@@ -109,6 +110,13 @@ fn file_source(task: &Task, file: &Arc<File>, offset: u64, prot: Prot, sharing: 
     if sharing == Sharing::Shared && !file.is_writable() {
         if prot.contains(Prot::WRITE) {
             return Err(Errno::EACCES);
+        }
+        max_prot.remove(Prot::WRITE);
+    }
+    let sealed = file.ops().sealable().map_or(Seals::empty(), |object| object.seals());
+    if sharing == Sharing::Shared && sealed.intersects(Seals::F_SEAL_WRITE | Seals::F_SEAL_FUTURE_WRITE) {
+        if prot.contains(Prot::WRITE) {
+            return Err(Errno::EPERM);
         }
         max_prot.remove(Prot::WRITE);
     }

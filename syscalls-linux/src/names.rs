@@ -17,35 +17,35 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Opens or creates a file.
-    open [2, -] Partial("no guest test yet");
+    open [2, -] Full("names::old_forms_of_names");
     /// Opens or creates a file, from a directory.
     openat [257, 56] Full("file::open_flags_and_errors");
     /// Opens or creates a file, with limits on the walk.
-    openat2 [437, 437] Full("file::symbolic_links_resolve");
+    openat2 [437, 437] Full("names::openat2_resolves_as_told");
     /// Creates or truncates a file.
-    creat [85, -] Partial("no guest test yet");
+    creat [85, -] Full("names::old_forms_of_names");
     /// Creates a directory.
     mkdir [83, -] Full("file::directories_list_what_is_in_them");
     /// Creates a directory, from a directory.
-    mkdirat [258, 34] Partial("no guest test yet");
+    mkdirat [258, 34] Full("names::calls_below_a_directory");
     /// Creates a file, FIFO, socket name or device node.
-    mknod [133, -] Partial("no guest test yet");
+    mknod [133, -] Full("names::nodes_are_made");
     /// Creates a file, FIFO, socket name or device node, from a directory.
-    mknodat [259, 33] Partial("no guest test yet");
+    mknodat [259, 33] Full("names::nodes_are_made");
     /// Removes an empty directory.
     rmdir [84, -] Full("file::directories_list_what_is_in_them");
     /// Removes a name.
     unlink [87, -] Full("file::names_link_rename_and_unlink");
     /// Removes a name or an empty directory, from a directory.
-    unlinkat [263, 35] Partial("no guest test yet");
+    unlinkat [263, 35] Full("names::calls_below_a_directory");
     /// Moves a file.
     rename [82, -] Full("file::names_link_rename_and_unlink");
     /// Moves a file between directories.
-    renameat [264, 38] Partial("no guest test yet");
+    renameat [264, 38] Full("names::calls_below_a_directory");
     /// Moves a file between directories, with flags.
     renameat2 [316, 276] Full("file::names_link_rename_and_unlink");
     /// Gives a file another name.
-    link [86, -] Partial("no guest test yet");
+    link [86, -] Full("names::old_forms_of_names");
     /// Gives a file another name, from directories.
     linkat [265, 37] Full("file::names_link_rename_and_unlink");
     /// Creates a symbolic link.
@@ -55,17 +55,17 @@ syscalls! {
     /// Reads a symbolic link's target.
     readlink [89, -] Full("file::symbolic_links_resolve");
     /// Reads a symbolic link's target, from a directory.
-    readlinkat [267, 78] Partial("no guest test yet");
+    readlinkat [267, 78] Full("names::calls_below_a_directory");
     /// Changes the working directory.
     chdir [80, 49] Full("file::working_directory_moves");
     /// Changes the working directory to an open one.
-    fchdir [81, 50] Partial("no guest test yet");
+    fchdir [81, 50] Full("names::directories_are_entered_by_descriptor");
     /// Changes the root directory.
-    chroot [161, 51] Partial("no guest test yet");
+    chroot [161, 51] Full("names::a_changed_root_is_the_root");
     /// The working directory's path.
     getcwd [79, 17] Full("file::working_directory_moves");
     /// Sets the mode bits that new files do not get.
-    umask [95, 166] Full("file::metadata_changes");
+    umask [95, 166] Full("attributes::the_creation_mask_is_per_process");
 }
 
 fn open_at(task: &Task, dir: DirFd, path: PathArg, how: &OpenHow) -> Result<NewFd, Errno> {

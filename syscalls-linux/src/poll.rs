@@ -29,13 +29,13 @@ syscalls! {
     /// Waits for events on descriptors.
     poll [7, -] Full("ipc::poll_tells_readiness");
     /// Waits for events on descriptors, with a signal mask.
-    ppoll [271, 73] Full("process::wait_options_and_errors");
+    ppoll [271, 73] Full("events::ppoll_and_pselect_take_masks");
     /// Waits for events on sets of descriptors.
-    select [23, -] Partial("no guest test yet");
+    select [23, -] Full("events::select_in_its_old_form");
     /// Waits for events on sets of descriptors, with a signal mask.
-    pselect6 [270, 72] Full("ipc::select_tells_readiness_and_time_left");
+    pselect6 [270, 72] Full("events::ppoll_and_pselect_take_masks");
     /// Makes an epoll set.
-    epoll_create [213, -] Partial("no guest test yet");
+    epoll_create [213, -] Full("descriptors::old_forms_make_descriptors");
     /// Makes an epoll set, with flags.
     epoll_create1 [291, 20] Full("ipc::epoll_level_edge_and_oneshot");
     /// Changes an epoll set.
@@ -43,9 +43,9 @@ syscalls! {
     /// Waits for events of an epoll set.
     epoll_wait [232, -] Full("ipc::epoll_level_edge_and_oneshot");
     /// Waits for events of an epoll set, with a signal mask.
-    epoll_pwait [281, 22] Partial("no guest test yet");
+    epoll_pwait [281, 22] Full("events::epoll_waits_with_a_mask_and_in_nanoseconds");
     /// Waits for events of an epoll set, with a signal mask and nanoseconds.
-    epoll_pwait2 [441, 441] Partial("no guest test yet");
+    epoll_pwait2 [441, 441] Full("events::epoll_waits_with_a_mask_and_in_nanoseconds");
 }
 
 /// Sets the mask that `sigmask` points to for the rest of the call.

@@ -36,17 +36,17 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Makes a process.
-    fork [57, -] Partial("no guest test yet");
+    fork [57, -] Full("pidfd::raw_fork_and_clone");
     /// Makes a process that borrows the memory of its parent.
     vfork [58, -] Full("process::vfork_shares_memory_and_waits");
     /// Makes a process or thread.
-    clone [56, 220] Partial("no new namespaces; no guest test yet");
+    clone [56, 220] Partial("no new namespaces");
     /// Makes a process or thread, the extensible form.
     clone3 [435, 435] Partial("no new namespaces");
     /// Runs a program.
     execve [59, 221] Full("process::exec_errors");
     /// Runs a program, from a directory or descriptor.
-    execveat [322, 281] Partial("no guest test yet");
+    execveat [322, 281] Full("pidfd::files_run_by_descriptor");
     /// Ends the thread.
     exit [60, 93] Full("thread::many_threads_come_and_go");
     /// Ends the process.
@@ -64,33 +64,33 @@ syscalls! {
     /// Number of the process group.
     getpgrp [111, -] Full("process::groups_and_sessions");
     /// Number of a process's group.
-    getpgid [121, 155] Full("process::groups_and_sessions");
+    getpgid [121, 155] Full("pidfd::process_groups_by_the_rules");
     /// Moves a process to a group.
-    setpgid [109, 154] Full("process::groups_and_sessions");
+    setpgid [109, 154] Full("pidfd::process_groups_by_the_rules");
     /// Number of a process's session.
-    getsid [124, 156] Full("process::groups_and_sessions");
+    getsid [124, 156] Full("pidfd::process_groups_by_the_rules");
     /// Begins a session.
     setsid [112, 157] Full("process::groups_and_sessions");
     /// Names the word that is cleared when the thread ends.
-    set_tid_address [218, 96] Partial("no guest test yet");
+    set_tid_address [218, 96] Full("pidfd::thread_words_are_kept");
     /// Names the list of futexes to release when the thread ends.
-    set_robust_list [273, 99] Partial("no guest test yet");
+    set_robust_list [273, 99] Full("futexes::robust_words_tell_of_a_death");
     /// Asks for the list of futexes to release.
-    get_robust_list [274, 100] Partial("of the caller itself; no guest test yet");
+    get_robust_list [274, 100] Partial("of the caller itself");
     /// Opens a descriptor for a process.
-    pidfd_open [434, 434] Partial("processes only; no guest test yet");
+    pidfd_open [434, 434] Partial("processes only");
     /// Sends a signal by descriptor.
-    pidfd_send_signal [424, 424] Partial("no guest test yet");
+    pidfd_send_signal [424, 424] Full("pidfd::pidfds_name_signal_and_wait");
     /// Duplicates a descriptor of another process.
-    pidfd_getfd [438, 438] Partial("no guest test yet");
+    pidfd_getfd [438, 438] Full("pidfd::pidfds_give_descriptors_away");
     /// Gives the caller its own copy of what it shares.
-    unshare [272, 97] Partial("descriptors, working directory; no new namespaces; no guest test yet");
+    unshare [272, 97] Partial("descriptors, working directory; no new namespaces");
     /// Enters a namespace.
     setns [308, 268] Unsupported(EPERM, "one namespace of each kind")(Fd, Hex);
     /// Reads another process's memory.
-    process_vm_readv [310, 270] Partial("no guest test yet");
+    process_vm_readv [310, 270] Full("pidfd::memory_of_other_processes");
     /// Writes another process's memory.
-    process_vm_writev [311, 271] Partial("no guest test yet");
+    process_vm_writev [311, 271] Full("pidfd::memory_of_other_processes");
 }
 
 /// `fork(2)`.

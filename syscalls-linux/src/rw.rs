@@ -33,37 +33,37 @@ syscalls! {
     /// Reads at an offset.
     pread64 [17, 67] Full("memory::memfd_maps_and_seals");
     /// Writes at an offset.
-    pwrite64 [18, 68] Partial("no guest test yet");
+    pwrite64 [18, 68] Full("transfer::positions_are_left_alone");
     /// Reads into several buffers.
-    readv [19, 65] Partial("no guest test yet");
+    readv [19, 65] Full("transfer::positions_are_left_alone");
     /// Writes from several buffers.
     writev [20, 66] Full("file::vectors_read_and_write");
     /// Reads into several buffers at an offset.
     preadv [295, 69] Full("file::vectors_read_and_write");
     /// Writes from several buffers at an offset.
-    pwritev [296, 70] Partial("no guest test yet");
+    pwritev [296, 70] Full("transfer::positions_are_left_alone");
     /// Reads into several buffers at an offset, with flags.
-    preadv2 [327, 286] Partial("hints are ignored; no guest test yet");
+    preadv2 [327, 286] Partial("hints are ignored");
     /// Writes from several buffers at an offset, with flags.
-    pwritev2 [328, 287] Partial("hints are ignored; no guest test yet");
+    pwritev2 [328, 287] Partial("hints are ignored");
     /// Moves the position of an open file description.
     lseek [8, 62] Full("file::holes_and_data_are_found");
     /// Writes a file back.
-    fsync [74, 82] Partial("no guest test yet");
+    fsync [74, 82] Full("transfer::flushing_and_advising");
     /// Writes a file's contents back.
-    fdatasync [75, 83] Partial("no guest test yet");
+    fdatasync [75, 83] Full("transfer::flushing_and_advising");
     /// Writes every filesystem back.
-    sync [162, 81] Partial("no guest test yet");
+    sync [162, 81] Full("transfer::flushing_and_advising");
     /// Writes one filesystem back.
-    syncfs [306, 267] Partial("no guest test yet");
+    syncfs [306, 267] Full("transfer::flushing_and_advising");
     /// Writes a range of a file back.
-    sync_file_range [277, 84] Partial("always the whole file; no guest test yet");
+    sync_file_range [277, 84] Partial("always the whole file");
     /// Reads ahead.
     readahead [187, 213] Partial("checked, otherwise without effect");
     /// Announces how a file will be used.
     fadvise64 [221, 223] Partial("checked, otherwise without effect");
     /// Allocates or frees room in a file.
-    fallocate [285, 47] Full("file::holes_and_data_are_found");
+    fallocate [285, 47] Full("transfer::fallocate_modes");
     /// Sets the size of an open file.
     ftruncate [77, 46] Full("memory::memfd_maps_and_seals");
     /// Counts a file's pages in the page cache.

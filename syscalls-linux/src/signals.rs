@@ -29,19 +29,19 @@ syscalls! {
     /// Sends a signal with a value to a process.
     rt_sigqueueinfo [129, 138] Full("signal::queued_signals_keep_values_and_order");
     /// Sends a signal with a value to a thread.
-    rt_tgsigqueueinfo [297, 240] Partial("no guest test yet");
+    rt_tgsigqueueinfo [297, 240] Full("sigsend::queued_signals_reach_one_thread");
     /// Sleeps with another mask until a handler has run.
-    rt_sigsuspend [130, 133] Partial("no guest test yet");
+    rt_sigsuspend [130, 133] Full("sigsend::suspending_takes_a_mask_for_a_while");
     /// Gets and sets the alternate signal stack.
-    sigaltstack [131, 132] Full("signal::handlers_run_on_the_alternate_stack");
+    sigaltstack [131, 132] Full("sigsend::alternate_stacks_are_told_and_checked");
     /// Sleeps until a handler has run.
-    pause [34, -] Partial("no guest test yet");
+    pause [34, -] Full("sigsend::pause_ends_after_a_handler");
     /// Sends a signal to processes.
     kill [62, 129] Full("process::death_by_signal_reaches_the_parent");
     /// Sends a signal to a thread.
-    tkill [200, 130] Partial("no guest test yet");
+    tkill [200, 130] Full("sigsend::signals_reach_one_thread");
     /// Sends a signal to a thread of a process.
-    tgkill [234, 131] Partial("no guest test yet");
+    tgkill [234, 131] Full("sigsend::signals_reach_one_thread");
 }
 
 /// Size of the kernel's `sigset_t`, which callers must name.

@@ -47,17 +47,17 @@ syscalls! {
     /// Accepts a connection, with flags.
     accept4 [288, 242] Partial("on pairs: EINVAL");
     /// The socket's own address.
-    getsockname [51, 204] Partial("of pairs; no guest test yet");
+    getsockname [51, 204] Partial("of pairs");
     /// The other end's address.
-    getpeername [52, 205] Partial("of pairs; no guest test yet");
+    getpeername [52, 205] Partial("of pairs");
     /// Sends a message.
     sendto [44, 206] Partial("on pairs");
     /// Receives a message.
     recvfrom [45, 207] Partial("on pairs");
     /// Sends a message from several buffers.
-    sendmsg [46, 211] Partial("on pairs, without control messages; no guest test yet");
+    sendmsg [46, 211] Partial("on pairs, without control messages");
     /// Receives a message into several buffers.
-    recvmsg [47, 212] Partial("on pairs, without control messages; no guest test yet");
+    recvmsg [47, 212] Partial("on pairs, without control messages");
     /// Sends several messages.
     sendmmsg [307, 269] Partial("on pairs, without control messages");
     /// Receives several messages.
@@ -65,9 +65,9 @@ syscalls! {
     /// Ends one or both halves of a connection.
     shutdown [48, 210] Full("ipc::socket_pairs_carry_both_ways_and_shut_down");
     /// Gets a socket option.
-    getsockopt [55, 209] Partial("those of pairs; no guest test yet");
+    getsockopt [55, 209] Partial("those of pairs");
     /// Sets a socket option.
-    setsockopt [54, 208] Partial("those of pairs, without effect; no guest test yet");
+    setsockopt [54, 208] Partial("those of pairs, without effect");
 }
 
 /// The file and the socket behind a descriptor: `EBADF`, `ENOTSOCK`.

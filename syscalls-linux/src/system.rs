@@ -22,27 +22,27 @@ syscalls! {
     /// Name and version of the system.
     uname [63, 160] Full("system::uname_is_linux");
     /// Sets the host name.
-    sethostname [170, 161] Partial("no guest test yet");
+    sethostname [170, 161] Full("host::names_are_set_by_root");
     /// Sets the domain name.
-    setdomainname [171, 162] Partial("no guest test yet");
+    setdomainname [171, 162] Full("host::names_are_set_by_root");
     /// Figures of the system.
     sysinfo [99, 179] Partial("no load averages");
     /// Random bytes.
-    getrandom [318, 278] Full("file::devices_behave");
+    getrandom [318, 278] Full("host::random_bytes_come_as_asked");
     /// Current CPU and node.
     getcpu [309, 168] Partial("one node");
     /// Barriers on other threads.
-    membarrier [324, 283] Partial("private expedited barriers, registration not required; no guest test yet");
+    membarrier [324, 283] Partial("private expedited barriers, registration not required");
     /// Registers restartable sequences.
     rseq [334, 293] Unsupported(ENOSYS, "as without CONFIG_RSEQ")(Addr, Uint, Hex, Hex);
     /// Sets the execution domain.
-    personality [135, 92] Partial("PER_LINUX alone; no guest test yet");
+    personality [135, 92] Partial("PER_LINUX alone");
     /// Operations on the process.
     prctl [157, 167] Partial("what runtimes use; dumpable and timer slack are not remembered");
     /// Segment bases and other state of the architecture.
-    arch_prctl [158, -] Partial("segment bases; no guest test yet");
+    arch_prctl [158, -] Partial("segment bases");
     /// Continues an interrupted call.
-    restart_syscall [219, 128] Partial("no guest test yet");
+    restart_syscall [219, 128] Full("host::nothing_to_restart_is_an_interruption");
     /// Makes an inotify instance.
     inotify_init [253, -] Unsupported(ENOSYS, "as without CONFIG_INOTIFY_USER")();
     /// Makes an inotify instance, with flags.

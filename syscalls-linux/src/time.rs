@@ -18,17 +18,17 @@ syscalls! {
     /// Resolution of a clock.
     clock_getres [229, 114] Full("time::clocks_advance_and_agree_with_the_vdso");
     /// Sleeps on a clock.
-    clock_nanosleep [230, 115] Full("time::sleeping_takes_its_time");
+    clock_nanosleep [230, 115] Full("timers::sleeps_until_a_time");
     /// Sleeps for a time.
     nanosleep [35, 101] Full("time::sleeping_takes_its_time");
     /// Reads the wall clock in microseconds.
-    gettimeofday [96, 169] Partial("no guest test yet");
+    gettimeofday [96, 169] Full("timers::old_clocks_agree");
     /// Reads the wall clock in seconds.
-    time [201, -] Partial("no guest test yet");
+    time [201, -] Full("timers::old_clocks_agree");
     /// Reads and adjusts the wall clock's discipline.
-    adjtimex [159, 171] Partial("reading only; no guest test yet");
+    adjtimex [159, 171] Partial("reading only");
     /// Reads and adjusts a clock's discipline.
-    clock_adjtime [305, 266] Partial("reading only; no guest test yet");
+    clock_adjtime [305, 266] Partial("reading only");
 }
 
 /// Nanoseconds as a `struct timespec`.

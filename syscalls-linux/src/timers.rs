@@ -18,21 +18,21 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Sends SIGALRM after some seconds.
-    alarm [37, -] Partial("no guest test yet");
+    alarm [37, -] Full("timers::interval_timers_tell_what_is_left");
     /// Gets an interval timer.
-    getitimer [36, 102] Partial("no guest test yet");
+    getitimer [36, 102] Full("timers::interval_timers_tell_what_is_left");
     /// Sets an interval timer.
     setitimer [38, 103] Full("time::an_alarm_interrupts");
     /// Makes a POSIX timer.
-    timer_create [222, 107] Partial("no guest test yet");
+    timer_create [222, 107] Full("timers::posix_timers_signal_with_a_value");
     /// Arms or disarms a POSIX timer.
-    timer_settime [223, 110] Partial("no guest test yet");
+    timer_settime [223, 110] Full("timers::posix_timers_signal_with_a_value");
     /// Asks a POSIX timer what is left.
-    timer_gettime [224, 108] Partial("no guest test yet");
+    timer_gettime [224, 108] Full("timers::posix_timers_signal_with_a_value");
     /// Expirations that had no signal of their own.
-    timer_getoverrun [225, 109] Partial("no guest test yet");
+    timer_getoverrun [225, 109] Full("timers::missed_expirations_are_counted");
     /// Deletes a POSIX timer.
-    timer_delete [226, 111] Partial("no guest test yet");
+    timer_delete [226, 111] Full("timers::posix_timers_signal_with_a_value");
 }
 
 /// `alarm(2)`: answers the seconds that were left, at least 1 if there was an alarm.

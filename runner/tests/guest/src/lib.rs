@@ -46,7 +46,12 @@ pub fn steps(checks: &[bool]) -> i32 {
 /// Yields until thread `tid` of process `pid` sleeps, as its state in /proc says.
 pub fn until_asleep(pid: i64, tid: i64) {
     let path = format!("/proc/{pid}/task/{tid}/stat");
-    while !std::fs::read_to_string(&path).unwrap_or_default().contains(") S") {
+    loop {
+        let stat = std::fs::read_to_string(&path).unwrap_or_default();
+        if stat.contains(") S") {
+            return;
+        }
+        assert!(!stat.is_empty() && !stat.contains(") Z"), "{tid} ended instead of waiting");
         std::thread::yield_now();
     }
 }

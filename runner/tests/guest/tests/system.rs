@@ -206,7 +206,9 @@ fn a_title_written_over_the_arguments_is_the_command_line() {
     in_child(|| {
         let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return 1 };
         let field = |number: usize| -> Option<usize> {
-            stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(number - 3)).and_then(|text| text.parse().ok())
+            stat.rsplit_once(") ")
+                .and_then(|(_, rest)| rest.split(' ').nth(number - 3))
+                .and_then(|text| text.parse().ok())
         };
         let (Some(start), Some(end)) = (field(48), field(49)) else { return 2 };
         let title = b"title\0";

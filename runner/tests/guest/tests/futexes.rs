@@ -1,0 +1,162 @@
+//! Futexes beyond waiting and waking one word: operations, bit sets, vectors, the calls of Linux 6.7, and membarrier(2).
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use casemate_guest_tests::{in_child, steps, sys, until_asleep};
+
+const PRIVATE: i32 = libc::FUTEX_PRIVATE_FLAG;
+
+/// Runs `wait` on a thread until it sleeps, then `wake`; the answers of both.
+fn meet(
+    wait: impl FnOnce() -> Result<i64, i32> + Send + 'static,
+    wake: impl FnOnce() -> Result<i64, i32>,
+) -> (Result<i64, i32>, Result<i64, i32>) {
+    let (send, receive) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        send.send(sys!(gettid).unwrap()).unwrap();
+        wait()
+    });
+    let tid = receive.recv().unwrap();
+    until_asleep(sys!(getpid).unwrap(), tid);
+    let woken = wake();
+    (thread.join().unwrap(), woken)
+}
+
+#[test]
+fn bit_sets_choose_whom_to_wake() {
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    let at = WORD.as_ptr() as u64;
+    let (waited, woken) = meet(
+        move || sys!(futex, at, libc::FUTEX_WAIT_BITSET | PRIVATE, 0, 0, 0, 2),
+        || {
+            assert_eq!(sys!(futex, at, libc::FUTEX_WAKE_BITSET | PRIVATE, 9, 0, 0, 1), Ok(0));
+            sys!(futex, at, libc::FUTEX_WAKE_BITSET | PRIVATE, 9, 0, 0, 6)
+        },
+    );
+    assert_eq!((waited, woken), (Ok(0), Ok(1)));
+    assert_eq!(sys!(futex, at, libc::FUTEX_WAKE_BITSET | PRIVATE, 9, 0, 0, 0), Err(libc::EINVAL));
+    // The timeout of a bit set wait is a point in time.
+    let past = [1_i64, 0];
+    let wait = libc::FUTEX_WAIT_BITSET | PRIVATE;
+    assert_eq!(sys!(futex, at, wait, 0, past.as_ptr(), 0, u32::MAX), Err(libc::ETIMEDOUT));
+    let realtime = wait | libc::FUTEX_CLOCK_REALTIME;
+    assert_eq!(sys!(futex, at, realtime, 0, past.as_ptr(), 0, u32::MAX), Err(libc::ETIMEDOUT));
+    assert_eq!(sys!(futex, at, 99, 0, 0, 0, 0), Err(libc::ENOSYS));
+}
+
+#[test]
+fn wake_op_changes_and_wakes() {
+    static FIRST: AtomicU32 = AtomicU32::new(0);
+    static SECOND: AtomicU32 = AtomicU32::new(5);
+    let (first, second) = (FIRST.as_ptr() as u64, SECOND.as_ptr() as u64);
+    let op = |code: u32, argument: u32, compare: u32, with: u32| code << 28 | compare << 24 | argument << 12 | with;
+    let (waited, woken) = meet(
+        move || sys!(futex, second, libc::FUTEX_WAIT | PRIVATE, 5, 0, 0, 0),
+        // second += 3; it was 5 as compared, so that its waiters wake too.
+        || sys!(futex, first, libc::FUTEX_WAKE_OP | PRIVATE, 1, 1, second, op(1, 3, 0, 5)),
+    );
+    assert_eq!((waited, woken, SECOND.load(Ordering::SeqCst)), (Ok(0), Ok(1), 8));
+    let run = |value: u32| sys!(futex, first, libc::FUTEX_WAKE_OP | PRIVATE, 1, 1, second, value);
+    assert_eq!((run(op(0, 12, 0, 0)), SECOND.load(Ordering::SeqCst)), (Ok(0), 12));
+    assert_eq!((run(op(2, 3, 0, 0)), SECOND.load(Ordering::SeqCst)), (Ok(0), 15));
+    assert_eq!((run(op(3, 5, 0, 0)), SECOND.load(Ordering::SeqCst)), (Ok(0), 10));
+    assert_eq!((run(op(4, 3, 0, 0)), SECOND.load(Ordering::SeqCst)), (Ok(0), 9));
+    // With the shift flag the argument is a bit number.
+    assert_eq!((run(op(8 | 2, 4, 0, 0)), SECOND.load(Ordering::SeqCst)), (Ok(0), 25));
+    assert_eq!(run(op(7, 0, 0, 0)), Err(libc::ENOSYS));
+}
+
+#[test]
+fn one_of_several_words_wakes() {
+    static WORDS: [AtomicU32; 2] = [AtomicU32::new(1), AtomicU32::new(2)];
+    let (zero, one) = (WORDS[0].as_ptr() as u64, WORDS[1].as_ptr() as u64);
+    // struct futex_waitv: value, address, flags (32 bits, private) and a reserved word.
+    let flags = 2 | u64::from(PRIVATE.cast_unsigned());
+    let list = move |first: u64, second: u64| [first, zero, flags, second, one, flags];
+    let (waited, woken) = meet(
+        move || sys!(futex_waitv, list(1, 2).as_ptr(), 2, 0, 0, libc::CLOCK_MONOTONIC),
+        || sys!(futex, one, libc::FUTEX_WAKE | PRIVATE, 1, 0, 0, 0),
+    );
+    assert_eq!((waited, woken), (Ok(1), Ok(1)));
+    let past = [1_i64, 0];
+    let wait = |list: [u64; 6], flags: u32| sys!(futex_waitv, list.as_ptr(), 2, flags, past.as_ptr(), 1);
+    assert_eq!(wait(list(1, 3), 0), Err(libc::EAGAIN));
+    assert_eq!(wait(list(1, 2), 0), Err(libc::ETIMEDOUT));
+    assert_eq!(wait(list(1, 2), 1), Err(libc::EINVAL));
+    assert_eq!(wait([1, zero, 0x1000, 2, one, flags], 0), Err(libc::EINVAL));
+    assert_eq!(sys!(futex_waitv, 16, 2, 0, 0, 1), Err(libc::EFAULT));
+    assert_eq!(sys!(futex_waitv, list(1, 2).as_ptr(), 0, 0, 0, 1), Err(libc::EINVAL));
+    assert_eq!(sys!(futex_waitv, list(1, 2).as_ptr(), 129, 0, 0, 1), Err(libc::EINVAL));
+}
+
+#[test]
+fn the_newer_calls_wait_wake_and_move() {
+    static FIRST: AtomicU32 = AtomicU32::new(7);
+    static SECOND: AtomicU32 = AtomicU32::new(0);
+    let (first, second) = (FIRST.as_ptr() as u64, SECOND.as_ptr() as u64);
+    let flags = 2 | PRIVATE;
+    let all = u64::from(u32::MAX);
+    if sys!(futex_wake, first, all, 1, flags) == Err(libc::ENOSYS) {
+        // A host before Linux 6.7; we are not one.
+        assert!(!casemate_guest_tests::inside());
+        return;
+    }
+    let (waited, woken) = meet(
+        move || sys!(futex_wait, first, 7, all, flags, 0, libc::CLOCK_MONOTONIC),
+        || {
+            // struct futex_waitv of both words: from, to.
+            let bits = u64::from(flags.cast_unsigned());
+            let pair = [7, first, bits, 0, second, bits];
+            assert_eq!(sys!(futex_requeue, pair.as_ptr(), 0, 0, 1), Ok(1));
+            assert_eq!(sys!(futex_wake, first, all, 1, flags), Ok(0));
+            sys!(futex_wake, second, all, 1, flags)
+        },
+    );
+    assert_eq!((waited, woken), (Ok(0), Ok(1)));
+    let past = [1_i64, 0];
+    assert_eq!(sys!(futex_wait, first, 8, all, flags, past.as_ptr(), 1), Err(libc::EAGAIN));
+    assert_eq!(sys!(futex_wait, first, 7, all, flags, past.as_ptr(), 1), Err(libc::ETIMEDOUT));
+    assert_eq!(sys!(futex_wake, first, all, 1, 0x100), Err(libc::EINVAL));
+}
+
+#[test]
+fn robust_words_tell_of_a_death() {
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    // A list head, and one entry whose word stands 16 bytes after it.
+    static LIST: [std::sync::atomic::AtomicU64; 6] = [const { std::sync::atomic::AtomicU64::new(0) }; 6];
+    let thread = std::thread::spawn(|| {
+        let head = LIST.as_ptr() as u64;
+        let entry = head + 24;
+        LIST[0].store(entry, Ordering::SeqCst);
+        LIST[1].store((WORD.as_ptr() as u64).wrapping_sub(entry), Ordering::SeqCst);
+        LIST[3].store(head, Ordering::SeqCst);
+        WORD.store(u32::try_from(sys!(gettid).unwrap()).unwrap(), Ordering::SeqCst);
+        // Past the C library's own list, which is empty then.
+        sys!(set_robust_list, head, 24)
+    });
+    assert_eq!(thread.join().unwrap(), Ok(0));
+    // Joining may come before the list was walked: the word's waiters are woken by it.
+    loop {
+        let value = WORD.load(Ordering::SeqCst);
+        if value & libc::FUTEX_OWNER_DIED != 0 {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    assert_eq!(WORD.load(Ordering::SeqCst) & libc::FUTEX_TID_MASK, 0);
+}
+
+#[test]
+fn barriers_are_offered_and_made() {
+    let offered = sys!(membarrier, 0, 0, 0).unwrap();
+    let (register, expedited) = (1 << 4, 1 << 3);
+    assert_eq!(offered & (register | expedited), register | expedited);
+    in_child(|| {
+        steps(&[
+            sys!(membarrier, register, 0, 0) == Ok(0),
+            sys!(membarrier, expedited, 0, 0) == Ok(0),
+            sys!(membarrier, expedited, 1, 0) == Err(libc::EINVAL),
+            sys!(membarrier, 1 << 20, 0, 0) == Err(libc::EINVAL),
+        ])
+    });
+}
