@@ -62,9 +62,9 @@ syscalls! {
     /// Time slice of a thread.
     sched_rr_get_interval [148, 127] Full("schedule::policies_are_told_and_checked");
     /// CPUs that a thread may run on.
-    sched_getaffinity [204, 123] Partial("always all");
+    sched_getaffinity [204, 123] Full("system::affinity_is_kept_and_inherited");
     /// Restricts a thread to CPUs.
-    sched_setaffinity [203, 122] Partial("checked, otherwise without effect");
+    sched_setaffinity [203, 122] Partial("kept and told; the host schedules");
     /// Gets the I/O priority.
     ioprio_get [252, 31] Partial("always the default");
     /// Sets the I/O priority.
@@ -337,8 +337,8 @@ fn sched_getaffinity(task: &mut Task, tid: i32, len: u32, mask: Addr) -> Result<
     if len < all.len() || len % 8 != 0 {
         return Err(Errno::EINVAL);
     }
-    thread(task, tid).map_err(|_| Errno::ESRCH)?;
-    mem::write_bytes(task, mask, &all)?;
+    let allowed = thread(task, tid).map_err(|_| Errno::ESRCH)?.affinity();
+    mem::write_bytes(task, mask, allowed.as_deref().unwrap_or(&all))?;
     Ok(all.len())
 }
 
@@ -347,11 +347,22 @@ fn sched_setaffinity(task: &mut Task, tid: i32, len: u32, mask: Addr) -> Result<
     let all = cpu_mask(task.kernel().machine().cpus.max(1));
     let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?.min(all.len());
     let asked = mem::read_bytes(task, mask, len)?;
-    thread(task, tid).map_err(|_| Errno::ESRCH)?;
-    if asked.iter().zip(&all).any(|(asked, all)| asked & all != 0) { Ok(()) } else { Err(Errno::EINVAL) }
+    let thread = thread(task, tid).map_err(|_| Errno::ESRCH)?;
+    let (creds, its) = (task.creds(), thread.creds());
+    if creds.euid != its.ruid && creds.euid != its.euid && !creds.has(Caps::SYS_NICE) {
+        return Err(Errno::EPERM);
+    }
+    // A mask shorter than all CPUs leaves the others out.
+    let asked = asked.iter().copied().chain(std::iter::repeat(0));
+    let allowed: Vec<u8> = asked.zip(&all).map(|(asked, all)| asked & all).collect();
+    if allowed.iter().all(|byte| *byte == 0) {
+        return Err(Errno::EINVAL);
+    }
+    thread.set_affinity((allowed != all).then(|| allowed.into()));
+    Ok(())
 }
 
-/// Checks the first two arguments of the I/O priority calls, in the terms of [`check_who`].
+/// Checks the first two arguments of the I/O priority calls, in the terms of [`threads_of`].
 fn check_io_who(task: &Task, which: i32, who: i32) -> Result<(), Errno> {
     let which = match which {
         IOPRIO_WHO_PROCESS => PRIO_PROCESS,

@@ -242,6 +242,7 @@ impl Task {
                 sync::monotonic_now_ns(),
             );
             thread.set_nice(self.thread().nice());
+            thread.set_affinity(self.thread().affinity());
             thread
         };
         let thread = if request.has(CloneFlags::CLONE_THREAD) {

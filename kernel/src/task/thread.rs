@@ -141,6 +141,8 @@ pub struct Thread {
     pub(crate) death_signal: AtomicI32,
     /// Niceness, -20 to 19. Kept and told; the host schedules.
     nice: AtomicI32,
+    /// CPUs that it may run on, a bit for each; `None` is all. Kept and told; the host schedules.
+    affinity: Mutex<Option<Arc<[u8]>>>,
     voluntary: AtomicU64,
     involuntary: AtomicU64,
     minor_faults: AtomicU64,
@@ -155,6 +157,7 @@ struct Identity {
 
 const INTERRUPTER: LockClass = LockClass::leaf("thread.interrupter");
 const IDENTITY: LockClass = LockClass::leaf("thread.identity");
+const AFFINITY: LockClass = LockClass::leaf("thread.affinity");
 
 impl Thread {
     pub(crate) fn new(
@@ -183,6 +186,7 @@ impl Thread {
             call: AtomicU64::new(0),
             death_signal: AtomicI32::new(0),
             nice: AtomicI32::new(0),
+            affinity: Mutex::new(AFFINITY, None),
             voluntary: AtomicU64::new(0),
             involuntary: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
@@ -375,6 +379,17 @@ impl Thread {
     /// Sets the niceness; the caller has checked the privilege.
     pub fn set_nice(&self, nice: i32) {
         self.nice.store(nice.clamp(-20, 19), Ordering::Relaxed);
+    }
+
+    /// The CPUs that sched_setaffinity(2) named, a bit for each, as many bytes as all CPUs need; `None` is all.
+    pub fn affinity(&self) -> Option<Arc<[u8]>> {
+        self.affinity.lock().clone()
+    }
+
+    /// Names the CPUs; the caller has checked that there is one of them, and the privilege.
+    pub fn set_affinity(&self, cpus: Option<Arc<[u8]>>) {
+        let old = std::mem::replace(&mut *self.affinity.lock(), cpus);
+        drop(old);
     }
 
     /// Blocked signals and those pending for this thread alone.

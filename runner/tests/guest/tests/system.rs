@@ -224,3 +224,27 @@ fn a_title_written_over_the_arguments_is_the_command_line() {
         i32::from(line != title) * 5
     });
 }
+
+#[test]
+fn affinity_is_kept_and_inherited() {
+    in_child(|| {
+        let mut all = [0_u8; 128];
+        let Ok(len) = sys!(sched_getaffinity, 0, all.len(), all.as_mut_ptr()) else { return 1 };
+        let Some(at) = all.iter().position(|byte| *byte != 0) else { return 2 };
+        let mut one = [0_u8; 128];
+        one[at] = 1 << all[at].trailing_zeros();
+        if sys!(sched_setaffinity, 0, one.len(), one.as_ptr()) != Ok(0) {
+            return 3;
+        }
+        let status = casemate_guest_tests::fork_status(|| {
+            let mut now = [0_u8; 128];
+            let got = sys!(sched_getaffinity, 0, now.len(), now.as_mut_ptr());
+            i32::from(got != Ok(len) || now != one)
+        });
+        if status != 0 {
+            return 4;
+        }
+        let none = [0_u8; 128];
+        i32::from(sys!(sched_setaffinity, 0, none.len(), none.as_ptr()) != Err(libc::EINVAL)) * 5
+    });
+}
