@@ -35,7 +35,7 @@ syscalls! {
     /// Moves or resizes mappings.
     mremap [25, 216] Full("mappings::mremap_places_and_keeps");
     /// Gives advice about the use of memory.
-    madvise [28, 233] Full("memory::dontneed_gives_zeros_back");
+    madvise [28, 233] Partial("populating maps ahead, pages are allocated when touched");
     /// Writes mapped files back.
     msync [26, 227] Full("memory::mincore_and_msync_know_holes");
     /// Says which pages are resident.

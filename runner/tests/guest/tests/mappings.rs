@@ -83,6 +83,7 @@ fn residency_is_told() {
     assert_eq!(sys!(mincore, memory.start as u64 + 1, PAGE, resident.as_mut_ptr()), Err(libc::EINVAL));
     assert_eq!(sys!(mincore, memory.start, PAGE, 16), Err(libc::EFAULT));
     assert_eq!(sys!(madvise, memory.start, 4 * PAGE, libc::MADV_POPULATE_WRITE), Ok(0));
+    (0..4).filter(|page| *page != 1).for_each(|page| memory.set(page * PAGE, 2));
     assert_eq!(sys!(mincore, memory.start, 4 * PAGE, resident.as_mut_ptr()), Ok(0));
     assert_eq!(resident.map(|page| page & 1), [1; 4]);
     assert_eq!(memory.get(PAGE), 1);
