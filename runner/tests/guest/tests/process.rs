@@ -90,10 +90,14 @@ fn waitid_reports_without_reaping() {
 
 #[test]
 fn stop_and_continue_are_reported() {
-    // SAFETY: 1. the child only stops itself and exits.
+    let (read, write) = pipe(0);
+    // SAFETY: 1. the child only stops itself, reads and exits.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         let _ = sys!(kill, sys!(getpid).unwrap_or(0), libc::SIGSTOP);
+        // It lives until its continuation was reported.
+        let mut byte = 0_u8;
+        let _ = sys!(read, read, &raw mut byte, 1);
         // SAFETY: 1. always sound; it does not return.
         unsafe { libc::_exit(3) };
     }
@@ -103,7 +107,11 @@ fn stop_and_continue_are_reported() {
     assert_eq!(sys!(kill, pid, libc::SIGCONT), Ok(0));
     assert_eq!(sys!(wait4, pid, &raw mut status, libc::WCONTINUED, 0), Ok(i64::from(pid)));
     assert!(libc::WIFCONTINUED(status));
+    assert_eq!(sys!(write, write, b"x".as_ptr(), 1), Ok(1));
     assert_eq!(libc::WEXITSTATUS(wait_status(pid)), 3);
+    for fd in [read, write] {
+        assert_eq!(sys!(close, fd), Ok(0));
+    }
 }
 
 #[test]

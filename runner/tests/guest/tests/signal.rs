@@ -177,34 +177,32 @@ fn floating_point_survives_a_handler() {
 
 #[test]
 fn an_interrupted_read_restarts_or_fails_as_asked() {
+    static SHARED: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn tell(_signal: i32) {
+        // SAFETY: 1. the page is mapped as long as the handler is set.
+        unsafe { (SHARED.load(Ordering::Relaxed) as *mut u8).write_volatile(1) };
+    }
     for (flags, expected) in [(libc::SA_RESTART, Ok(1)), (0, Err(libc::EINTR))] {
+        let told = Memory::new(4096, libc::MAP_SHARED);
+        SHARED.store(told.start as u64, Ordering::Relaxed);
         in_child(|| {
-            handle(libc::SIGALRM, note_handler(), flags);
+            handle(libc::SIGALRM, tell as extern "C" fn(i32) as usize, flags);
             let (read, write) = pipe(0);
-            let parent = me();
-            // SAFETY: 1. the child only makes system calls and leaves by `_exit`.
-            let helper = unsafe { libc::fork() };
-            if helper == 0 {
-                // Until the parent blocks in read: its state says so.
-                let path = format!("/proc/{parent}/stat");
-                while !std::fs::read_to_string(&path).unwrap_or_default().contains(") S") {
+            let reader = me();
+            let helper = casemate_guest_tests::child(|| {
+                casemate_guest_tests::until_asleep(reader, reader);
+                let _ = sys!(kill, reader, libc::SIGALRM);
+                // Once the handler has run, what becomes of the read is settled.
+                while told.get(0) == 0 {
                     let _ = sys!(sched_yield);
                 }
-                let _ = sys!(kill, parent, libc::SIGALRM);
-                while SEEN.load(Ordering::Relaxed) == 0 && expected.is_ok() {
-                    if !std::fs::read_to_string(&path).unwrap_or_default().contains(") S") {
-                        continue;
-                    }
-                    break;
-                }
                 let _ = sys!(write, write, b"y".as_ptr(), 1);
-                // SAFETY: 1. always sound; it does not return.
-                unsafe { libc::_exit(0) };
-            }
+                0
+            });
             let mut byte = 0_u8;
             let got = sys!(read, read, &raw mut byte, 1);
             let _ = sys!(wait4, helper, 0, 0, 0);
-            i32::from(got != expected || SEEN.load(Ordering::Relaxed) != libc::SIGALRM)
+            i32::from(got != expected || told.get(0) != 1)
         });
     }
 }
