@@ -36,7 +36,7 @@ for nr in list(range(500, 600)) + [0xca5, 0x40000000 + 39, -1]:
     libc.syscall(ctypes.c_long(nr), 0, 0, 0, 0, 0, 0)
 END
 fi
-for test in $GUEST_TESTS; do CASEMATE_INSIDE=1 timeout 60 $test --quiet >/dev/null 2>&1 || true; done
+for test in $GUEST_TESTS; do CASEMATE_INSIDE=1 timeout 60 $test --quiet --test-threads=1 >/dev/null 2>&1 || true; done
 "#;
 
 /// Executable ranges of `pid` whose name in its memory map fits.

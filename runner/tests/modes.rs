@@ -23,7 +23,7 @@ fn guest_tests(make: impl Fn() -> Command) {
     }
     for test in std::env::var("CASEMATE_GUEST_TESTS").unwrap_or_default().split_whitespace() {
         let mut command = make();
-        command.args(["--", test, "--quiet"]).env("CASEMATE_INSIDE", "1");
+        command.args(["--", test, "--quiet", "--test-threads=1"]).env("CASEMATE_INSIDE", "1");
         let done = finish(command, b"");
         assert_eq!(done.status, Some(0), "{test}: {}\n{}", done.out, done.err);
     }

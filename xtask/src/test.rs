@@ -75,7 +75,8 @@ impl Test {
                     command.args(&prefix).arg(executable);
                     command
                 };
-                command.arg("--quiet").stdin(Stdio::null());
+                // One at a time: the tests of a file share descriptors, mappings and children.
+                command.args(["--quiet", "--test-threads=1"]).stdin(Stdio::null());
                 command.env("CASEMATE_INSIDE", if prefix.is_empty() { "0" } else { "1" });
                 if let Some(filter) = &self.filter {
                     command.arg(filter);
