@@ -126,10 +126,9 @@ fn check(who: As) {
         elsewhere.entry(call.pid).or_default().push(*call);
     }
     // Before any guest runs, the sandbox process forks helpers that try what the host offers and end, and the zygote,
-    // which runs our own code until it has unmapped all but the stub's. They are the oldest.
-    let oldest: Vec<&u32> = seen.iter().take(elsewhere.len()).collect();
-    let helpers: Vec<&u32> = elsewhere.keys().collect();
-    assert!(helpers == oldest && helpers.len() <= 4, "{who:?}: calls of guest code: {elsewhere:x?}");
+    // which runs our own code until it has unmapped all but the stub's. (Their numbers say nothing of their age: the host's
+    // begin anew now and then.)
+    assert!(elsewhere.len() <= 4, "{who:?}: calls of guest code: {elsewhere:x?}");
     for calls in elsewhere.values() {
         let foreign: Vec<&Call> = calls.iter().filter(|call| !within(&ours, call.ip)).collect();
         assert!(foreign.is_empty(), "{who:?}: calls of guest code: {foreign:x?}");

@@ -41,17 +41,22 @@ pub(crate) fn command(who: As, args: &[&str]) -> Command {
     command
 }
 
-/// The build directory may be closed to others: they get a copy.
+/// The build directory may be closed to others: they get a copy, one per build and not one per test.
 fn reachable_binary(who: As) -> PathBuf {
     if who == As::Me {
         return casemate();
     }
-    let copy = std::env::temp_dir().join(format!("casemate-test-{}", std::process::id()));
+    let built = std::fs::metadata(casemate()).expect("the binary");
+    let name = format!("casemate-test-{}-{}", std::os::unix::fs::MetadataExt::ino(&built), built.len());
+    let copy = std::env::temp_dir().join(name);
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        std::fs::copy(casemate(), &copy).expect("copy of the binary");
+        // Whole before it has its name: another test program may start it at any moment.
+        let fresh = copy.with_extension(std::process::id().to_string());
+        std::fs::copy(casemate(), &fresh).expect("copy of the binary");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&copy, mode).expect("permissions");
+        std::fs::set_permissions(&fresh, mode).expect("permissions");
+        std::fs::rename(&fresh, &copy).expect("rename");
     });
     copy
 }
