@@ -173,7 +173,9 @@ fn open_log(sink: &LogSink) -> Outcome<Option<OwnedFd>> {
 }
 
 fn open_log_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o644).custom_flags(libc::O_NOCTTY).open(path)
+    // Emptied, as by strace -o; appended to, because more than one of our processes writes to it.
+    let flags = libc::O_NOCTTY | libc::O_TRUNC;
+    OpenOptions::new().create(true).append(true).mode(0o644).custom_flags(flags).open(path)
 }
 
 fn detach_streams() {
