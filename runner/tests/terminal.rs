@@ -36,7 +36,11 @@ impl Session {
         tcsetwinsize(&slave, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).expect("size");
         // setsid(1) makes the terminal the controlling one of the new session.
         let mut command = Command::new("/usr/bin/setsid");
-        command.args(["--ctty", "--wait"]).arg(casemate()).args(["run", "--", "/bin/sh", "-c", script]);
+        // env(1): whoever runs the tests may ignore some signals, and a terminal's user does not.
+        command
+            .args(["--ctty", "--wait", "/usr/bin/env", "--default-signal"])
+            .arg(casemate())
+            .args(["run", "--", "/bin/sh", "-c", script]);
         let copy = || slave.try_clone().expect("dup");
         let child = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("starts");
         Self { master: master.into(), slave, child, seen: String::new() }
