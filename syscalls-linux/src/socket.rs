@@ -1,4 +1,4 @@
-//! Sockets. For now the connected pairs of `socketpair(2)`; every other family is one this kernel is built without.
+//! Sockets: the connected pairs of `socketpair(2)`. Every other family is one that this kernel is built without.
 
 use std::mem::offset_of;
 use std::sync::Arc;
