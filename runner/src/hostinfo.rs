@@ -20,7 +20,10 @@ fn parse_version(release: &str) -> (u32, u32) {
 
 /// Fails with one line on kernels that are too old.
 pub(crate) fn require_supported_kernel() -> Outcome<()> {
-    let (major, minor) = kernel_version();
+    supported(kernel_version())
+}
+
+fn supported((major, minor): (u32, u32)) -> Outcome<()> {
     if (major, minor) < OLDEST_KERNEL {
         let (need_major, need_minor) = OLDEST_KERNEL;
         return Err(Failure::ours(format!(
@@ -74,7 +77,7 @@ fn read_number(path: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{default_memory, parse_version};
+    use super::{default_memory, parse_version, supported};
 
     #[test]
     fn versions() {
@@ -82,6 +85,19 @@ mod tests {
         assert_eq!(parse_version("5.15"), (5, 15));
         assert_eq!(parse_version("7-rc1"), (7, 0));
         assert_eq!(parse_version(""), (0, 0));
+    }
+
+    #[test]
+    fn an_old_kernel_is_one_line() {
+        for fine in [(5, 15), (6, 1), (7, 0)] {
+            assert!(supported(fine).is_ok(), "{fine:?}");
+        }
+        for old in [(5, 14), (4, 19), (0, 0)] {
+            let failure = supported(old).expect_err("too old");
+            let line = failure.to_string();
+            assert_eq!((failure.status(), line.lines().count()), (125, 1), "{line}");
+            assert!(line.contains("5.15") && line.contains(&format!("{}.{}", old.0, old.1)), "{line}");
+        }
     }
 
     #[test]
