@@ -41,6 +41,30 @@ gone() { # NAME: within a second nothing is left
     done
     ok "$1"
 }
+too_old() { # SUBCOMMAND...: one line that says which Linux is needed and which this is, and status 125
+    as "$PWD/casemate" "$@" >/tmp/out 2>/tmp/err
+    status=$?
+    line=$(cat /tmp/err)
+    if [ $status = 125 ] && [ ! -s /tmp/out ] && [ "$line" = "casemate: Linux 5.15 or newer is needed, this is $release" ]; then
+        ok "$* is refused: $line"
+    else
+        bad "$*: status $status, output '$(head -n 3 /tmp/out)', '$line'"
+    fi
+}
+release=$(uname -r | cut -d. -f1,2)
+if [ "${release%%.*}" -lt 5 ] || { [ "${release%%.*}" = 5 ] && [ "${release#*.}" -lt 15 ]; }; then
+    for who in root nobody; do
+        echo "---- $who, a kernel that is too old"
+        too_old run --rootfs "$PWD/root" -- /bin/true
+        too_old run --rootfs "$PWD/root" --isolation=seccomp -- /bin/true
+        as "$PWD/casemate" doctor >/tmp/out 2>&1
+        grep -q "5.15" /tmp/out && ok "doctor says so: $(grep 5.15 /tmp/out)" || bad "doctor: $(cat /tmp/out)"
+        gone 'nothing is left behind'
+    done
+    echo "$failures failures"
+    test $failures = 0
+    exit
+fi
 for who in root nobody; do
     for options in '' '--isolation=seccomp'; do
         echo "---- $who $options"
