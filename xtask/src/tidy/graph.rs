@@ -41,6 +41,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("guest-tests", &[]),
+    ("bench-calls", &[]),
     ("xtask", &[]),
 ];
 

@@ -24,6 +24,7 @@ pub(super) const UNSAFE_ROOMS: &[&str] = &[
     "runner/src/host/",
     "loader/vdso/",
     "runner/tests/",
+    "bench/calls/",
     "abi/tests/",
     "loader/tests/",
     "arch/tests/",
