@@ -100,12 +100,15 @@ impl CloneRequest {
     }
 }
 
-/// How a platform's failure to make something looks to a guest.
-fn out_of_room(error: &PlatformError) -> Errno {
-    log::debug!("clone: {error}");
+/// How a platform's failure to make something looks to a guest: EAGAIN, as for every limit on tasks, also when it is the
+/// host that has no more processes, threads or descriptors; ENOMEM for its memory, and for what is being killed.
+pub(super) fn out_of_room(error: &PlatformError) -> Errno {
+    log::debug!("no room for a task: {error}");
     match error {
         PlatformError::Limit(_) => Errno::EAGAIN,
-        PlatformError::Host { .. } | PlatformError::Dead(_) => Errno::ENOMEM,
+        PlatformError::Host { source, .. } if source.kind() == std::io::ErrorKind::OutOfMemory => Errno::ENOMEM,
+        PlatformError::Host { .. } => Errno::EAGAIN,
+        PlatformError::Dead(_) => Errno::ENOMEM,
     }
 }
 

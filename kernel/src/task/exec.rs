@@ -20,6 +20,7 @@ use usermem::platform::{Context, Prot};
 use usermem::ptr::UserMemory;
 
 use super::block::Interruptible;
+use super::clone::out_of_room;
 use super::group::{ExitStatus, GroupStop, Image};
 use super::run::RunState;
 use super::thread::{Comm, Thread, Work};
@@ -158,10 +159,7 @@ impl Executor<'_> {
         };
         let plan = program.plan(&request, &mut open)?;
         let mm = self.build(&plan, limits.user)?;
-        let ctx = mm.space().new_context(None).map_err(|e| {
-            log::debug!("exec: {e}");
-            Errno::ENOMEM
-        })?;
+        let ctx = mm.space().new_context(None).map_err(|e| out_of_room(&e))?;
         Ok(PreparedExec {
             regs: initial_regs(&plan),
             comm: Comm::new(&plan.comm),
@@ -205,10 +203,7 @@ impl Executor<'_> {
 
     /// A new address space filled as planned.
     fn build(&self, plan: &LoadPlan<Program>, user: AddrRange) -> Result<Arc<Mm>, Errno> {
-        let space = self.kernel.platform().new_address_space().map_err(|e| {
-            log::debug!("exec: {e}");
-            Errno::ENOMEM
-        })?;
+        let space = self.kernel.platform().new_address_space().map_err(|e| out_of_room(&e))?;
         let mm = Mm::new(NewMm {
             space,
             memory: Arc::clone(self.kernel.memory()),
