@@ -52,6 +52,12 @@ pub(super) fn refused(name: &[u8], errno: Errno) -> Failure {
         Errno::ENOEXEC | Errno::ELIBBAD => {
             Failure::not_executable(format!("{}: not a program for this machine (Exec format error)", shown(name)))
         }
+        // No fault of the program.
+        errno @ (Errno::EAGAIN | Errno::ENOMEM) => Failure::ours(format!(
+            "{}: {}: the host has no process, thread, descriptor or memory left for it",
+            shown(name),
+            describe(errno)
+        )),
         errno => failure(name, &Unfit::Errno(errno)),
     }
 }

@@ -72,6 +72,8 @@ impl DoctorArgs {
             fsgsbase(),
             memory_file(),
             memory_limit(),
+            tasks(),
+            limits(),
             kvm(),
         ];
         let usable = findings.iter().all(|finding| finding.verdict != Verdict::Bad);
@@ -190,9 +192,17 @@ fn memory_file() -> Finding {
 }
 
 fn memory_limit() -> Finding {
-    match hostinfo::default_memory() {
-        Ok(bytes) => Finding::good("memory", format!("{} MiB by default (80% of host or cgroup)", bytes >> 20)),
-        Err(error) => Finding::reduced("memory", error.to_string(), "pass --memory"),
+    Finding::good("memory", format!("{} MiB by default (80% of host or cgroup)", hostinfo::default_memory() >> 20))
+}
+
+fn tasks() -> Finding {
+    Finding::good("tasks", format!("{} processes and threads by default", hostinfo::default_pids()))
+}
+
+fn limits() -> Finding {
+    match hostinfo::require_limits() {
+        Ok(()) => Finding::good("resource limits", "leave the sandbox what it needs"),
+        Err(error) => Finding::bad("resource limits", error.to_string(), "see ulimit in bash(1), or limits.conf(5)"),
     }
 }
 

@@ -46,9 +46,9 @@ pub(super) struct RunArgs {
     /// Memory for programs, files in memory and /tmp together (K, M, G, T) [default: 80% of the host's or cgroup's]
     #[arg(long, short = 'm', value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
-    /// Largest number of processes and threads
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(2..=4_000_000))]
-    pids: u32,
+    /// Largest number of processes and threads [default: 16384, fewer on a host with few process numbers or little memory]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=4_000_000))]
+    pids: Option<u32>,
     /// Log every system call, to standard error or to FILE
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     strace: Option<Option<PathBuf>>,
@@ -85,6 +85,7 @@ enum IsolationArg {
 impl RunArgs {
     pub(super) fn execute(self) -> Outcome<u8> {
         crate::hostinfo::require_supported_kernel()?;
+        crate::hostinfo::require_limits()?;
         let config = self.into_config()?;
         crate::launcher::run(config)
     }
@@ -99,7 +100,7 @@ impl RunArgs {
                 return Err(Failure::ours(format!("--memory: at least {}M are needed", MIN_MEMORY >> 20)));
             }
             Some(bytes) => bytes,
-            None => crate::hostinfo::default_memory()?,
+            None => crate::hostinfo::default_memory(),
         };
         if let Some(name) = &self.hostname
             && (name.is_empty() || name.len() > 64)
@@ -126,7 +127,7 @@ impl RunArgs {
             hidden: self.hide,
             hostname: self.hostname,
             memory,
-            pids: self.pids,
+            pids: self.pids.unwrap_or_else(crate::hostinfo::default_pids),
             strace: sink(self.strace)?,
             debug: sink(self.debug)?,
             isolation: match self.isolation {
