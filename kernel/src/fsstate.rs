@@ -1,5 +1,7 @@
 //! Root, working directory and umask of a task; shared with CLONE_FS.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use fs::vfs::Path;
 use sync::Mutex;
 
@@ -9,23 +11,24 @@ use crate::lock::FS_STATE;
 struct Inner {
     root: Path,
     cwd: Path,
-    umask: u32,
 }
 
 /// What path walks of a task start from.
 pub struct FsState {
     inner: Mutex<Inner>,
+    /// Outside the lock, because each call that may create a file asks for it.
+    umask: AtomicU32,
 }
 
 impl FsState {
     /// With this root and working directory.
     pub fn new(root: Path, cwd: Path, umask: u32) -> Self {
-        Self { inner: Mutex::new(FS_STATE, Inner { root, cwd, umask: umask & 0o777 }) }
+        Self { inner: Mutex::new(FS_STATE, Inner { root, cwd }), umask: AtomicU32::new(umask & 0o777) }
     }
 
     /// A copy, as after fork.
     pub fn fork(&self) -> Self {
-        Self { inner: Mutex::new(FS_STATE, self.inner.lock().clone()) }
+        Self { inner: Mutex::new(FS_STATE, self.inner.lock().clone()), umask: AtomicU32::new(self.umask()) }
     }
 
     /// The root directory, chroot(2).
@@ -40,7 +43,7 @@ impl FsState {
 
     /// Mode bits that new files do not get.
     pub fn umask(&self) -> u32 {
-        self.inner.lock().umask
+        self.umask.load(Ordering::Relaxed)
     }
 
     /// Changes the root directory; the working directory stays.
@@ -57,6 +60,6 @@ impl FsState {
 
     /// Changes the umask; says the old one.
     pub fn set_umask(&self, umask: u32) -> u32 {
-        std::mem::replace(&mut self.inner.lock().umask, umask & 0o777)
+        self.umask.swap(umask & 0o777, Ordering::Relaxed)
     }
 }

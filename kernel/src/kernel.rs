@@ -1,7 +1,7 @@
 //! The kernel of one sandbox: what all its tasks share, and how the runner starts and ends it.
 //!
 //! The runner makes a [`Kernel`] from a [`KernelConfig`], starts the sandbox's command with [`Kernel::start`] and waits
-//! for its end with [`Kernel::wait`]. Inside, process 1 is an init that is part of the kernel: it has no guest code and no
+//! for its end with [`Kernel::wait_command`]. Inside, process 1 is an init that is part of the kernel: it has no guest code and no
 //! host thread, reaps orphans at once, hands signals on to the command, and ends with it.
 
 use std::sync::Arc;
@@ -189,6 +189,7 @@ pub struct Kernel {
 impl Kernel {
     /// A kernel with an init and nothing else. `ENOMEM` when not even the vDSO's pages can be had.
     pub fn new(config: KernelConfig) -> Result<Arc<Self>, Errno> {
+        crate::task::cputime::start();
         let xsave = XsaveLayout::host();
         let cpu = Cpu { xsave, hwcap: cpuid::hwcap(), hwcap2: cpuid::hwcap2(), min_sigstack: sigframe::max_len(xsave) };
         let realtime = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
@@ -387,16 +388,21 @@ impl Kernel {
         }
     }
 
-    /// Waits until the command and everything that it left behind has ended; says how the command ended.
-    pub fn wait(&self) -> ExitStatus {
+    /// Waits until the command has ended; says how. What it left behind is no longer waited for: it ends with the host
+    /// process of the sandbox, as a pid namespace ends with its init, even where a task is held up in a host call.
+    pub fn wait_command(&self) -> ExitStatus {
         let mut end = self.end.lock();
-        let status = loop {
+        loop {
             if let Some(status) = end.status {
-                break status;
+                return status;
             }
             end = self.ended.wait(end);
-        };
-        drop(end);
+        }
+    }
+
+    /// Waits until the command and everything that it left behind has ended; says how the command ended.
+    pub fn wait(&self) -> ExitStatus {
+        let status = self.wait_command();
         self.kill_all();
         let mut running = self.tasks.running.lock();
         while *running > 0 {

@@ -50,6 +50,11 @@ impl Process {
         self.dead.load(Ordering::Acquire)
     }
 
+    /// CPU time of all its threads; what it ended with once it has ended.
+    pub(crate) fn cpu_time_ns(&self) -> u64 {
+        sync::process_cpu_ns(self.pid).unwrap_or(0)
+    }
+
     /// Whether the host says that the process has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.is_dead() || host::has_ended(self.pidfd.as_fd())

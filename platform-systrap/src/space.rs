@@ -7,18 +7,20 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use sync::{LockClass, Mutex};
 use usermem::AddrRange;
-use usermem::platform::{AddressSpace, Backing, Context, MapOp, PlatformError, Prot};
+use usermem::platform::{AddressSpace, Backing, Context, CpuClock, MapOp, PlatformError, Prot};
 
 use crate::context::SystrapContext;
 use crate::layout::{FD_FREE, FD_MEMORY, FD_MEMORY_RO};
 use crate::mapped::Mapped;
-use crate::process::{BATCH, BATCH_FILES, Op, Stub};
+use crate::process::{BATCH, BATCH_FILES, Op, Process, Stub};
 
 /// One guest address space: one stub process.
 #[derive(Debug)]
 pub struct SystrapSpace {
     stub: Arc<Stub>,
     user: AddrRange,
+    /// CPU time of the stub when it became this address space.
+    born_ns: u64,
     /// Held while a batch is carried out, so that it is what the stub has.
     mapped: Mutex<Mapped>,
 }
@@ -96,7 +98,8 @@ fn shape(op: &MapOp) -> (AddrRange, bool) {
 
 impl SystrapSpace {
     pub(crate) fn new(stub: Arc<Stub>, user: AddrRange) -> Self {
-        Self { stub, user, mapped: Mutex::new(LockClass::new("systrap map", 58_000), Mapped::default()) }
+        let born_ns = stub.process.cpu_time_ns();
+        Self { stub, user, born_ns, mapped: Mutex::new(LockClass::new("systrap map", 58_000), Mapped::default()) }
     }
 }
 
@@ -109,6 +112,18 @@ impl SystrapSpace {
         }
         batch.add(op, range);
         Ok(())
+    }
+}
+
+/// The CPU time of a stub since it had an address space.
+struct StubClock {
+    process: Arc<Process>,
+    base_ns: u64,
+}
+
+impl CpuClock for StubClock {
+    fn cpu_time_ns(&self) -> u64 {
+        self.process.cpu_time_ns().saturating_sub(self.base_ns)
     }
 }
 
@@ -165,5 +180,9 @@ impl AddressSpace for SystrapSpace {
 
     fn kill(&self) {
         self.stub.process.kill();
+    }
+
+    fn cpu_clock(&self) -> Option<Arc<dyn CpuClock>> {
+        Some(Arc::new(StubClock { process: Arc::clone(&self.stub.process), base_ns: self.born_ns }))
     }
 }

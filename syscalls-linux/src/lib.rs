@@ -90,7 +90,7 @@ fn row(nr: u64) -> Option<&'static SyscallDef> {
 
 impl Dispatch for Linux {
     fn dispatch(&self, task: &mut Task, nr: u64, args: [u64; 6]) -> SysResult {
-        self.counters.count(nr);
+        self.counters.count(nr, task.tid());
         let raw = RawArgs(args);
         let Some(def) = row(nr) else {
             if let Some(strace) = &self.strace {

@@ -139,6 +139,12 @@ pub trait Platform: Send + Sync {
     fn host_calls(&self) -> &'static [HostCallRule];
 }
 
+/// The host's count of the CPU time that the guest code of one address space has used.
+pub trait CpuClock: Send + Sync {
+    /// Nanoseconds so far, also after the space has ended.
+    fn cpu_time_ns(&self) -> u64;
+}
+
 /// One guest address space. Dropping the last reference frees it; contexts keep it alive.
 pub trait AddressSpace: Send + Sync {
     /// Carries out `ops` in order. On error the space is dead.
@@ -147,6 +153,10 @@ pub trait AddressSpace: Send + Sync {
     fn new_context(&self, copy_fpu_from: Option<&dyn Context>) -> Result<Box<dyn Context>, PlatformError>;
     /// Returns when every thread of the space has passed a full memory barrier.
     fn barrier(&self) -> Result<(), PlatformError>;
+    /// What the host says of its CPU time; `None` when it cannot be told from that of others.
+    fn cpu_clock(&self) -> Option<Arc<dyn CpuClock>> {
+        None
+    }
     /// Kills the space: every `switch` in it, now or later, returns [`PlatformError::Dead`]. Idempotent.
     fn kill(&self);
 }

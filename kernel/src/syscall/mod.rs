@@ -19,6 +19,7 @@ pub use args::{ArgKind, FromRaw, RetKind, When};
 pub use handler::{Handler, IntoRet, args_of, ret_of};
 
 pub use crate::error::{SysErr, SysResult};
+use crate::ids::Tid;
 use crate::task::Task;
 
 /// Numbers below this may have a row; Linux 6.12 ends at 462.
@@ -87,28 +88,46 @@ pub const fn by_number(groups: &[&'static [SyscallDef]]) -> [Option<&'static Sys
     out
 }
 
+/// Sets of counters that tasks are spread over, so that their calls seldom meet on a cache line.
+const SHARDS: usize = 8;
+
 /// How often each call was made.
 pub struct Counters {
+    shards: [Shard; SHARDS],
+}
+
+struct Shard {
     calls: [AtomicU64; NUMBERS],
     unknown: AtomicU64,
+}
+
+impl Shard {
+    const fn new() -> Self {
+        Self { calls: [const { AtomicU64::new(0) }; NUMBERS], unknown: AtomicU64::new(0) }
+    }
+
+    fn slot(&self, nr: u64) -> &AtomicU64 {
+        usize::try_from(nr).ok().and_then(|nr| self.calls.get(nr)).unwrap_or(&self.unknown)
+    }
 }
 
 impl Counters {
     /// All zero.
     pub const fn new() -> Self {
-        Self { calls: [const { AtomicU64::new(0) }; NUMBERS], unknown: AtomicU64::new(0) }
+        Self { shards: [const { Shard::new() }; SHARDS] }
     }
 
-    /// Counts one call of number `nr`; all numbers out of range count as one.
-    pub fn count(&self, nr: u64) {
-        let slot = usize::try_from(nr).ok().and_then(|nr| self.calls.get(nr)).unwrap_or(&self.unknown);
-        slot.fetch_add(1, Ordering::Relaxed);
+    /// Counts one call of number `nr` by thread `tid`; all numbers out of range count as one.
+    pub fn count(&self, nr: u64, tid: Tid) {
+        let shard = usize::try_from(tid.0).unwrap_or(0) % SHARDS;
+        if let Some(shard) = self.shards.get(shard) {
+            shard.slot(nr).fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Calls of number `nr` so far; of all numbers out of range for such a one.
     pub fn get(&self, nr: u64) -> u64 {
-        let slot = usize::try_from(nr).ok().and_then(|nr| self.calls.get(nr)).unwrap_or(&self.unknown);
-        slot.load(Ordering::Relaxed)
+        self.shards.iter().map(|shard| shard.slot(nr).load(Ordering::Relaxed)).sum()
     }
 }
 

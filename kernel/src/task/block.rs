@@ -5,7 +5,6 @@
 //! block or run state, never only on this stack, because an interrupted sleep is left by returning.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Errno;
 use fs::vfs::File;
@@ -65,17 +64,11 @@ impl Patience {
 pub(crate) struct Sleeper {
     kernel: Arc<Kernel>,
     thread: Arc<Thread>,
-    /// Nanoseconds slept since the run loop last asked. Relaxed: of the task's own thread only.
-    slept_ns: AtomicU64,
 }
 
 impl Sleeper {
     pub(crate) fn new(kernel: Arc<Kernel>, thread: Arc<Thread>) -> Self {
-        Self { kernel, thread, slept_ns: AtomicU64::new(0) }
-    }
-
-    pub(crate) fn take_slept_ns(&self) -> u64 {
-        self.slept_ns.swap(0, Ordering::Relaxed)
+        Self { kernel, thread }
     }
 
     pub(crate) fn park(&self, deadline_ns: Option<u64>, interruptible: Interruptible) -> Result<(), Blocked> {
@@ -99,15 +92,14 @@ impl Sleeper {
 
     /// Sleeps once, whatever the flags; a pause that begins meanwhile is waited out.
     pub(crate) fn park_as(&self, activity: Activity, deadline_ns: Option<u64>) {
-        let since = sync::monotonic_now_ns();
+        self.thread.clock.fall_asleep();
         self.thread.set_activity(activity);
         self.thread.count_sleep();
         self.kernel.pauses().asleep(&self.thread);
         self.thread.parker().park(deadline_ns);
         self.kernel.pauses().awake(&self.thread);
         self.thread.set_activity(Activity::Running);
-        let slept = sync::monotonic_now_ns().saturating_sub(since);
-        self.slept_ns.fetch_add(slept, Ordering::Relaxed);
+        self.thread.clock.wake_up();
     }
 }
 

@@ -145,6 +145,9 @@ impl Task {
             }
         };
         let tid = thread.tid();
+        if !request.has(CloneFlags::CLONE_THREAD) {
+            thread.group().change_space(Some(&mm));
+        }
 
         let mut user = self.user.clone();
         user.regs.rax = 0;

@@ -362,6 +362,7 @@ impl Task {
             self.clear_tid(addr);
         }
         self.thread().set_interrupter(Some(ctx.interrupter()));
+        self.group().change_space(Some(&mm));
         let old_ctx = std::mem::replace(&mut self.ctx, ctx);
         let old_mm = std::mem::replace(&mut self.mm, mm);
         self.user = UserContext { regs, ..UserContext::default() };
@@ -439,6 +440,7 @@ pub(crate) fn first_task(
     let PreparedExec { mm, ctx, regs, comm, image, creds } = exec;
     thread.set_comm(comm);
     thread.group().set_image(image);
+    thread.group().change_space(Some(&mm));
     let creds = Arc::new(creds);
     thread.set_creds(Arc::clone(&creds));
     let user = UserContext { regs, ..UserContext::default() };

@@ -73,8 +73,10 @@ impl Task {
     pub(crate) fn finish(mut self, status: ExitStatus) {
         let thread = Arc::clone(self.thread());
         let kernel = Arc::clone(self.kernel());
-        if self.stop_taking_signals() == Remaining::None {
+        let remaining = self.stop_taking_signals();
+        if remaining == Remaining::None {
             self.note_rss();
+            thread.group().change_space(None);
         }
         self.leave_memory();
         for file in self.fds().remove_user() {
@@ -84,13 +86,19 @@ impl Task {
         thread.set_interrupter(None);
         drop(thread.set_parts(Parts::default()));
         let vfork = self.vfork_done.take();
-        // The address space goes before anybody is told.
-        drop(self);
-        if let Some(vfork) = vfork {
-            vfork.complete();
-        }
         thread.set_activity(Activity::Zombie);
-        kernel.leave_tree(&thread, status);
+        if remaining == Remaining::None && kernel.main_pid() == Some(thread.pid()) {
+            // Nobody in the sandbox waits for the command's memory, and the runner need not.
+            kernel.leave_tree(&thread, status);
+            drop(self);
+        } else {
+            // The address space goes before anybody is told.
+            drop(self);
+            if let Some(vfork) = vfork {
+                vfork.complete();
+            }
+            kernel.leave_tree(&thread, status);
+        }
         // For good: a pause does not wait for what remains of it.
         kernel.pauses().asleep(&thread);
     }
@@ -106,9 +114,9 @@ impl Task {
             own.pending.clear();
             drop(own);
             send::retarget(&signals, &thread, SigSet::ALL);
-            thread.group().add_gone(thread.cpu_times());
             (last, if signals.threads.is_empty() { Remaining::None } else { Remaining::Some })
         };
+        thread.group().add_gone(&thread);
         if last_to_stop {
             self.kernel().notify_parent_of_stop(thread.group());
         }

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fs::vfs::Path;
+use mm::Mm;
 use sync::{LockClass, Mutex, MutexGuard};
 use waiter::WaitQueue;
 
+use super::cputime::GroupClock;
 use super::thread::{CpuTimes, Thread, Work};
 use crate::ids::{Pid, Tid};
 use crate::lock::{GROUP_SIGNALS, HANDLERS, LIMITS};
@@ -147,8 +149,10 @@ pub struct ThreadGroup {
     /// Told when a signal arrives (signalfd(2)).
     pub(crate) signal_events: WaitQueue,
     pub(crate) timers: crate::time::GroupTimers,
-    /// CPU time of threads that are gone.
-    gone: CpuCounters,
+    /// CPU time of its threads, also of those that are gone.
+    pub(crate) clock: GroupClock,
+    /// Page faults and sleeps of threads that are gone.
+    pub(super) gone: EventCounters,
     /// CPU time of children that were waited for.
     children: CpuCounters,
     /// Largest resident set so far, and of children waited for; KiB.
@@ -177,6 +181,14 @@ pub struct Image {
 struct CpuCounters {
     user_ns: AtomicU64,
     system_ns: AtomicU64,
+}
+
+/// What [`super::Usage`] counts besides time.
+#[derive(Default)]
+pub(super) struct EventCounters {
+    pub(super) minor_faults: AtomicU64,
+    pub(super) voluntary: AtomicU64,
+    pub(super) involuntary: AtomicU64,
 }
 
 impl CpuCounters {
@@ -212,7 +224,8 @@ impl ThreadGroup {
             exit_events: WaitQueue::new(),
             signal_events: WaitQueue::new(),
             timers: crate::time::GroupTimers::new(),
-            gone: CpuCounters::default(),
+            clock: GroupClock::new(),
+            gone: EventCounters::default(),
             children: CpuCounters::default(),
             max_rss_kib: AtomicU64::new(0),
             children_max_rss_kib: AtomicU64::new(0),
@@ -290,7 +303,7 @@ impl ThreadGroup {
     /// CPU time of all its threads, also of those that are gone.
     pub fn cpu_times(&self) -> CpuTimes {
         let live = self.threads();
-        live.iter().fold(self.gone.get(), |sum, t| sum.plus(t.cpu_times()))
+        self.clock.read(live.iter().map(|t| &t.clock))
     }
 
     /// `/proc/[pid]/oom_score_adj`.
@@ -323,8 +336,19 @@ impl ThreadGroup {
         self.children.get()
     }
 
-    pub(crate) fn add_gone(&self, times: CpuTimes) {
-        self.gone.add(times);
+    /// A thread takes part no more: what it used is kept.
+    pub(super) fn add_gone(&self, thread: &Thread) {
+        self.clock.add_gone(thread.clock.end());
+        let (voluntary, involuntary) = thread.switches();
+        self.gone.minor_faults.fetch_add(thread.minor_faults(), Ordering::Relaxed);
+        self.gone.voluntary.fetch_add(voluntary, Ordering::Relaxed);
+        self.gone.involuntary.fetch_add(involuntary, Ordering::Relaxed);
+    }
+
+    /// It uses another address space from now on, or none.
+    pub(crate) fn change_space(&self, mm: Option<&Mm>) {
+        let live = self.threads();
+        self.clock.change_space(mm.and_then(|mm| mm.space().cpu_clock()), live.iter().map(|t| &t.clock));
     }
 
     pub(crate) fn add_child_usage(&self, times: CpuTimes, max_rss_kib: u64) {

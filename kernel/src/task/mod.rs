@@ -9,6 +9,7 @@
 
 pub(crate) mod block;
 mod clone;
+pub(crate) mod cputime;
 pub(crate) mod exec;
 mod exit;
 pub mod group;
@@ -43,6 +44,7 @@ use crate::fsstate::FsState;
 use crate::kernel::Kernel;
 use crate::rlimit::Resource;
 use crate::signal::types::{AltStack, SigSet};
+use crate::syscall::Dispatch;
 
 pub use crate::error::SysErr;
 pub use crate::ids::{INIT_PID, Pid, Tid};
@@ -66,6 +68,8 @@ pub struct Task {
     fds: Arc<FdTable>,
     fs: Arc<FsState>,
     creds: Arc<Creds>,
+    /// The system-call table; taken while a call is in it, so that the call may have all of the task.
+    pub(crate) dispatch: Option<Arc<dyn Dispatch>>,
     pub(crate) sleeper: Sleeper,
     pub(crate) altstack: AltStack,
     /// The mask to return to when the call that replaced it ends.
@@ -81,7 +85,6 @@ pub struct Task {
     pub(crate) vfork_done: Option<Arc<run::VforkDone>>,
     /// Filled into the new task's memory when it first runs (CLONE_CHILD_SETTID).
     pub(crate) set_child_tid: Option<Addr>,
-    pub(crate) clocks: run::Accounting,
     /// PR_SET_DUMPABLE and the like live with mm on Linux; these two are the task's.
     pub(crate) no_new_privs: NoNewPrivs,
 }
@@ -113,6 +116,7 @@ impl Task {
         let NewTask { kernel, thread, user, ctx, mm, fds, fs, creds } = parts;
         thread.set_interrupter(Some(ctx.interrupter()));
         let sleeper = Sleeper::new(Arc::clone(&kernel), Arc::clone(&thread));
+        let dispatch = Some(Arc::clone(kernel.dispatch()));
         Self {
             kernel,
             thread,
@@ -122,6 +126,7 @@ impl Task {
             fds,
             fs,
             creds,
+            dispatch,
             sleeper,
             altstack: AltStack::default(),
             saved_mask: None,
@@ -131,7 +136,6 @@ impl Task {
             robust_list: None,
             vfork_done: None,
             set_child_tid: None,
-            clocks: run::Accounting::default(),
             no_new_privs: NoNewPrivs::No,
         }
     }

@@ -102,18 +102,6 @@ impl VforkDone {
     }
 }
 
-/// When the task last changed between guest and kernel, on the monotonic clock.
-#[derive(Debug)]
-pub(crate) struct Accounting {
-    last_ns: u64,
-}
-
-impl Default for Accounting {
-    fn default() -> Self {
-        Self { last_ns: sync::monotonic_now_ns() }
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Crash {
     tid: u32,
@@ -138,6 +126,7 @@ impl Task {
     /// Runs until the task ends. Its host thread's main function.
     pub(crate) fn run(mut self, first: RunState) {
         let mut state = first;
+        self.thread().clock.begin();
         if let Some(addr) = self.set_child_tid.take() {
             // clone(2): CLONE_CHILD_SETTID; a bad address is the guest's loss, as on Linux.
             let _ = UserPtr::<u32>::new(addr).write(self.mem(), &self.tid().0);
@@ -176,28 +165,14 @@ impl Task {
         }
     }
 
-    /// Charges the time since the last change of side.
-    fn account(&mut self, side: Side) {
-        let now = sync::monotonic_now_ns();
-        let elapsed = now.saturating_sub(self.clocks.last_ns);
-        self.clocks.last_ns = now;
-        match side {
-            Side::Guest => self.thread().add_cpu(elapsed, 0),
-            Side::Kernel => {
-                let slept = self.sleeper.take_slept_ns();
-                self.thread().add_cpu(0, elapsed.saturating_sub(slept));
-            }
-        }
-    }
-
     fn run_app(&mut self) -> RunState {
-        self.account(Side::Kernel);
         if self.thread().enter_guest().is_err() {
             return RunState::Interrupt { restart: None };
         }
+        self.thread().clock.enter_guest();
         let exit = self.ctx.switch(&mut self.user);
+        self.thread().clock.leave_guest();
         self.thread().leave_guest();
-        self.account(Side::Guest);
         match exit {
             Ok(Exit::Syscall) => RunState::SyscallEnter,
             Ok(Exit::Fault(fault)) => RunState::Fault(fault),
@@ -228,8 +203,10 @@ impl Task {
         let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
         self.thread().set_current_call(Some(nr));
         CRASH.set(Some(Crash { tid: self.tid().0, call: Some(nr), state: "SyscallEnter" }));
-        let dispatch = Arc::clone(self.kernel().dispatch());
+        // Taken, not cloned: no count that all tasks share is touched by each call.
+        let dispatch = self.dispatch.take().unwrap_or_else(|| Arc::clone(self.kernel().dispatch()));
         let result = dispatch.dispatch(self, nr, args);
+        self.dispatch = Some(dispatch);
         RunState::SyscallExit(result)
     }
 
@@ -343,12 +320,6 @@ impl Task {
 
 /// x86 vector of page faults.
 const PAGE_FAULT: u32 = 14;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Guest,
-    Kernel,
-}
 
 fn fault_signal(fault: FaultInfo) -> Signal {
     match Signal::new(fault.signal) {

@@ -761,3 +761,25 @@ fn a_storm_of_everything_ends() {
     let done = done.load(std::sync::atomic::Ordering::Relaxed);
     assert!(done > 500, "the storm died down after {done} acts");
 }
+
+#[test]
+fn the_command_s_end_does_not_wait_for_a_task_that_the_host_holds_up() {
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let sandbox = Sandbox::new(vec![
+        fork(),
+        Op::JumpIfZero(3),
+        exit(3),
+        // The child: a host call that comes back when the test lets it.
+        call(move |_| {
+            let _ = held.lock().unwrap().recv();
+            Ok(0)
+        }),
+        exit(0),
+    ]);
+    let kernel = Arc::clone(&sandbox.kernel);
+    sandbox.start();
+    assert_eq!(kernel.wait_command(), ExitStatus::Exited(3));
+    release.send(()).unwrap();
+    assert_eq!(sandbox.finish(), ExitStatus::Exited(3));
+}

@@ -18,6 +18,7 @@ use mm::Mm;
 use sync::{LockClass, Mutex, Parker};
 use usermem::platform::Interrupt;
 
+use super::cputime::ThreadClock;
 use super::group::{Image, ThreadGroup};
 use crate::fdtable::FdTable;
 use crate::fsstate::FsState;
@@ -131,8 +132,7 @@ pub struct Thread {
     parts: Mutex<Parts>,
     identity: Mutex<Identity>,
     activity: AtomicU8,
-    user_ns: AtomicU64,
-    system_ns: AtomicU64,
+    pub(crate) clock: ThreadClock,
     /// Monotonic time of creation.
     start_ns: u64,
     /// Call being served plus one; 0 outside calls.
@@ -180,8 +180,7 @@ impl Thread {
             parts: Mutex::new(THREAD_PARTS, parts),
             identity: Mutex::new(IDENTITY, Identity { creds, comm }),
             activity: AtomicU8::new(Activity::Running as u8),
-            user_ns: AtomicU64::new(0),
-            system_ns: AtomicU64::new(0),
+            clock: ThreadClock::new(),
             start_ns,
             call: AtomicU64::new(0),
             death_signal: AtomicI32::new(0),
@@ -336,12 +335,8 @@ impl Thread {
 
     /// CPU time used so far: guest code, kernel; nanoseconds.
     pub fn cpu_times(&self) -> CpuTimes {
-        CpuTimes { user_ns: self.user_ns.load(Ordering::Relaxed), system_ns: self.system_ns.load(Ordering::Relaxed) }
-    }
-
-    pub(crate) fn add_cpu(&self, user_ns: u64, system_ns: u64) {
-        self.user_ns.fetch_add(user_ns, Ordering::Relaxed);
-        self.system_ns.fetch_add(system_ns, Ordering::Relaxed);
+        let threads = self.group.threads();
+        self.group.clock.read_thread(&self.clock, threads.iter().map(|t| &t.clock))
     }
 
     /// When it was created, on the monotonic clock.

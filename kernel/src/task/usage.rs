@@ -41,14 +41,22 @@ impl Usage {
     /// Of a process (RUSAGE_SELF).
     pub fn of_group(group: &ThreadGroup) -> Self {
         let times = group.cpu_times();
-        let live = group.threads();
-        let sum = live.iter().fold(Self::default(), |sum, t| sum.plus(&Self::of_thread(t)));
-        Self {
+        let gone = &group.gone;
+        let mut sum = Self {
             user_ns: times.user_ns,
             system_ns: times.system_ns,
             max_rss_kib: group.max_rss_kib.load(Ordering::Relaxed),
-            ..sum
+            minor_faults: gone.minor_faults.load(Ordering::Relaxed),
+            voluntary_switches: gone.voluntary.load(Ordering::Relaxed),
+            involuntary_switches: gone.involuntary.load(Ordering::Relaxed),
+        };
+        for thread in group.threads() {
+            let (voluntary, involuntary) = thread.switches();
+            sum.minor_faults = sum.minor_faults.saturating_add(thread.minor_faults());
+            sum.voluntary_switches = sum.voluntary_switches.saturating_add(voluntary);
+            sum.involuntary_switches = sum.involuntary_switches.saturating_add(involuntary);
         }
+        sum
     }
 
     /// Of the children that a process waited for (RUSAGE_CHILDREN).

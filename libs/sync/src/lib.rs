@@ -5,14 +5,17 @@
 //!   test that runs either order, not in the rare run that interleaves both.
 //! - [`Parker`]: one thread sleeps, any thread wakes it; a wake before the sleep is remembered.
 //! - [`epoch`]: pins that hold back the reuse of freed memory.
+//! - `cpu`: CPU clocks of host threads and processes.
 //!
 //! **Invariant.** Nothing here knows what it protects: no errno, no task.
 
+mod cpu;
 pub mod epoch;
 mod lock;
 mod park;
 mod rank;
 
+pub use cpu::{host_tid, process_cpu_ns, thread_cpu_ns};
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, WaitOutcome};
 pub use park::{ParkOutcome, Parker, monotonic_now_ns, protocol};
 pub use rank::LockClass;

@@ -160,7 +160,7 @@ impl Boot {
         orders::follow(control, Signals { kernel: Arc::clone(&kernel), terminal })?;
         let name = setup.config.command.first().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
         kernel.start(command).map_err(|errno| command::refused(&name, errno))?;
-        Ok(kernel.wait().shell_code())
+        Ok(kernel.wait_command().shell_code())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use casemate_guest_tests::{in_child, sys};
+use casemate_guest_tests::{child, in_child, steps, sys, wait_status};
 
 fn clock(id: i32) -> Duration {
     let mut time = [0_u64; 2];
@@ -94,4 +94,49 @@ fn timeouts_of_poll_are_kept() {
     let started = Instant::now();
     assert_eq!(sys!(poll, 0, 0, 25), Ok(0));
     assert!(started.elapsed() >= Duration::from_millis(25));
+}
+
+#[test]
+fn waiting_for_a_processor_is_not_cpu_time() {
+    let processors = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+    // Alone with its children, so that those of other tests do not count.
+    in_child(|| {
+        let began = clock(libc::CLOCK_MONOTONIC);
+        for _ in 0..4 * processors {
+            child(|| {
+                let until = clock(libc::CLOCK_MONOTONIC) + Duration::from_millis(400);
+                while clock(libc::CLOCK_MONOTONIC) < until {}
+                0
+            });
+        }
+        let ended = (0..4 * processors).all(|_| sys!(wait4, -1_i64, 0, 0, 0).is_ok());
+        let mut usage = [0_i64; 18];
+        let told = sys!(getrusage, libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) == Ok(0);
+        let part = |at: usize| {
+            Duration::from_secs(usage[at].unsigned_abs()) + Duration::from_micros(usage[at + 1].unsigned_abs())
+        };
+        let (used, passed) = (part(0) + part(2), clock(libc::CLOCK_MONOTONIC) - began);
+        let most = (passed + Duration::from_millis(100)) * processors;
+        steps(&[ended, told, used <= most, used >= Duration::from_millis(20)])
+    });
+}
+
+#[test]
+fn a_busy_process_is_seen_to_use_its_time() {
+    let busy = child(|| {
+        loop {
+            std::hint::spin_loop();
+        }
+    });
+    let ticks = || -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{busy}/stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().split(' ').nth(11).unwrap().parse().unwrap()
+    };
+    let until = Instant::now() + Duration::from_secs(20);
+    while ticks() < 5 {
+        assert!(Instant::now() < until, "it seems to use nothing");
+        std::thread::yield_now();
+    }
+    assert_eq!(sys!(kill, busy, libc::SIGKILL), Ok(0));
+    assert_eq!(wait_status(busy), libc::SIGKILL);
 }
