@@ -8,7 +8,7 @@ use clap::Args;
 use crate::cargo;
 
 /// The only target: static linking needs it named, so that build scripts and proc macros stay dynamic.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Build the casemate binary: static, one file, no sidecars.
 #[derive(Args, Default)]
@@ -16,6 +16,11 @@ pub(crate) struct Build {
     /// Optimised, stripped; at target/release/casemate instead of target/debug/casemate.
     #[arg(long)]
     pub(crate) release: bool,
+}
+
+/// What `cargo build --config` needs so that programs for [`TARGET`] become static.
+pub(crate) fn static_flags() -> String {
+    format!("target.{TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\",\"-C\",\"force-frame-pointers=yes\"]")
 }
 
 impl Build {
@@ -35,11 +40,8 @@ impl Build {
     /// Builds and says where cargo put the binary, which `cargo test` does not overwrite with one that is not static.
     pub(crate) fn artifact(&self) -> Result<PathBuf> {
         let profile = if self.release { "release" } else { "dev" };
-        let flags = format!(
-            "target.{TARGET}.rustflags=[\"-C\",\"target-feature=+crt-static\",\"-C\",\"force-frame-pointers=yes\"]"
-        );
         let mut build = cargo::cargo(["build", "--quiet", "--package", "casemate-runner", "--bin", "casemate"]);
-        build.args(["--profile", profile, "--target", TARGET, "--config", &flags]);
+        build.args(["--profile", profile, "--target", TARGET, "--config", &static_flags()]);
         cargo::check(&mut build)?;
         Ok(cargo::target_dir().join(TARGET).join(self.folder()).join("casemate"))
     }

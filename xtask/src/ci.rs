@@ -3,12 +3,12 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::build::Build;
+use crate::bench;
 use crate::cargo::{cargo, check};
 use crate::test::Test;
 use crate::tidy::Tidy;
 
-/// Format, lints, tidy, documentation, tests: what CI runs.
+/// Format, lints, tidy, documentation, tests, release build, one round of the bench: what CI runs.
 #[derive(Args)]
 pub(crate) struct Ci {}
 
@@ -22,7 +22,6 @@ impl Ci {
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )?;
         Test::default().run()?;
-        Build { release: true }.run()?;
-        Ok(())
+        bench::smoke()
     }
 }

@@ -1,0 +1,84 @@
+//! What a sandbox costs that does nothing: memory of all its processes, their context switches, memory per thread.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::Plan;
+use super::calls::Guest;
+use super::processes::{pss_kb, switches};
+use super::progress::Progress;
+use super::results::{Results, Unit};
+use super::session::Session;
+use super::sides::{Side, Sides, interleaved};
+
+/// How long after its last work a sandbox counts as idle.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// How long context switches are counted.
+const WINDOW: Duration = Duration::from_secs(3);
+
+/// Threads over which the memory of one is averaged.
+const THREADS: u32 = 100;
+
+/// Most rounds: these figures hardly vary, and waiting is all they do.
+const ROUNDS: usize = 3;
+
+/// Names and units, in the order of [`Idle`].
+const MEASURES: [(&str, Unit); 4] = [
+    ("idle/pss", Unit::Kilobytes),
+    ("idle/pss-per-thread", Unit::Kilobytes),
+    ("idle/switches", Unit::PerSecond),
+    ("idle/wake-ups", Unit::PerSecond),
+];
+
+/// One sample of each.
+type Idle = [f64; 4];
+
+/// Takes the wanted measures of group `idle`.
+pub(super) fn measure(
+    plan: &Plan,
+    sides: &Sides,
+    guest: &Guest,
+    results: &mut Results,
+    progress: &mut Progress,
+) -> Result<()> {
+    if !MEASURES.iter().any(|(name, _)| plan.wants(name)) {
+        return Ok(());
+    }
+    let (samples, failed) = interleaved(&sides.all(), plan.rounds.min(ROUNDS), Duration::MAX, |side| {
+        progress.show(&format!("idle: {side:?}"));
+        sample(sides, guest, side)
+    });
+    for (side, error) in &failed {
+        results.failed("idle", *side, error);
+    }
+    for (at, (name, unit)) in MEASURES.into_iter().enumerate() {
+        if plan.wants(name) {
+            let of = |idles: &Vec<Idle>| idles.iter().filter_map(|idle| idle.get(at).copied()).collect();
+            results.add(name, unit, samples.iter().map(|(side, idles)| (*side, of(idles))).collect::<BTreeMap<_, _>>());
+        }
+    }
+    Ok(())
+}
+
+fn sample(sides: &Sides, guest: &Guest, side: Side) -> Result<Idle> {
+    let alone = Session::start(sides, guest, side, &["threads", "0"])?;
+    std::thread::sleep(SETTLE);
+    let (before, started) = (switches(&alone.processes()), Instant::now());
+    std::thread::sleep(WINDOW);
+    let (after, seconds) = (switches(&alone.processes()), started.elapsed().as_secs_f64());
+    let pss = pss_kb(&alone.processes())?;
+    drop(alone);
+    let crowd = Session::start(sides, guest, side, &["threads", &THREADS.to_string()])?;
+    std::thread::sleep(SETTLE);
+    let crowd_pss = pss_kb(&crowd.processes())?;
+    let per_second = |before: u64, after: u64| after.saturating_sub(before) as f64 / seconds;
+    Ok([
+        pss,
+        (crowd_pss - pss).max(0.0) / f64::from(THREADS),
+        per_second(before.all, after.all),
+        per_second(before.voluntary, after.voluntary),
+    ])
+}
