@@ -51,6 +51,7 @@ pub(super) fn runsc(folder: &Path) -> Result<PathBuf> {
         .context("apt-get downloaded no package")?;
     check(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&folder))?;
     std::fs::remove_file(&package)?;
+    std::fs::remove_dir_all(&apt)?;
     ensure!(binary.exists(), "{} has no /usr/bin/runsc", package.display());
     Ok(binary)
 }
