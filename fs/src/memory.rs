@@ -243,19 +243,24 @@ impl MemoryObject {
                 self.take_room(PAGE_SIZE)?;
             }
         }
-        let place = match state.runs.before(start) {
-            Some((range, run)) if range.end == start => Place::At(run.0 + (range.end - range.start)),
+        self.reserve(state, start..end)?;
+        let run = state.runs.get(at).map_or(start, |(range, run)| run.0 + (at - range.start));
+        Ok(FileRange::of_len(run, len.min(end - at)))
+    }
+
+    /// Gives the hole `hole` (page-aligned) a run, for which room has been taken; the room is given back on failure.
+    fn reserve(&self, state: &mut State, hole: Range<u64>) -> Result<(), Errno> {
+        let len = hole.end - hole.start;
+        let place = match state.runs.before(hole.start) {
+            Some((range, run)) if range.end == hole.start => Place::At(run.0 + (range.end - range.start)),
             _ => Place::Anywhere,
         };
-        let range = self.memory.allocate(end - start, place).map_err(|error| {
-            self.give_room(end - start);
+        let range = self.memory.allocate(len, place).map_err(|error| {
+            self.give_room(len);
             if error == Errno::ENOMEM { Errno::ENOSPC } else { error }
         })?;
-        state.pages += (end - start) / PAGE_SIZE;
-        if state.runs.insert(start..end, Run(range.start)).is_err() {
-            return Err(Errno::EIO);
-        }
-        Ok(FileRange::of_len(range.start + (at - start), len.min(end - at)))
+        state.pages += len / PAGE_SIZE;
+        state.runs.insert(hole, Run(range.start)).map_err(|_| Errno::EIO)
     }
 
     fn take_room(&self, bytes: u64) -> Result<(), Errno> {
@@ -369,14 +374,37 @@ impl MemoryObject {
         if end > state.size && !keep_size && sealed.contains(Seals::F_SEAL_GROW) {
             return Err(Errno::EPERM);
         }
-        let mut at = offset;
-        while at < end {
-            let run = self.ensure(&mut state, at, end - at)?;
-            at += run.len();
+        let mut added = Vec::new();
+        if let Err(error) =
+            self.fill_holes(&mut state, page_down(offset)..page_up(end).ok_or(Errno::EFBIG)?, &mut added)
+        {
+            // All or nothing, as Linux's tmpfs.
+            let freed = added.into_iter().flat_map(|hole| Self::take_runs(&mut state, hole)).collect();
+            drop(state);
+            self.free(freed);
+            return Err(error);
         }
         if end > state.size && !keep_size {
             self.clear_tail(&state);
             state.size = end;
+        }
+        Ok(())
+    }
+
+    /// Reserves each hole of `range` (page-aligned) as a whole, since the guest chose its length; says which in `added`.
+    fn fill_holes(&self, state: &mut State, range: Range<u64>, added: &mut Vec<Range<u64>>) -> Result<(), Errno> {
+        let mut at = range.start;
+        while at < range.end {
+            match state.runs.at_or_after(at) {
+                Some((run, _)) if run.start <= at => at = run.end,
+                next => {
+                    let hole = at..next.map_or(range.end, |(run, _)| run.start.min(range.end));
+                    self.take_room(hole.end - hole.start)?;
+                    self.reserve(state, hole.clone())?;
+                    at = hole.end;
+                    added.push(hole);
+                }
+            }
         }
         Ok(())
     }

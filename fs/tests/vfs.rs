@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::fs::{OpenFlags, RenameFlags, XattrFlags};
+use abi::fs::{FallocFlags, OpenFlags, RenameFlags, XattrFlags};
 use auth::{Creds, Gid, Uid};
 use casemate_fs as fs;
 use fs::vfs::{
@@ -531,4 +531,22 @@ fn limits() {
     assert_eq!(world.at().mkdir(&long, 0o755).unwrap_err(), Errno::ENAMETOOLONG);
     assert_eq!(world.at().lookup(&[b'/'; 4096], LookupFlags::empty()).unwrap_err(), Errno::ENAMETOOLONG);
     assert!(world.at().lookup(&[b'/'; 4095], LookupFlags::empty()).is_ok());
+}
+
+/// Found by the guest fuzzer: a length that nothing can hold was reserved page by page, and kept.
+#[test]
+fn room_is_reserved_as_a_whole_or_not_at_all() {
+    let memory = memory();
+    let fs = tmpfs::new(&memory, &tmpfs::TmpfsOptions::of_size(1 << 20)).unwrap();
+    let ns = MountNs::new(Mount::of(fs, b"t", MountOptions::default()));
+    let kernel = KernelContext::default();
+    let world = World { ctx: kernel.context(), root: ns.root() };
+    let file = world.open("f", OpenFlags::O_RDWR | OpenFlags::O_CREAT, 0o600).unwrap();
+    file.write_at(&world.ctx, &mut KernelSrc::new(b"x"), 40_000).unwrap();
+    for len in [1 << 21, 1 << 40, 1 << 62] {
+        assert_eq!(file.allocate(&world.ctx, FallocFlags::empty(), 4096, len), Err(Errno::ENOSPC), "{len}");
+    }
+    assert_eq!(file.inode().attr().unwrap().blocks, 8, "what was reserved before the hole that failed is free again");
+    assert_eq!(file.allocate(&world.ctx, FallocFlags::empty(), 100, 100_000), Ok(()));
+    assert_eq!(file.inode().attr().unwrap().blocks, 25 * 8);
 }

@@ -58,3 +58,23 @@ pub fn elf(bytes: &[u8]) {
     assert_eq!(plan.stack.rsp.0 + plan.stack.bytes.len() as u64, plan.stack.range.end.0);
     assert!(user.contains(plan.entry));
 }
+
+/// Resolves the first line of `bytes` as a script; every interpreter is what follows the next NUL byte, so that scripts nest.
+///
+/// # Panics
+/// When a `#!` line adds more arguments than it may.
+pub fn script(bytes: &[u8]) {
+    let mut files = bytes.split(|&byte| byte == 0).map(Slice);
+    let first = files.next().unwrap_or(Slice(bytes));
+    let argv = [b"program".to_vec(), b"argument".to_vec()];
+    let mut opened = 0;
+    let found = crate::script::resolve(first, b"/bin/program", &argv, &mut |path| {
+        assert!(!path.is_empty() && path.len() < 256, "an interpreter's path is part of the first 256 bytes");
+        opened += 1;
+        files.next().ok_or(Errno::ENOENT)
+    });
+    let Ok(program) = found else { return };
+    assert!(opened <= 5 && program.argv.len() <= argv.len() + 2 * opened);
+    assert!(program.argv.iter().all(|word| word.len() < 256));
+    assert_eq!(program.argv.last().map(Vec::as_slice), Some(&b"argument"[..]));
+}

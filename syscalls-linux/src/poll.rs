@@ -64,6 +64,7 @@ fn temporary_mask(task: &mut Task, sigmask: Addr, size: u64) -> Result<(), Errno
 /// One file that is waited for: `None` is a number that is not open.
 struct Asked {
     file: Option<Arc<File>>,
+    /// What ends the wait. select(2) does not end for what none of its sets tells.
     interest: EventMask,
 }
 
@@ -71,7 +72,7 @@ impl Asked {
     fn ready(&self) -> EventMask {
         match &self.file {
             None => EventMask::NVAL,
-            Some(file) => file.readiness(self.interest) & (self.interest | EventMask::ALWAYS | EventMask::NVAL),
+            Some(file) => file.readiness(self.interest) & (self.interest | EventMask::NVAL),
         }
     }
 }
@@ -92,7 +93,7 @@ fn wait_for<T>(
         }
         let objects: Vec<(&dyn waiter::Pollable, EventMask)> = asked
             .iter()
-            .filter_map(|one| Some((&**one.file.as_ref()? as &dyn waiter::Pollable, one.interest | EventMask::ALWAYS)))
+            .filter_map(|one| Some((&**one.file.as_ref()? as &dyn waiter::Pollable, one.interest)))
             .collect();
         match task.block_on(&objects, deadline_ns) {
             Ok(()) => {}
@@ -118,7 +119,7 @@ fn poll_until(task: &mut Task, fds: Addr, count: u64, deadline_ns: Option<u64>) 
         .filter(|entry| entry.fd >= 0)
         .map(|entry| Asked {
             file: task.fds().get(entry.fd).ok(),
-            interest: EventMask::from_bits_truncate(u32::from(entry.events)),
+            interest: EventMask::from_bits_truncate(u32::from(entry.events)) | EventMask::ALWAYS,
         })
         .collect();
     let found = wait_for(task, &asked, deadline_ns, |asked| {

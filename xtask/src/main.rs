@@ -6,6 +6,8 @@ mod bench;
 mod build;
 mod cargo;
 mod ci;
+mod fuzz;
+mod fuzz_guest;
 mod programs;
 mod run;
 mod scenarios;
@@ -33,6 +35,8 @@ enum Command {
     Tidy(tidy::Tidy),
     Bench(bench::Bench),
     Ci(ci::Ci),
+    Fuzz(fuzz::Fuzz),
+    FuzzGuest(fuzz_guest::FuzzGuest),
     Vm(vm::Vm),
 }
 
@@ -44,6 +48,8 @@ fn main() -> ExitCode {
         Command::Tidy(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Bench(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Ci(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Fuzz(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::FuzzGuest(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Vm(command) => command.run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -88,7 +88,8 @@ impl Filesystem for PseudoFs {
 static PSEUDO: LazyLock<PseudoFs> = LazyLock::new(|| PseudoFs { device: new_device_id() });
 static PSEUDO_MOUNT: LazyLock<Arc<Mount>> = LazyLock::new(|| {
     let fs = Arc::new(PseudoFs { device: PSEUDO.device });
-    Mount::new(&Superblock::new(fs), b"none", MountOptions::NOSUID | MountOptions::NODEV | MountOptions::NOEXEC)
+    // Not NOEXEC: a memfd may be executed, and nothing else here is a regular file.
+    Mount::new(&Superblock::new(fs), b"none", MountOptions::NOSUID | MountOptions::NODEV)
 });
 
 impl Path {

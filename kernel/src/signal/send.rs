@@ -144,17 +144,17 @@ impl Kernel {
         let signal = info.signal;
         let mut signals = thread.group().lock_signals();
         let action = signals.handlers.get(signal);
-        let mut t = thread.signals.lock();
-        if t.mask.contains(signal) || action.handler == SigAction::IGNORE {
+        // Only the thread itself changes its mask, and this is it: the lock of handlers comes before that of masks.
+        if thread.signals.lock().mask.contains(signal) || action.handler == SigAction::IGNORE {
             signals.handlers.set(signal, SigAction::default());
+            let mut t = thread.signals.lock();
             t.mask = t.mask.without(signal);
         }
         if signal.default_action() == DefaultAction::Core {
             // A fault of init itself does not exist: it runs no guest code.
             signals.immune = false;
         }
-        t.pending.push(info, None);
-        drop(t);
+        thread.signals.lock().pending.push(info, None);
         thread.set_work(Work::SIGNAL);
     }
 }

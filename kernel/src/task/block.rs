@@ -156,7 +156,8 @@ impl Task {
             .iter()
             .filter_map(|(object, mask)| Some(object.queue()?.register(Arc::clone(&waiter), *mask, Mode::Shared)))
             .collect();
-        let ready = || objects.iter().any(|(object, mask)| !object.readiness(*mask).is_empty());
+        // Only what is asked for: an object may tell of more, for which the caller would call again at once.
+        let ready = || objects.iter().any(|(object, mask)| object.readiness(*mask).intersects(*mask));
         loop {
             if ready() {
                 return Ok(());

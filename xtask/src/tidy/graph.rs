@@ -41,6 +41,8 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("guest-tests", &[]),
+    ("fuzz-guest", &["abi"]),
+    ("fuzz", &["abi", "auth", "usermem", "fs", "loader", "kernel", "syscalls-linux"]),
     ("bench-calls", &[]),
     ("xtask", &[]),
 ];

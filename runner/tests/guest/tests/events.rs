@@ -158,6 +158,25 @@ fn select_in_its_old_form() {
     close_all(&[read.into(), write.into()]);
 }
 
+/// Found by the guest fuzzer: the wait saw the end of the pipe, and the sets did not, for ever.
+#[test]
+fn select_does_not_end_for_what_no_set_tells() {
+    let (read, write) = pipe(0);
+    assert_eq!(sys!(close, write), Ok(0));
+    let mut exceptional = [1_u64 << read];
+    let mut timeout = [0_i64, 20_000];
+    assert_eq!(sys!(select, read + 1, 0, 0, exceptional.as_mut_ptr(), timeout.as_mut_ptr()), Ok(0));
+    assert_eq!((exceptional, timeout), ([0], [0, 0]));
+    let sleeper = child(|| {
+        let mut exceptional = [1_u64 << read];
+        steps(&[sys!(select, read + 1, 0, 0, exceptional.as_mut_ptr(), 0).is_ok()])
+    });
+    until_asleep(sleeper.into(), sleeper.into());
+    assert_eq!(sys!(kill, sleeper, libc::SIGKILL), Ok(0));
+    assert_eq!(wait_status(sleeper), libc::SIGKILL);
+    close_all(&[read.into()]);
+}
+
 #[test]
 fn signals_are_read_from_descriptors() {
     in_child(|| {

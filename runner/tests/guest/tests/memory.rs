@@ -262,3 +262,21 @@ fn mincore_and_msync_know_holes() {
     assert_eq!(sys!(mincore, memory.start, 2 * PAGE, resident.as_mut_ptr()), Err(libc::ENOMEM));
     assert_eq!(sys!(msync, memory.start, 2 * PAGE, libc::MS_ASYNC), Err(libc::ENOMEM));
 }
+
+/// Found when the guest fuzzer wanted to run from a memfd.
+#[test]
+fn memfd_is_executed() {
+    let name = std::ffi::CString::new("program").unwrap();
+    let fd = sys!(memfd_create, name.as_ptr(), 0).unwrap();
+    let program = std::fs::read("/bin/true").unwrap();
+    assert_eq!(sys!(write, fd, program.as_ptr(), program.len()), Ok(i64::try_from(program.len()).unwrap()));
+    let path = std::ffi::CString::new(format!("/proc/self/fd/{fd}")).unwrap();
+    let copy = sys!(openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC).unwrap();
+    assert_eq!(sys!(close, fd), Ok(0));
+    let (empty, argv) = (c"".as_ptr(), [name.as_ptr(), std::ptr::null()]);
+    in_child(|| {
+        let _ = sys!(execveat, copy, empty, argv.as_ptr(), [0_u64].as_ptr(), libc::AT_EMPTY_PATH);
+        1
+    });
+    assert_eq!(sys!(close, copy), Ok(0));
+}

@@ -81,6 +81,25 @@ fn a_fault_tells_its_address() {
     });
 }
 
+/// Found by the guest fuzzer, as locks taken in the wrong order.
+#[test]
+fn faults_that_are_blocked_or_ignored_kill() {
+    for ignored in [false, true] {
+        let status = fork_status(|| {
+            if ignored {
+                handle(libc::SIGSEGV, libc::SIG_IGN, 0);
+            } else {
+                handle(libc::SIGSEGV, note_handler(), 0);
+                let _ = sys!(rt_sigprocmask, libc::SIG_BLOCK, [1_u64 << (libc::SIGSEGV - 1)].as_ptr(), 0, 8);
+            }
+            // SAFETY: 1. none: the fault is the point.
+            unsafe { std::ptr::without_provenance_mut::<u8>(16).write_volatile(1) };
+            0
+        });
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV, "{ignored} {status:#x}");
+    }
+}
+
 #[test]
 fn faults_without_a_handler_kill() {
     let segv = fork_status(|| {

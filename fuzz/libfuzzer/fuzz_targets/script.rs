@@ -1,0 +1,9 @@
+//! The target `script` under libFuzzer.
+#![no_main]
+#![forbid(unsafe_code)]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Some(target) = casemate_fuzz::target("script") {
+        target(bytes);
+    }
+});

@@ -1,0 +1,306 @@
+//! The files that calls are made with, and the descriptors of every kind.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use crate::random::Rng;
+use crate::raw;
+
+/// The tree's folder.
+pub(crate) const ROOT: &str = "/tmp/casemate-fuzz";
+
+/// First number of the descriptors that [`open_all`] opens, and the number behind the last.
+pub(crate) const FIRST_FD: i32 = 10;
+pub(crate) const END_FD: i32 = FIRST_FD + 50;
+
+/// Paths to name: in the tree, across file systems, in `/proc`; there, not there, wrong.
+pub(crate) const PATHS: &[&[u8]] = &[
+    b"f",
+    b"f",
+    b"big",
+    b"d",
+    b"d/g",
+    b"d/sub",
+    b"d/sub/h",
+    b"link",
+    b"dangling",
+    b"loop",
+    b"fifo",
+    b"e",
+    b"hard",
+    b"new1",
+    b"new2",
+    b"new3",
+    b"new4",
+    b"d/new1",
+    b"d/new2",
+    b"e/new1",
+    b"e/new2",
+    b"d/sub/new",
+    b"dirlink",
+    b"dirlink/g",
+    b"abs",
+    b".",
+    b"..",
+    b"d/..",
+    b"d/../e",
+    b"d/.",
+    b"d/",
+    b"f/",
+    b"f/x",
+    b"",
+    b"/",
+    b"//",
+    b"new9/x",
+    b"prog",
+    b"script",
+    b"sock",
+    b"/tmp/casemate-fuzz/f",
+    b"/tmp/casemate-fuzz/d/new1",
+    b"/dev/shm/fz1",
+    b"/dev/shm/fz2",
+    b"/dev/null",
+    b"/dev/zero",
+    b"/dev/full",
+    b"/dev/urandom",
+    b"/dev/tty",
+    b"/dev/ptmx",
+    b"/dev/pts",
+    b"/proc/self",
+    b"/proc/self/status",
+    b"/proc/self/maps",
+    b"/proc/self/fd",
+    b"/proc/self/fd/10",
+    b"/proc/self/fd/13/f",
+    b"/proc/self/fdinfo/30",
+    b"/proc/self/cwd",
+    b"/proc/self/exe",
+    b"/proc/self/root/tmp",
+    b"/proc/self/task",
+    b"/proc/self/mem",
+    b"/proc/self/environ",
+    b"/proc/self/cmdline",
+    b"/proc/self/stat",
+    b"/proc/self/mountinfo",
+    b"/proc/self/oom_score_adj",
+    b"/proc/self/comm",
+    b"/proc/thread-self/comm",
+    b"/proc/self/limits",
+    b"/proc/self/smaps",
+    b"/proc/self/pagemap",
+    b"/proc/self/ns",
+    b"/proc/meminfo",
+    b"/proc/stat",
+    b"/proc/uptime",
+    b"/proc/sys",
+    b"/proc/sys/kernel/hostname",
+    b"/proc/sys/kernel/pid_max",
+    b"/proc/net",
+    b"/proc/self/net/unix",
+    b"/proc",
+    b"/sys",
+    b"/sys/devices/system/cpu/online",
+    b"/sys/devices",
+    b"/etc/passwd",
+    b"/etc/nothing",
+    b"/usr/bin",
+    b"/usr/lib/os-release",
+    b"/run",
+    b"/dev/shm",
+    b"/dev/mqueue",
+];
+
+/// The absolute folders among them whose permissions calls may have changed.
+const FOLDERS: &[(&str, u32)] =
+    &[("/", 0o755), ("/tmp", 0o1777), ("/dev", 0o755), ("/dev/shm", 0o1777), ("/run", 0o755)];
+
+/// A program of one page that exits with 3.
+pub(crate) fn program() -> Vec<u8> {
+    let mut out = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut word = |bytes: &[u8]| out.extend_from_slice(bytes);
+    word(&2_u16.to_le_bytes());
+    word(&62_u16.to_le_bytes());
+    word(&1_u32.to_le_bytes());
+    for value in [0x40_0000_u64 + 120, 64, 0] {
+        word(&value.to_le_bytes());
+    }
+    word(&0_u32.to_le_bytes());
+    for value in [64_u16, 56, 1, 64, 0, 0] {
+        word(&value.to_le_bytes());
+    }
+    for value in [1_u32, 5] {
+        word(&value.to_le_bytes());
+    }
+    for value in [0_u64, 0x40_0000, 0x40_0000, 4096, 4096, 4096] {
+        word(&value.to_le_bytes());
+    }
+    // mov edi, 3; mov eax, 231; syscall
+    word(&[0xbf, 3, 0, 0, 0, 0xb8, 231, 0, 0, 0, 0x0f, 0x05]);
+    out.resize(4096, 0);
+    out
+}
+
+/// Removes everything at `path`, whatever its permissions.
+fn clear(path: &Path) {
+    if let Ok(entries) = fs::read_dir(path) {
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                clear(&path);
+                let _ = fs::remove_dir(&path);
+            } else {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+/// Makes the tree anew.
+pub(crate) fn reset(rng: &mut Rng) {
+    for &(folder, mode) in FOLDERS {
+        let _ = fs::set_permissions(folder, fs::Permissions::from_mode(mode));
+    }
+    let root = Path::new(ROOT);
+    clear(root);
+    clear(Path::new("/dev/shm"));
+    clear(Path::new("/dev/mqueue"));
+    let _ = fs::remove_dir(root);
+    let _ = fs::remove_file(root);
+    let _ = fs::DirBuilder::new().recursive(true).mode(0o777).create(root);
+    let _ = fs::set_permissions(root, fs::Permissions::from_mode(0o777));
+    for folder in ["d", "e", "d/sub"] {
+        let _ = fs::create_dir(root.join(folder));
+        let _ = fs::set_permissions(root.join(folder), fs::Permissions::from_mode(0o777));
+    }
+    let mut broken = program();
+    for _ in 0..rng.below(6) {
+        let at = usize::try_from(rng.below(120)).unwrap_or(0);
+        broken[at] = rng.interesting().to_le_bytes()[0];
+    }
+    let interpreter =
+        rng.pick(&["#!prog\n", "#!/tmp/casemate-fuzz/prog x y\n", "#!script\n", "#! \t\n", "#!broken", "#!/"]);
+    let files: [(&str, &[u8]); 8] = [
+        ("f", b"hello world, hello world, hello world\n"),
+        ("big", &[b'z'; 40_000]),
+        ("d/g", b"x"),
+        ("d/sub/h", b""),
+        ("prog", &program()),
+        ("broken", &broken),
+        ("script", interpreter.as_bytes()),
+        ("good", b"#!/tmp/casemate-fuzz/prog -a\n"),
+    ];
+    for (name, bytes) in files {
+        let _ = fs::write(root.join(name), bytes);
+        let _ = fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o777));
+    }
+    let _ = fs::hard_link(root.join("f"), root.join("hard"));
+    for (name, target) in
+        [("link", "f"), ("dangling", "nothing"), ("loop", "loop"), ("dirlink", "d"), ("abs", "/tmp/casemate-fuzz/big")]
+    {
+        let _ = symlink(target, root.join(name));
+    }
+    mknod("fifo", libc::S_IFIFO);
+}
+
+fn mknod(name: &str, kind: u32) {
+    if let Ok(path) = CString::new(format!("{ROOT}/{name}")) {
+        // SAFETY: a path in the tree.
+        unsafe { libc::mknod(path.as_ptr(), kind | 0o666, 0) };
+    }
+}
+
+/// Opens descriptors of every kind at [`FIRST_FD`] and up; where one cannot be had, its number stays free.
+pub(crate) fn open_all() {
+    let mut next = FIRST_FD;
+    let mut keep = |fd: i64| {
+        if fd >= 0 {
+            let fd = fd.cast_unsigned();
+            // SAFETY: descriptors of this process.
+            unsafe { raw::call(libc::SYS_dup2.cast_unsigned(), [fd, i64::from(next).cast_unsigned(), 0, 0, 0, 0]) };
+            if fd >= END_FD.cast_unsigned().into() || fd < FIRST_FD.cast_unsigned().into() {
+                // SAFETY: as above.
+                unsafe { raw::call(libc::SYS_close.cast_unsigned(), [fd, 0, 0, 0, 0, 0]) };
+            }
+        }
+        next += 1;
+    };
+    let open = |path: &str, flags: i32| {
+        let Ok(path) = CString::new(path) else { return -1 };
+        // SAFETY: a path that ends.
+        i64::from(unsafe { libc::open(path.as_ptr(), flags, 0o666) })
+    };
+    let nonblock = libc::O_NONBLOCK;
+    keep(open("f", libc::O_RDWR));
+    keep(open("f", libc::O_RDONLY));
+    keep(open("f", libc::O_WRONLY | libc::O_APPEND));
+    keep(open(".", libc::O_RDONLY));
+    keep(open("d", libc::O_PATH));
+    keep(open("link", libc::O_PATH | libc::O_NOFOLLOW));
+    let pair = |nr: i64, args: [u64; 6], at: usize| {
+        let mut fds = [-1_i32; 2];
+        let mut args = args;
+        args[at] = fds.as_mut_ptr() as u64;
+        // SAFETY: the call fills two numbers.
+        unsafe { raw::call(nr.cast_unsigned(), args) };
+        fds
+    };
+    let flags = u64::from(nonblock.cast_unsigned());
+    for fds in [
+        pair(libc::SYS_pipe2, [0, flags, 0, 0, 0, 0], 0),
+        pair(libc::SYS_pipe2, [0; 6], 0),
+        pair(libc::SYS_socketpair, [1, 1 | flags, 0, 0, 0, 0], 3),
+        pair(libc::SYS_socketpair, [1, 2, 0, 0, 0, 0], 3),
+        pair(libc::SYS_socketpair, [1, 5 | flags, 0, 0, 0, 0], 3),
+    ] {
+        keep(fds[0].into());
+        keep(fds[1].into());
+    }
+    // SAFETY: as the calls' pages say, without pointers but to constants.
+    let made = |nr: i64, a: u64, b: u64, c: u64, d: u64| unsafe { raw::call(nr.cast_unsigned(), [a, b, c, d, 0, 0]) };
+    keep(made(libc::SYS_eventfd2, 0, 0, 0, 0));
+    keep(made(libc::SYS_eventfd2, 5, 1 | flags, 0, 0));
+    keep(made(libc::SYS_timerfd_create, 1, flags, 0, 0));
+    let set = u64::MAX;
+    keep(made(libc::SYS_signalfd4, u64::MAX, &raw const set as u64, 8, flags));
+    keep(made(libc::SYS_epoll_create1, 0, 0, 0, 0));
+    keep(made(libc::SYS_epoll_create1, 0, 0, 0, 0));
+    let event = [1_u32 | 4, 7, 0];
+    made(libc::SYS_epoll_ctl, 31, 1, 16, event.as_ptr() as u64);
+    made(libc::SYS_epoll_ctl, 31, 1, 20, event.as_ptr() as u64);
+    keep(made(libc::SYS_memfd_create, c"m".as_ptr() as u64, 2, 0, 0));
+    for (path, flags) in [
+        ("/dev/null", libc::O_RDWR),
+        ("/dev/zero", libc::O_RDWR),
+        ("/dev/full", libc::O_RDWR),
+        ("/dev/urandom", libc::O_RDONLY),
+        ("/proc/self/status", libc::O_RDONLY),
+        ("/proc/self", libc::O_RDONLY),
+        ("/sys/devices/system/cpu", libc::O_RDONLY),
+        ("/proc/self/maps", libc::O_RDONLY),
+        ("fifo", libc::O_RDWR | nonblock),
+        ("/proc/self/mem", libc::O_RDWR),
+        ("big", libc::O_RDWR),
+        ("/usr/bin/true", libc::O_RDONLY),
+        ("/usr/bin", libc::O_RDONLY),
+        ("/dev/shm/fz1", libc::O_RDWR | libc::O_CREAT),
+        ("/dev/ptmx", libc::O_RDWR | nonblock),
+        ("d", libc::O_TMPFILE | libc::O_RDWR),
+    ] {
+        keep(open(path, flags));
+    }
+    // SAFETY: takes no pointers.
+    let pid = unsafe { libc::getpid() };
+    keep(made(libc::SYS_pidfd_open, pid.cast_unsigned().into(), 0, 0, 0));
+    keep(made(libc::SYS_socket, 1, 1 | flags, 0, 0));
+    keep(made(libc::SYS_socket, 2, 1 | flags, 0, 0));
+    keep(made(libc::SYS_socket, 2, 2 | flags, 0, 0));
+    keep(made(libc::SYS_socket, 10, 1 | flags, 0, 0));
+    keep(made(libc::SYS_socket, 16, 3 | flags, 0, 0));
+    keep(made(libc::SYS_inotify_init1, flags, 0, 0, 0));
+}
+
+/// Number of the descriptor of the file `big`, to map, and of a file of the host.
+pub(crate) const BIG: i32 = FIRST_FD + 33;
+pub(crate) const HOST: i32 = FIRST_FD + 34;
