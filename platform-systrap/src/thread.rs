@@ -12,10 +12,10 @@ use arch::Regs;
 use usermem::Addr;
 use usermem::platform::{Access, Exit, FaultInfo};
 
-use crate::handover::Handover;
-use crate::host::{self, Gone};
+use crate::handover::{Handover, Lost};
 use crate::layout::{ALTSTACK, KICK_SIGNAL, SLAB, frame, line};
 use crate::machine::Machine;
+use crate::pace::Seat;
 
 /// Flags that a program can set with popf; the rest is the host's.
 const USER_FLAGS: u64 = 0x24_4dd5 | 0x1_0000;
@@ -74,8 +74,6 @@ pub(crate) struct Thread {
     frame: u64,
     /// FS and GS base that the CPU has for the thread, when known.
     bases: Option<(u64, u64)>,
-    /// CPU to which the thread was last bound, on hosts without synchronous wake-ups.
-    cpu: i32,
 }
 
 impl Thread {
@@ -87,9 +85,9 @@ impl Thread {
         address: u64,
         tid: i32,
     ) -> io::Result<Self> {
-        let first = handover.first(&machine, slab).map_err(|Gone| io::Error::other("a new stub thread died"))?;
+        let first = handover.first(&machine, slab).map_err(|_| io::Error::other("a new stub thread died"))?;
         let tid = first.unwrap_or(tid);
-        let mut thread = Self { machine, handover, slab, address, tid, frame: 0, bases: None, cpu: -1 };
+        let mut thread = Self { machine, handover, slab, address, tid, frame: 0, bases: None };
         thread.find_frame().map_err(|Impossible(why)| io::Error::other(why))?;
         Ok(thread)
     }
@@ -200,21 +198,18 @@ impl Thread {
     }
 
     /// Lets the thread go and waits until it hands over again.
-    pub(crate) fn run(&mut self) -> Result<(), Gone> {
-        if !self.handover.is_sync() {
-            self.follow();
-        }
-        self.handover.run(&self.machine, self.slab)
+    pub(crate) fn run(&mut self, seat: &Seat) -> Result<(), Lost> {
+        self.handover.run(&self.machine, self.slab, self.tid, seat)
     }
 
-    /// Hosts before 6.6 wake the partner on another CPU, which costs ten times the switch: bind it to ours.
-    fn follow(&mut self) {
-        // SAFETY: no arguments.
-        let cpu = unsafe { libc::sched_getcpu() };
-        if cpu >= 0 && cpu != self.cpu {
-            self.cpu = cpu;
-            host::bind(self.tid, cpu);
-        }
+    /// Forgets how the thread's last context went about its calls.
+    pub(crate) fn renew(&mut self) {
+        self.handover.renew();
+    }
+
+    /// Offset of its slab in the slab file.
+    pub(crate) fn slab(&self) -> u64 {
+        self.slab
     }
 
     /// Reads why the thread handed over, and the guest's registers.

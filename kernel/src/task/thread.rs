@@ -272,6 +272,11 @@ impl Thread {
         drop(old);
     }
 
+    /// What interrupts its guest code; none before it has a context.
+    pub(crate) fn interrupter(&self) -> Option<Arc<dyn Interrupt>> {
+        self.interrupter.lock().clone()
+    }
+
     /// The flags. Pairs with the store in [`Thread::kick`].
     pub(crate) fn work(&self) -> Work {
         Work::from_bits_retain(self.flags.load(Ordering::SeqCst))
@@ -282,8 +287,7 @@ impl Thread {
         // SeqCst: see the diagram at the module's head.
         self.flags.fetch_or(work.bits(), Ordering::SeqCst);
         if self.in_guest.load(Ordering::SeqCst) {
-            let interrupter = self.interrupter.lock().clone();
-            if let Some(interrupter) = interrupter {
+            if let Some(interrupter) = self.interrupter() {
                 interrupter.interrupt();
             }
         }
