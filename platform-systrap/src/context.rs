@@ -195,7 +195,8 @@ impl Context for SystrapContext {
 impl Drop for SystrapContext {
     fn drop(&mut self) {
         self.kick.rest();
-        if let Some(thread) = self.thread.take() {
+        if let Some(mut thread) = self.thread.take() {
+            thread.renew();
             self.stub.park(thread);
         }
     }

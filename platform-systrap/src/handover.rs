@@ -97,6 +97,7 @@ impl Handover {
 
     /// Forgets the past of a thread that gets a new context.
     pub(crate) fn renew(&mut self) {
+        log::debug!("hand-overs: {:?}", self.pace.tally);
         self.pace = Pace::new();
     }
 
@@ -111,7 +112,7 @@ impl Handover {
         } else {
             if plan == Plan::Watch {
                 // The stub has lost patience: this call was not one to wait for.
-                self.pace.stop(seat, cores, Ended::Crowded);
+                self.pace.stop(seat, cores, Ended::Late);
                 plan = Plan::Sleep;
             }
             self.wake(&word, wait(plan), plan, machine, tid)?;

@@ -176,10 +176,26 @@ pub(crate) enum Plan {
 /// Why watching ended without a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Ended {
-    /// Nothing came, or the thread lost its core.
+    /// Nothing came.
     InVain,
+    /// The thread lost its core meanwhile.
+    Gap,
     /// The core is wanted by another task of ours.
     Crowded,
+    /// The stub lost patience: we took too long to answer.
+    Late,
+}
+
+/// How often watching began and ended, for the debug log.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Tally {
+    calls: u64,
+    watched: u64,
+    begun: u32,
+    in_vain: u32,
+    gaps: u32,
+    crowded: u32,
+    late: u32,
 }
 
 /// The history of one context.
@@ -194,11 +210,12 @@ pub(crate) struct Pace {
     /// Failures that count.
     failures: u32,
     answered: Ticks,
+    pub(crate) tally: Tally,
 }
 
 impl Pace {
     pub(crate) fn new() -> Self {
-        Self { mean: Ticks::MAX, streak: 0, watched: 0, failures: 0, answered: 0 }
+        Self { mean: Ticks::MAX, streak: 0, watched: 0, failures: 0, answered: 0, tally: Tally::default() }
     }
 
     /// Decides at an answer.
@@ -220,6 +237,7 @@ impl Pace {
         let proven = self.streak >= STREAK << self.failures && self.mean < cores.scale.quick;
         if cores.cpus > 1 && proven && seat.watch(cores) {
             self.watched = 0;
+            self.tally.begun += 1;
             return Plan::Begin;
         }
         Plan::Sleep
@@ -238,11 +256,13 @@ impl Pace {
         let mean = self.mean.min(most);
         self.mean = mean - mean / 8 + took / 8;
         self.streak = self.streak.saturating_add(1);
+        self.tally.calls += 1;
     }
 
     /// A request came while we watched.
     pub(crate) fn succeeded(&mut self) {
         self.watched += 1;
+        self.tally.watched += 1;
         if self.watched.is_multiple_of(WORTH) {
             self.failures = self.failures.saturating_sub(1);
         }
@@ -253,7 +273,14 @@ impl Pace {
         seat.stop_watching(cores);
         self.streak = 0;
         self.watched = 0;
-        if ended == Ended::InVain {
+        let count = match ended {
+            Ended::InVain => &mut self.tally.in_vain,
+            Ended::Gap => &mut self.tally.gaps,
+            Ended::Crowded => &mut self.tally.crowded,
+            Ended::Late => &mut self.tally.late,
+        };
+        *count += 1;
+        if matches!(ended, Ended::InVain | Ended::Gap) {
             self.fail();
         }
     }
@@ -279,7 +306,10 @@ impl Pace {
             if cores.crowded() {
                 return Err(Ended::Crowded);
             }
-            if now.saturating_sub(last) > scale.gap || now.saturating_sub(begun) > patience {
+            if now.saturating_sub(last) > scale.gap {
+                return Err(Ended::Gap);
+            }
+            if now.saturating_sub(begun) > patience {
                 return Err(Ended::InVain);
             }
             last = now;

@@ -224,8 +224,7 @@ impl Stub {
         if self.process.is_dead() {
             return Err(PlatformError::Dead("killed"));
         }
-        if let Some(mut thread) = inner.parked.pop() {
-            thread.renew();
+        if let Some(thread) = inner.parked.pop() {
             return Ok(thread);
         }
         let slab = inner.slabs;

@@ -115,7 +115,8 @@ impl Boot {
         let (write, read_only) = (Arc::new(memory.write), Arc::new(memory.read_only));
         let duplicate = |fd: &Arc<OwnedFd>| fd.try_clone().doing("memory file");
         let (write_too, read_only_too) = (duplicate(&write)?, duplicate(&read_only)?);
-        let config = SystrapConfig::new(write, read_only);
+        let mut config = SystrapConfig::new(write, read_only);
+        config.cpus = setup.config.cpus;
         // Forks the zygote: from this thread, while it is the only one, before the filter.
         let start = || Systrap::new(&config);
         let platform = oom.map_or_else(start, |oom| oom.raised_during(start));
