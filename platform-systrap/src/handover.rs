@@ -120,36 +120,28 @@ impl Handover {
         if plan != Plan::Sleep {
             match self.pace.watch(cores, || Some(line::seen(word.load())).filter(|seen| *seen != Seen::App)) {
                 Ok(seen) => {
-                    self.pace.succeeded();
-                    return self.requested(seen, machine);
+                    return self.requested(seen, machine, seat);
                 }
                 Err(ended) => {
                     self.pace.stop(seat, cores, ended);
                     let seen = line::give_up(&word);
                     if seen != Seen::App {
-                        return self.requested(seen, machine);
+                        return self.requested(seen, machine, seat);
                     }
                 }
             }
         }
         let seen = self.sleep(&word)?;
-        self.requested(seen, machine)
+        self.requested(seen, machine, seat)
     }
 
-    fn requested(&mut self, seen: Seen, machine: &Machine) -> Result<(), Lost> {
-        self.pace.requested(&machine.cores);
+    fn requested(&mut self, seen: Seen, machine: &Machine, seat: &Seat) -> Result<(), Lost> {
+        self.pace.requested(seat, &machine.cores);
         if seen == Seen::Impossible { Err(Lost::Nonsense) } else { Ok(()) }
     }
 
     /// Answers a stub that sleeps or is about to.
-    fn wake(
-        &mut self,
-        word: &State<'_>,
-        wait: Wait,
-        plan: Plan,
-        machine: &Machine,
-        tid: i32,
-    ) -> Result<(), Lost> {
+    fn wake(&mut self, word: &State<'_>, wait: Wait, plan: Plan, machine: &Machine, tid: i32) -> Result<(), Lost> {
         if let Bell::Notify { listener, pending } = &mut self.bell
             && pending.is_none()
         {

@@ -103,3 +103,64 @@ pub fn rest<W: Word>(word: &W) {
     // Whoever is not there is asleep already.
     let _ = word.cas(REQ_SPINNING, REQ_BLOCKED);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::{APP_SLEEPING, APP_SPINNING, REQ_BLOCKED, REQ_SPINNING, Seen, Wait, Word};
+
+    impl Word for Cell<u32> {
+        fn load(&self) -> u32 {
+            self.get()
+        }
+        fn cas(&self, old: u32, new: u32) -> Result<(), u32> {
+            if self.get() != old {
+                return Err(self.get());
+            }
+            self.set(new);
+            Ok(())
+        }
+        fn store(&self, value: u32) {
+            self.set(value);
+        }
+    }
+
+    #[test]
+    fn answers_reach_the_stub_that_watches() {
+        for (wait, app) in [(Wait::Sleep, APP_SLEEPING), (Wait::Spin, APP_SPINNING)] {
+            let word = Cell::new(REQ_SPINNING);
+            assert!(super::answer(&word, wait));
+            assert_eq!(word.get(), app);
+            let word = Cell::new(REQ_BLOCKED);
+            assert!(!super::answer(&word, wait));
+            super::release(&word, wait);
+            assert_eq!(word.get(), app);
+        }
+    }
+
+    #[test]
+    fn giving_up_finds_the_request_that_came_meanwhile() {
+        for (value, expected, left) in [
+            (APP_SPINNING, Seen::App, APP_SLEEPING),
+            (REQ_SPINNING, Seen::Request, REQ_SPINNING),
+            (REQ_BLOCKED, Seen::Request, REQ_BLOCKED),
+            (77, Seen::Impossible, 77),
+        ] {
+            let word = Cell::new(value);
+            assert_eq!(super::give_up(&word), expected);
+            assert_eq!(word.get(), left);
+        }
+    }
+
+    #[test]
+    fn a_hint_to_sleep_is_for_stubs_that_watch() {
+        for (value, left) in
+            [(REQ_SPINNING, REQ_BLOCKED), (REQ_BLOCKED, REQ_BLOCKED), (APP_SLEEPING, APP_SLEEPING), (9, 9)]
+        {
+            let word = Cell::new(value);
+            super::rest(&word);
+            assert_eq!(word.get(), left);
+        }
+    }
+}
