@@ -153,8 +153,11 @@ impl SharedFile {
     pub(crate) fn atomic_words<const N: usize>(&self, offset: u64) -> &[AtomicU64; N] {
         assert!(offset.is_multiple_of(8) && offset < self.len, "offsets are checked by the caller");
         assert!(self.len - offset >= 8 * N as u64, "as above");
-        // SAFETY: aligned, inside the mapping, which lives as long as `self`; otherwise as `atomic_u32`.
-        unsafe { &*self.base.as_ptr().add(offset as usize).cast::<[AtomicU64; N]>() }
+        // SAFETY: inside the mapping, as checked above.
+        let words = unsafe { self.base.as_ptr().add(offset as usize) }.cast::<[AtomicU64; N]>();
+        // SAFETY: aligned, and all of it inside the mapping, which lives as long as `self`; all sides use the words
+        // atomically, and a guest that does not changes only their values.
+        unsafe { &*words }
     }
 
     /// Fills `out` from `offset`; both are multiples of 8.
