@@ -286,10 +286,10 @@ impl Thread {
     pub(crate) fn kick(&self, work: Work) {
         // SeqCst: see the diagram at the module's head.
         self.flags.fetch_or(work.bits(), Ordering::SeqCst);
-        if self.in_guest.load(Ordering::SeqCst) {
-            if let Some(interrupter) = self.interrupter() {
-                interrupter.interrupt();
-            }
+        if self.in_guest.load(Ordering::SeqCst)
+            && let Some(interrupter) = self.interrupter()
+        {
+            interrupter.interrupt();
         }
         self.parker.unpark();
     }

@@ -29,29 +29,31 @@ enum Host {
 }
 
 struct Pair {
-    word: AtomicU32,
+    word: State,
     note: Mutex<Note>,
     changed: Condvar,
     request: UnsafeCell<u32>,
     reply: UnsafeCell<u32>,
 }
 
-impl Word for AtomicU32 {
+struct State(AtomicU32);
+
+impl Word for State {
     fn load(&self) -> u32 {
-        AtomicU32::load(self, Ordering::Acquire)
+        self.0.load(Ordering::Acquire)
     }
     fn cas(&self, old: u32, new: u32) -> Result<(), u32> {
-        self.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(drop)
+        self.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(drop)
     }
     fn store(&self, value: u32) {
-        AtomicU32::store(self, value, Ordering::Release);
+        self.0.store(value, Ordering::Release);
     }
 }
 
 impl Pair {
     fn new() -> Self {
         Self {
-            word: AtomicU32::new(0),
+            word: State(AtomicU32::new(0)),
             note: Mutex::new(Note::None),
             changed: Condvar::new(),
             request: UnsafeCell::new(0),
@@ -208,7 +210,7 @@ impl Pair {
 
 fn check(calls: u32, waits: &'static [Wait], looks: u32, rest: bool, kick: Option<Host>) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = Some(if kick.is_some() { 2 } else { 3 });
     model.check(move || {
         let pair = Arc::new(Pair::new());
         let other = Arc::clone(&pair);
