@@ -64,7 +64,6 @@ impl Test {
         let mut modes: Vec<(&str, Vec<&str>)> = vec![("native", vec![]), ("casemate", vec!["run", "--"])];
         if self.long {
             modes.push(("casemate --isolation=seccomp", vec!["run", "--isolation=seccomp", "--"]));
-            modes.push(("casemate --spin=off", vec!["run", "--spin=off", "--"]));
         }
         let mut failed = Vec::new();
         for (mode, prefix) in modes {
