@@ -17,6 +17,7 @@
 #![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 pub mod anon;
+pub mod compose;
 mod context;
 pub mod dev;
 pub mod host;

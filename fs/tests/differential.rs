@@ -2,6 +2,8 @@
 //! that result must be the same.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use abi::Errno;
@@ -10,7 +12,7 @@ use casemate_fs as fs;
 use fs::vfs::{
     At, DirSink, FileType, Filesystem, LookupFlags, Mount, MountNs, MountOptions, OpenHow, Path, SetTime, Timestamp,
 };
-use fs::{Context, KernelContext, host, overlay, tmpfs};
+use fs::{Context, KernelContext, compose, host, overlay, tmpfs};
 use proptest::prelude::{Just, Strategy, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -218,9 +220,14 @@ fn prepare(dir: &std::path::Path) {
     std::os::unix::fs::symlink("low", dir.join("c")).unwrap();
 }
 
+/// Who writes to the host alone may be believed for good, else never.
+fn belief(access: host::Access) -> host::Belief {
+    if access == host::Access::ReadOnly { host::Belief::Lasting } else { host::Belief::None }
+}
+
 fn host_fs(dir: &std::path::Path, access: host::Access) -> Arc<dyn Filesystem> {
     let fd = std::fs::File::open(dir).unwrap();
-    host::new(fd.into(), host::HostOptions { access, ids: host::Ids::All }).unwrap()
+    host::new(fd.into(), host::HostOptions { access, belief: belief(access), ids: host::Ids::All }).unwrap()
 }
 
 /// Everything below, for the comparison at the end.
@@ -287,15 +294,60 @@ fn writable_host_tree() {
     );
 }
 
-#[test]
-fn overlay_of_a_host_tree() {
+fn overlay_of(belief: host::Belief) {
     let memory = MemoryFile::on_memfd(1 << 30).unwrap();
     run(
         &|| {
             let dir = tempfile::tempdir().unwrap();
             prepare(dir.path());
             let upper = tmpfs::new(&memory, &tmpfs::TmpfsOptions::of_size(64 << 20)).unwrap();
-            (overlay::new(vec![host_fs(dir.path(), host::Access::ReadOnly)], Some(upper)).unwrap(), vec![dir])
+            let fd = std::fs::File::open(dir.path()).unwrap();
+            let options = host::HostOptions { access: host::Access::ReadOnly, belief, ids: host::Ids::All };
+            let lower = host::new(fd.into(), options).unwrap();
+            (overlay::new(vec![lower], Some(upper)).unwrap(), vec![dir])
+        },
+        false,
+    );
+}
+
+#[test]
+fn overlay_of_a_host_tree() {
+    overlay_of(host::Belief::Lasting);
+}
+
+/// Each step of each walk asks the host again, and must find what it found before.
+#[test]
+fn overlay_of_a_host_tree_that_others_change() {
+    overlay_of(host::Belief::None);
+}
+
+/// The same layers, put together from two trees.
+#[test]
+fn overlay_of_a_composed_tree() {
+    let memory = MemoryFile::on_memfd(1 << 30).unwrap();
+    run(
+        &|| {
+            let dir = tempfile::tempdir().unwrap();
+            prepare(dir.path());
+            let upper = tmpfs::new(&memory, &tmpfs::TmpfsOptions::of_size(64 << 20)).unwrap();
+            let metadata = std::fs::metadata(dir.path()).unwrap();
+            let looks = compose::Looks {
+                mode: metadata.mode() & 0o7777,
+                uid: auth::Uid(metadata.uid()),
+                gid: auth::Gid(metadata.gid()),
+            };
+            let mut composer = compose::Composer::new(looks);
+            for entry in std::fs::read_dir(dir.path()).unwrap() {
+                let entry = entry.unwrap();
+                let name = entry.file_name();
+                if entry.file_type().unwrap().is_symlink() {
+                    let target = std::fs::read_link(entry.path()).unwrap();
+                    composer.symlink(&[name.as_bytes()], target.as_os_str().as_bytes()).unwrap();
+                } else {
+                    composer.graft(&[name.as_bytes()], host_fs(&entry.path(), host::Access::ReadOnly)).unwrap();
+                }
+            }
+            (overlay::new(vec![composer.build()], Some(upper)).unwrap(), vec![dir])
         },
         false,
     );

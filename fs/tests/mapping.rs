@@ -96,7 +96,8 @@ fn a_mapping_follows_its_file_through_copy_up() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("f"), vec![b'a'; 5000]).unwrap();
     let memory = memory();
-    let options = host::HostOptions { access: host::Access::ReadOnly, ids: host::Ids::All };
+    let options =
+        host::HostOptions { access: host::Access::ReadOnly, belief: host::Belief::Lasting, ids: host::Ids::All };
     let lower = host::new(std::fs::File::open(dir.path()).unwrap().into(), options).unwrap();
     let upper = tmpfs::new(&memory, &tmpfs::TmpfsOptions::of_size(1 << 20)).unwrap();
     let fs = overlay::new(vec![lower], Some(upper)).unwrap();

@@ -14,9 +14,14 @@ use fs::{KernelContext, host, overlay, tmpfs};
 use usermem::bytes::{KernelDst, KernelSrc};
 use usermem::memfile::MemoryFile;
 
+/// Who writes to the host alone may be believed for good, else never.
+fn belief(access: host::Access) -> host::Belief {
+    if access == host::Access::ReadOnly { host::Belief::Lasting } else { host::Belief::None }
+}
+
 fn host_fs(dir: &std::path::Path, access: host::Access) -> Arc<dyn Filesystem> {
     let fd = std::fs::File::open(dir).unwrap();
-    host::new(fd.into(), host::HostOptions { access, ids: host::Ids::All }).unwrap()
+    host::new(fd.into(), host::HostOptions { access, belief: belief(access), ids: host::Ids::All }).unwrap()
 }
 
 /// A small generator: the same numbers for the same seed.

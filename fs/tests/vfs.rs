@@ -31,9 +31,14 @@ fn memory() -> Arc<MemoryFile> {
     MemoryFile::on_memfd(MEMORY).unwrap()
 }
 
+/// Who writes to the host alone may be believed for good, else never.
+fn belief(access: host::Access) -> host::Belief {
+    if access == host::Access::ReadOnly { host::Belief::Lasting } else { host::Belief::None }
+}
+
 fn host_tree(dir: &tempfile::TempDir, access: host::Access) -> Arc<dyn Filesystem> {
     let fd = std::fs::File::open(dir.path()).unwrap();
-    host::new(fd.into(), host::HostOptions { access, ids: host::Ids::All }).unwrap()
+    host::new(fd.into(), host::HostOptions { access, belief: belief(access), ids: host::Ids::All }).unwrap()
 }
 
 fn temp() -> tempfile::TempDir {

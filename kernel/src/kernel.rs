@@ -28,6 +28,7 @@ use crate::signal::info::SigInfo;
 use crate::signal::limits::SignalQuota;
 use crate::signal::send::{self, Origin};
 use crate::signal::types::{SigAction, SigSet, Signal};
+use crate::socket::unix;
 use crate::syscall::Dispatch;
 use crate::task::exec::{ExecRequest, ExecTarget, Executor, first_task};
 use crate::task::group::{ExitStatus, Handlers, ThreadGroup};
@@ -175,6 +176,7 @@ pub struct Kernel {
     vdso: VdsoPages,
     tasks: TaskSet,
     futexes: FutexTable,
+    unix_sockets: Arc<unix::Space>,
     timers: Timers,
     pauses: Pauses,
     signal_quota: SignalQuota,
@@ -211,6 +213,7 @@ impl Kernel {
             cpu,
             tasks: TaskSet::new(config.pids),
             futexes: FutexTable::new(),
+            unix_sockets: unix::Space::new(),
             timers: Timers::new(),
             pauses: Pauses::new(),
             signal_quota: SignalQuota::new(),
@@ -508,6 +511,11 @@ impl Kernel {
     /// Everyone who sleeps on a futex.
     pub fn futexes(&self) -> &FutexTable {
         &self.futexes
+    }
+
+    /// What UNIX sockets share: abstract names, descriptors on their way.
+    pub fn unix_sockets(&self) -> &Arc<unix::Space> {
+        &self.unix_sockets
     }
 
     pub(crate) fn signal_quota(&self) -> &SignalQuota {

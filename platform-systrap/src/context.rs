@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use arch::UserContext;
 use usermem::platform::{Context, Exit, Interrupt, PlatformError};
 
-use crate::host::{self, Gone};
+use crate::handover::{self, Lost};
+use crate::host;
 use crate::kick;
 use crate::layout::KICK_SIGNAL;
 use crate::machine::Machine;
+use crate::pace::Seat;
 use crate::process::{Process, Stub};
 use crate::thread::{Event, Impossible, Thread};
 
@@ -24,6 +26,10 @@ pub(crate) struct Kick {
     machine: Arc<Machine>,
     process: Arc<Process>,
     tid: i32,
+    /// Offset of the thread's slab in the slab file.
+    slab: u64,
+    /// What it counts as among those that share the cores.
+    seat: Seat,
     state: AtomicU32,
     /// When the kick of this run was sent, in nanoseconds since `made`; `u64::MAX` before.
     kicked_at: AtomicU64,
@@ -82,6 +88,15 @@ impl Interrupt for Kick {
             self.machine.watchdog.arm();
         }
     }
+
+    fn rest(&self) {
+        self.seat.sleep(&self.machine.cores);
+        handover::rest(&self.machine, self.slab);
+    }
+
+    fn wake(&self) {
+        self.seat.wake(&self.machine.cores);
+    }
 }
 
 /// A guest thread of execution in a stub.
@@ -109,6 +124,8 @@ impl SystrapContext {
             machine: Arc::clone(&stub.machine),
             process: Arc::clone(&stub.process),
             tid: thread.tid,
+            slab: thread.slab(),
+            seat: Seat::default(),
             state: AtomicU32::new(kick::IDLE),
             kicked_at: AtomicU64::new(u64::MAX),
             made: Instant::now(),
@@ -127,6 +144,7 @@ impl Context for SystrapContext {
     fn switch(&mut self, user: &mut UserContext) -> Result<Exit, PlatformError> {
         let thread = self.thread.as_mut().ok_or(NO_THREAD)?;
         let process = &self.stub.process;
+        self.kick.wake();
         loop {
             if process.is_dead() {
                 return Err(PlatformError::Dead("killed"));
@@ -137,10 +155,12 @@ impl Context for SystrapContext {
             if !self.kick.begin() {
                 return Ok(Exit::Interrupted);
             }
-            let ran = thread.run();
+            let ran = thread.run(&self.kick.seat);
             kick::end(&self.kick.state);
-            if let Err(Gone) = ran {
-                return Err(process.condemn("the stub is gone"));
+            match ran {
+                Ok(()) => {}
+                Err(Lost::Gone) => return Err(process.condemn("the stub is gone")),
+                Err(Lost::Nonsense) => return Err(process.condemn("a state that no stub has")),
             }
             match thread.read(&mut user.regs) {
                 Ok(Event::Exit(exit)) => return Ok(exit),
@@ -174,7 +194,9 @@ impl Context for SystrapContext {
 
 impl Drop for SystrapContext {
     fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
+        self.kick.rest();
+        if let Some(mut thread) = self.thread.take() {
+            thread.renew();
             self.stub.park(thread);
         }
     }

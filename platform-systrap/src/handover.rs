@@ -1,92 +1,232 @@
-//! How the kernel waits for a stub thread and lets it go: by seccomp notification, or by futex where the host gives no
-//! listeners.
+//! How the kernel waits for a stub thread and lets it go: by the word in the shared line ([`crate::line`]) while both
+//! sides watch it; asleep by seccomp notification, or by futex where the host gives no listeners.
 //!
-//! With futexes the state word lies in memory that the guest can write. It can claim to have handed over while it runs on:
-//! then the kernel reads registers that mean nothing, which is the guest's own loss; what it may reach is decided by the
-//! memory thread, whose answers are lengths of messages that no thread of the guest can send.
+//! The word lies in memory that the guest can write. It can claim to have handed over while it runs on: then the kernel
+//! reads registers that mean nothing, which is the guest's own loss; what it may reach is decided by the memory thread,
+//! whose answers no thread of the guest can send.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use crate::host::{self, Gone, Listener};
-use crate::layout::line;
+use crate::layout::line as at;
+use crate::line::{self, Seen, Wait, Word};
 use crate::machine::Machine;
+use crate::pace::{Ended, Pace, Plan, Seat};
 use crate::process::Process;
 
 /// How often the death of a stub is looked for while its guest code runs (futex only: an idle task waits elsewhere).
 const DEATH_CHECK: Duration = Duration::from_millis(50);
 
-/// The kernel's end of an application thread.
+/// Why a thread did not hand over again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lost {
+    /// It is dead.
+    Gone,
+    /// Its line says what no honest stub writes.
+    Nonsense,
+}
+
+impl From<Gone> for Lost {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+struct State<'a>(&'a AtomicU32);
+
+impl Word for State<'_> {
+    fn load(&self) -> u32 {
+        // Pairs with the stub's CAS and store: we see the registers that it wrote.
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn cas(&self, old: u32, new: u32) -> Result<(), u32> {
+        // Pairs with the stub's operations, in both directions.
+        self.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(drop)
+    }
+
+    fn store(&self, value: u32) {
+        // Pairs with the stub's load: it sees the registers that we wrote.
+        self.0.store(value, Ordering::Release);
+    }
+}
+
+/// How a sleeping side is woken.
 #[derive(Debug)]
-pub(crate) enum Handover {
+enum Bell {
     /// The thread's listener, and the notification that waits for our answer.
-    Notify { listener: Listener, pending: u64 },
+    Notify { listener: Listener, pending: Option<u64> },
     /// The thread's process, to see it die.
     Futex { process: Arc<Process> },
 }
 
+/// The kernel's end of an application thread.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    bell: Bell,
+    pace: Pace,
+    /// CPU to which the thread was last bound, where wake-ups are not synchronous.
+    bound: Option<i32>,
+}
+
 impl Handover {
+    /// Of a new thread with its listener, or, where there are none, of `process`.
+    pub(crate) fn new(listener: Option<Listener>, process: &Arc<Process>) -> Self {
+        let bell = match listener {
+            Some(listener) => Bell::Notify { listener, pending: None },
+            None => Bell::Futex { process: Arc::clone(process) },
+        };
+        Self { bell, pace: Pace::new(), bound: None }
+    }
+
     /// Waits until a new thread has handed over for the first time. Returns its thread id when the host tells.
-    pub(crate) fn first(&mut self, machine: &Machine, slab: u64) -> Result<Option<i32>, Gone> {
-        match self {
-            Self::Notify { listener, pending } => {
-                let notification = listener.receive()?;
-                *pending = notification.id;
-                Ok(Some(notification.pid as i32))
+    pub(crate) fn first(&mut self, machine: &Machine, slab: u64) -> Result<Option<i32>, Lost> {
+        if let Bell::Notify { listener, pending } = &mut self.bell {
+            let notification = listener.receive()?;
+            *pending = Some(notification.id);
+            return Ok(Some(notification.pid as i32));
+        }
+        self.sleep(&State(machine.slabs.atomic_u32(slab + at::STATE)))?;
+        Ok(None)
+    }
+
+    /// Forgets the past of a thread that gets a new context.
+    pub(crate) fn renew(&mut self) {
+        log::debug!("hand-overs: {:?}", self.pace.tally);
+        self.pace = Pace::new();
+    }
+
+    /// Lets the thread go, and waits until it hands over again.
+    pub(crate) fn run(&mut self, machine: &Machine, slab: u64, tid: i32, seat: &Seat) -> Result<(), Lost> {
+        let cores = &machine.cores;
+        let word = State(machine.slabs.atomic_u32(slab + at::STATE));
+        let mut plan = self.pace.plan(seat, cores);
+        let wait = |plan: Plan| if plan == Plan::Sleep { Wait::Sleep } else { Wait::Spin };
+        if self.bell.is_silent() && line::answer(&word, wait(plan)) {
+            self.pace.answered();
+        } else {
+            if plan == Plan::Watch {
+                // The stub has lost patience: this call was not one to wait for.
+                self.pace.stop(seat, cores, Ended::Late);
+                plan = Plan::Sleep;
             }
-            Self::Futex { process } => {
-                wait_for_kernel(process, machine, slab)?;
-                Ok(None)
+            self.wake(&word, wait(plan), plan, machine, tid)?;
+        }
+        if plan != Plan::Sleep {
+            match self.pace.watch(cores, || Some(line::seen(word.load())).filter(|seen| *seen != Seen::App)) {
+                Ok(seen) => {
+                    return self.requested(seen, machine, seat);
+                }
+                Err(ended) => {
+                    self.pace.stop(seat, cores, ended);
+                    let seen = line::give_up(&word);
+                    if seen != Seen::App {
+                        return self.requested(seen, machine, seat);
+                    }
+                }
             }
+        }
+        let seen = self.sleep(&word)?;
+        self.requested(seen, machine, seat)
+    }
+
+    fn requested(&mut self, seen: Seen, machine: &Machine, seat: &Seat) -> Result<(), Lost> {
+        self.pace.requested(seat, &machine.cores);
+        if seen == Seen::Impossible { Err(Lost::Nonsense) } else { Ok(()) }
+    }
+
+    /// Answers a stub that sleeps or is about to.
+    fn wake(&mut self, word: &State<'_>, wait: Wait, plan: Plan, machine: &Machine, tid: i32) -> Result<(), Lost> {
+        if let Bell::Notify { listener, pending } = &mut self.bell
+            && pending.is_none()
+        {
+            *pending = Some(listener.receive()?.id);
+        }
+        if plan == Plan::Begin {
+            // Woken here, it would wait for the core that we are about to watch on.
+            machine.affinity.send_away(tid);
+            self.bound = None;
+        } else if !self.bell.is_sync() {
+            self.follow(tid);
+        }
+        line::release(word, wait);
+        self.pace.answered();
+        match &mut self.bell {
+            Bell::Notify { listener, pending } => {
+                // A kick may have withdrawn it; then the stub looks at the word by itself, or comes to sleep again.
+                if let Some(id) = pending.take() {
+                    listener.resume(id)?;
+                }
+            }
+            Bell::Futex { .. } => host::futex_wake(word.0),
+        }
+        if plan == Plan::Begin {
+            machine.affinity.let_go(tid);
+        }
+        Ok(())
+    }
+
+    /// Sleeps until there is a request.
+    fn sleep(&mut self, word: &State<'_>) -> Result<Seen, Lost> {
+        match &mut self.bell {
+            Bell::Notify { listener, pending } => loop {
+                let id = listener.receive()?.id;
+                match line::seen(word.load()) {
+                    // It went to sleep over an answer that it had not seen.
+                    Seen::App => listener.resume(id).map(drop)?,
+                    seen => {
+                        *pending = Some(id);
+                        return Ok(seen);
+                    }
+                }
+            },
+            Bell::Futex { process } => loop {
+                let value = word.load();
+                match line::seen(value) {
+                    Seen::App => {}
+                    seen => return Ok(seen),
+                }
+                host::futex_wait(word.0, value, DEATH_CHECK);
+                if line::seen(word.load()) == Seen::App && process.has_ended() {
+                    return Err(Lost::Gone);
+                }
+            },
         }
     }
 
+    /// Hosts before 6.6 wake the partner on another CPU, which costs ten times the switch: bind it to ours.
+    fn follow(&mut self, tid: i32) {
+        let cpu = host::current_cpu();
+        if cpu >= 0 && Some(cpu) != self.bound {
+            self.bound = Some(cpu);
+            host::bind(tid, cpu);
+        }
+    }
+}
+
+impl Bell {
+    /// No notification waits for our answer.
+    fn is_silent(&self) -> bool {
+        !matches!(self, Self::Notify { pending: Some(_), .. })
+    }
+
     /// Whether the partner wakes on the CPU that its waker runs on.
-    pub(crate) fn is_sync(&self) -> bool {
+    fn is_sync(&self) -> bool {
         match self {
             Self::Notify { listener, .. } => listener.is_sync(),
             Self::Futex { .. } => false,
         }
     }
-
-    /// Lets the thread go, and waits until it hands over again.
-    pub(crate) fn run(&mut self, machine: &Machine, slab: u64) -> Result<(), Gone> {
-        match self {
-            Self::Notify { listener, pending } => {
-                while !listener.resume(*pending)? {
-                    // Withdrawn by a kick (hosts before 5.19): the thread hands over again, with the same frame.
-                    *pending = listener.receive()?.id;
-                }
-                *pending = listener.receive()?.id;
-                Ok(())
-            }
-            Self::Futex { process } => {
-                let state = machine.slabs.atomic_u32(slab + line::STATE);
-                // Pairs with the stub's load: it sees the registers that we wrote.
-                state.store(line::GUEST, Ordering::Release);
-                host::futex_wake(state);
-                wait_for_kernel(process, machine, slab)
-            }
-        }
-    }
 }
 
-fn wait_for_kernel(process: &Process, machine: &Machine, slab: u64) -> Result<(), Gone> {
-    let state = machine.slabs.atomic_u32(slab + line::STATE);
-    loop {
-        // Pairs with the stub's store: we see the registers that it wrote.
-        if state.load(Ordering::Acquire) != line::GUEST {
-            return Ok(());
-        }
-        host::futex_wait(state, line::GUEST, DEATH_CHECK);
-        if state.load(Ordering::Relaxed) == line::GUEST && process.has_ended() {
-            return Err(Gone);
-        }
-    }
+/// Tells a stub that watches for an answer that none will come soon.
+pub(crate) fn rest(machine: &Machine, slab: u64) {
+    line::rest(&State(machine.slabs.atomic_u32(slab + at::STATE)));
 }
 
 /// The kernel's end of a memory thread.

@@ -360,11 +360,62 @@ pub(crate) fn punch(fd: &impl AsFd, offset: u64, len: u64) -> io::Result<()> {
     Ok(rustix::fs::fallocate(fd, flags, offset, len)?)
 }
 
+/// The CPU that this thread runs on; negative where the host does not say.
+pub(crate) fn current_cpu() -> i32 {
+    // SAFETY: no arguments.
+    unsafe { libc::sched_getcpu() }
+}
+
+/// A set of CPUs, as the host's affinity calls take it.
+type CpuSet = [u64; 16];
+
 /// Binds a thread to one CPU. Best effort: where it fails, hand-overs are slow.
 pub(crate) fn bind(thread: i32, cpu: i32) {
-    let mut set = [0_u64; 16];
-    let Some(word) = set.get_mut(cpu as usize / 64) else { return };
-    *word = 1 << (cpu % 64);
+    let mut set = CpuSet::default();
+    if let Some(word) = set.get_mut(cpu as usize / 64) {
+        *word = 1 << (cpu % 64);
+        set_affinity(thread, &set);
+    }
+}
+
+fn set_affinity(thread: i32, set: &CpuSet) {
     // SAFETY: `set` is valid for its length.
-    let _ = unsafe { libc::syscall(libc::SYS_sched_setaffinity, thread, size_of_val(&set), set.as_ptr()) };
+    let _ = unsafe { libc::syscall(libc::SYS_sched_setaffinity, thread, size_of_val(set), set.as_ptr()) };
+}
+
+/// The CPUs that the sandbox may run on.
+#[derive(Debug)]
+pub(crate) struct Affinity {
+    all: CpuSet,
+}
+
+impl Affinity {
+    /// Those of the calling thread.
+    pub(crate) fn of_this_thread() -> Self {
+        let mut all = CpuSet::default();
+        // SAFETY: `all` is valid for its length.
+        let len = unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(&all), all.as_mut_ptr()) };
+        // A host with more CPUs than fit: nobody is moved, and nobody watches.
+        Self { all: if len > 0 { all } else { CpuSet::default() } }
+    }
+
+    /// How many.
+    pub(crate) fn count(&self) -> u32 {
+        self.all.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// Keeps `thread` off the CPU that the caller runs on, so that waking it moves it. Best effort.
+    pub(crate) fn send_away(&self, thread: i32) {
+        let cpu = current_cpu();
+        let mut set = self.all;
+        if let Some(word) = set.get_mut(cpu as usize / 64) {
+            *word &= !(1 << (cpu % 64));
+            set_affinity(thread, &set);
+        }
+    }
+
+    /// Lets `thread` run anywhere again.
+    pub(crate) fn let_go(&self, thread: i32) {
+        set_affinity(thread, &self.all);
+    }
 }

@@ -71,6 +71,8 @@ pub(crate) mod config {
     pub(crate) const XFEATURES: u64 = 40;
     /// Not 0: threads hand over through futexes.
     pub(crate) const FUTEX: u64 = 48;
+    /// How often a stub looks for an answer before it sleeps; not 0.
+    pub(crate) const LOOKS: u64 = 56;
     /// `struct msghdr` with which the zygote answers.
     pub(crate) const ZYGOTE_MSG: u64 = 64;
     /// `struct msghdr` with which a leader passes a listener.
@@ -117,7 +119,7 @@ pub(crate) mod control {
 
 /// Offsets in a thread's shared line, the first 64 bytes of its slab.
 pub(crate) mod line {
-    /// Who has the thread: [`GUEST`] or [`KERNEL`]. Used by the futex transport; its place is that of the adaptive hand-over.
+    /// Who has the thread, and who sleeps: see [`crate::line`].
     pub(crate) const STATE: u64 = 0;
     /// Set by the kick handler when it finds the stub at work: guest code must not be entered.
     pub(crate) const KICKED: u64 = 4;
@@ -131,11 +133,6 @@ pub(crate) mod line {
     pub(crate) const FS_BASE: u64 = 24;
     /// GS base.
     pub(crate) const GS_BASE: u64 = 32;
-
-    /// The thread runs guest code, or is on its way to it.
-    pub(crate) const GUEST: u32 = 0;
-    /// The thread has handed over.
-    pub(crate) const KERNEL: u32 = 1;
 
     /// The exit must write FS and GS bases.
     pub(crate) const SET_BASES: u32 = 1;

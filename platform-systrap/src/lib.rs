@@ -15,6 +15,8 @@
 //! | `process` | a stub: memory thread, leader, death |
 //! | `thread` | an application thread: its signal frame |
 //! | `context`, `space` | the platform traits |
+//! | `line` | the word that says who has a thread and who sleeps |
+//! | `pace` | when to watch that word instead of sleeping |
 //! | `kick` | whether an interrupt is outstanding |
 //! | `watchdog` | ends stubs that do not answer kicks |
 //! | `handover` | waiting for stub threads and letting them go |
@@ -35,8 +37,11 @@ mod host;
 #[doc(hidden)]
 pub mod kick;
 mod layout;
+#[doc(hidden)]
+pub mod line;
 mod machine;
 mod mapped;
+mod pace;
 mod process;
 mod shared;
 mod space;
@@ -75,6 +80,9 @@ pub struct SystrapConfig {
     pub handover: Handover,
     /// How long guest code may leave an interrupt unanswered before its process is killed. Honest code answers at once.
     pub kick_patience: Duration,
+    /// Most CPUs that the sandbox may keep busy at once, as its CPU quota says; its affinity may say less. With 1, no thread
+    /// ever watches for another's answer instead of sleeping.
+    pub cpus: u32,
 }
 
 /// How stub threads hand over to the kernel.
@@ -98,6 +106,7 @@ impl SystrapConfig {
             spare_stubs: 1,
             handover: Handover::Auto,
             kick_patience: Duration::from_secs(10),
+            cpus: u32::MAX,
         }
     }
 }
@@ -125,7 +134,7 @@ impl Systrap {
             Handover::Auto | Handover::Futex => Transport::Futex,
         };
         let memory = [config.memory.as_fd(), config.memory_read_only.as_fd()];
-        let machine = Machine::new(memory, config.spare_stubs, transport, config.kick_patience)?;
+        let machine = Machine::new(memory, config.spare_stubs, transport, config.kick_patience, config.cpus)?;
         Ok(Self { machine: Arc::new(machine) })
     }
 }
@@ -215,7 +224,7 @@ const HOST_CALLS: &[HostCallRule] = &[
     HostCallRule {
         nr: libc::SYS_sched_setaffinity,
         args: &[],
-        reason: "systrap: before Linux 6.6, keep a stub thread on the CPU of its kernel thread",
+        reason: "systrap: move a stub thread off the CPU on which its kernel thread will watch for its calls; before Linux 6.6, keep it there",
     },
     HostCallRule { nr: libc::SYS_getcpu, args: &[], reason: "systrap: as above, where the vDSO does not answer" },
 ];

@@ -16,10 +16,11 @@ use usermem::platform::PlatformError;
 
 use crate::filter::{self, Insn};
 use crate::fpu::XsaveLayout;
-use crate::host::{self, Features, Transport};
+use crate::host::{self, Affinity, Features, Transport};
 use crate::layout::{
     ALTSTACK, CHUNK, CONFIG, CONFIG_LEN, CONTROL_LEN, FD_FREE, REGION_LEN, SCRATCH, SLAB, TEXT_LEN, config, scratch,
 };
+use crate::pace::Cores;
 use crate::process::{Stub, Units};
 use crate::shared::{SharedFile, Writers};
 use crate::stub;
@@ -54,6 +55,8 @@ pub(crate) struct Machine {
     pool: Mutex<Pool>,
     pool_size: usize,
     pub(crate) watchdog: Watchdog,
+    pub(crate) cores: Cores,
+    pub(crate) affinity: Affinity,
 }
 
 fn step<T>(what: &'static str, result: io::Result<T>) -> Result<T, PlatformError> {
@@ -67,6 +70,7 @@ impl Machine {
         pool_size: usize,
         transport: Transport,
         patience: Duration,
+        most_cpus: u32,
     ) -> Result<Self, PlatformError> {
         // HWCAP2_FSGSBASE: the stub reads and writes the bases itself.
         // SAFETY: reads the process's own auxiliary vector.
@@ -79,12 +83,14 @@ impl Machine {
             return Err(PlatformError::Limit("the CPU's extended state is larger than a stub thread's stack"));
         }
         let features = Features::probe(transport);
+        let affinity = Affinity::of_this_thread();
+        let cores = Cores::new(affinity.count().min(most_cpus));
         let reservation = step("address space for stubs", Reservation::near_the_top(REGION_LEN, SLAB))?;
         let base = reservation.base;
         let control =
             step("control file", SharedFile::new(c"casemate-control", CONTROL_LEN, MAX_STUBS, Writers::KernelOnly))?;
         let slabs = step("slab file", SharedFile::new(c"casemate-slabs", CHUNK, MAX_CHUNKS, Writers::Everyone))?;
-        let image = step("stub image", image(base, features, &xsave))?;
+        let image = step("stub image", image(base, features, &xsave, cores.scale.stub_looks))?;
         let plan = Plan {
             base,
             image: image.as_fd(),
@@ -94,8 +100,9 @@ impl Machine {
         };
         let zygote = step("zygote", zygote::spawn(&plan))?;
         let pool = Mutex::new(LockClass::new("systrap pool", 59_000), Pool { open: VecDeque::new() });
+        let watchdog = Watchdog::new(patience);
         let machine =
-            Self { base, features, xsave, control, slabs, zygote, pool, pool_size, watchdog: Watchdog::new(patience) };
+            Self { base, features, xsave, control, slabs, zygote, pool, pool_size, watchdog, cores, affinity };
         {
             let mut pool = machine.pool.lock();
             while pool.open.len() < machine.pool_size {
@@ -161,7 +168,7 @@ impl Drop for Machine {
 }
 
 /// The file that the zygote maps: text, and the configuration page, in which every address is the stub's.
-fn image(base: u64, features: Features, xsave: &XsaveLayout) -> io::Result<std::os::fd::OwnedFd> {
+fn image(base: u64, features: Features, xsave: &XsaveLayout, looks: u32) -> io::Result<std::os::fd::OwnedFd> {
     let text = stub::text();
     if text.len() as u64 > TEXT_LEN {
         return Err(io::Error::other("stub text too long"));
@@ -185,6 +192,7 @@ fn image(base: u64, features: Features, xsave: &XsaveLayout) -> io::Result<std::
     }
     put(config::LISTEN_FLAGS, features.listen_flags);
     put(config::XFEATURES, xsave.features);
+    put(config::LOOKS, u64::from(looks));
     put(config::FUTEX, u64::from(features.transport == Transport::Futex));
     // The zygote's answer: the pid, with the two socket ends and the pidfd, whose numbers follow from the layout.
     put_message(&mut put, base, config::ZYGOTE_MSG, base + SCRATCH + scratch::REPLY, 8, &[5, 7, 9]);

@@ -334,10 +334,7 @@ fn adopt_thread(
     slab: u64,
     own: u64,
 ) -> io::Result<Thread> {
-    let handover = match listener {
-        Some(listener) => Handover::Notify { listener, pending: 0 },
-        None => Handover::Futex { process: Arc::clone(process) },
-    };
+    let handover = Handover::new(listener, process);
     let address = machine.base + SLABS + slab * SLAB;
     // What the leader's clone wrote. The guest may have changed it: then it misses kicks, and dies of that.
     let tid = machine.slabs.read_u32(own + own_slab::NEW_TID) as i32;

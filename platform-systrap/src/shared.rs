@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use sync::{LockClass, Mutex};
 
@@ -147,6 +147,17 @@ impl SharedFile {
         // SAFETY: `word` gives an aligned address in a mapping that lives as long as `self`; all sides use it atomically,
         // and a guest that does not changes only its value.
         unsafe { AtomicU32::from_ptr(self.word(offset)) }
+    }
+
+    /// Neighbouring words that stubs change too; read each once.
+    pub(crate) fn atomic_words<const N: usize>(&self, offset: u64) -> &[AtomicU64; N] {
+        assert!(offset.is_multiple_of(8) && offset < self.len, "offsets are checked by the caller");
+        assert!(self.len - offset >= 8 * N as u64, "as above");
+        // SAFETY: inside the mapping, as checked above.
+        let words = unsafe { self.base.as_ptr().add(offset as usize) }.cast::<[AtomicU64; N]>();
+        // SAFETY: aligned, and all of it inside the mapping, which lives as long as `self`; all sides use the words
+        // atomically, and a guest that does not changes only their values.
+        unsafe { &*words }
     }
 
     /// Fills `out` from `offset`; both are multiples of 8.

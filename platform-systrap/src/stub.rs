@@ -99,28 +99,55 @@ casemate_stub_trap:
     rdgsbase rax
     mov [rbx + {L_GS}], rax
 .Lcs_handoff:
+    // rbx = the line, complete. The protocol of its word: `line`.
+    mov eax, {APP_SPINNING}
+    mov ecx, {REQ_SPINNING}
+    lock cmpxchg [rbx + {L_STATE}], ecx
+    jne .Lcs_block
+    mov ecx, [rip + .Lcs_base + {CONFIG} + {LOOKS}]
+11:
+    pause
+    mov eax, [rbx + {L_STATE}]
+    cmp eax, {REQ_SPINNING}
+    jne 12f
+    dec ecx
+    jnz 11b
+    mov ecx, {REQ_BLOCKED}
+    lock cmpxchg [rbx + {L_STATE}], ecx
+    je .Lcs_wait
+12:
+    // An answer, or the kernel's word that none will come soon.
+    cmp eax, {REQ_SPINNING}
+    jb .Lcs_exit
+    jmp .Lcs_wait
+.Lcs_block:
+    mov dword ptr [rbx + {L_STATE}], {REQ_BLOCKED}
     cmp dword ptr [rip + .Lcs_base + {CONFIG} + {FUTEX}], 0
-    jne .Lcs_futex
-    mov eax, {HANDOFF}
-    syscall
-    jmp .Lcs_exit
-.Lcs_futex:
-    mov dword ptr [rbx + {L_STATE}], {KERNEL}
+    je .Lcs_wait
     mov eax, {NR_futex}
     lea rdi, [rbx + {L_STATE}]
     mov esi, {FUTEX_WAKE}
     mov edx, 1
     syscall
-7:
-    cmp dword ptr [rbx + {L_STATE}], {KERNEL}
-    jne .Lcs_exit
+.Lcs_wait:
+    // Until the word says that the thread is ours: a kick may end each wait.
+    cmp dword ptr [rip + .Lcs_base + {CONFIG} + {FUTEX}], 0
+    jne .Lcs_futex
+    mov eax, {HANDOFF}
+    syscall
+    cmp dword ptr [rbx + {L_STATE}], {REQ_SPINNING}
+    jae .Lcs_wait
+    jmp .Lcs_exit
+.Lcs_futex:
+    cmp dword ptr [rbx + {L_STATE}], {REQ_SPINNING}
+    jb .Lcs_exit
     mov eax, {NR_futex}
     lea rdi, [rbx + {L_STATE}]
     mov esi, {FUTEX_WAIT}
-    mov edx, {KERNEL}
+    mov edx, {REQ_BLOCKED}
     xor r10d, r10d
     syscall
-    jmp 7b
+    jmp .Lcs_futex
 
 .Lcs_exit:
     // Restartable from here to .Lcs_exit_end. rsp lies in the slab.
@@ -574,7 +601,10 @@ casemate_stub_end:
     FPSTATE = const frame::FPSTATE,
     SLAB = const SLAB,
     L_STATE = const line::STATE,
-    KERNEL = const line::KERNEL,
+    APP_SPINNING = const crate::line::APP_SPINNING,
+    REQ_SPINNING = const crate::line::REQ_SPINNING,
+    REQ_BLOCKED = const crate::line::REQ_BLOCKED,
+    LOOKS = const config::LOOKS,
     FUTEX = const config::FUTEX,
     FUTEX_WAIT = const libc::FUTEX_WAIT,
     FUTEX_WAKE = const libc::FUTEX_WAKE,

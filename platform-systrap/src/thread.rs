@@ -7,15 +7,16 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Regs;
 use usermem::Addr;
 use usermem::platform::{Access, Exit, FaultInfo};
 
-use crate::handover::Handover;
-use crate::host::{self, Gone};
+use crate::handover::{Handover, Lost};
 use crate::layout::{ALTSTACK, KICK_SIGNAL, SLAB, frame, line};
 use crate::machine::Machine;
+use crate::pace::Seat;
 
 /// Flags that a program can set with popf; the rest is the host's.
 const USER_FLAGS: u64 = 0x24_4dd5 | 0x1_0000;
@@ -46,6 +47,11 @@ const TRAP_GP: u32 = 13;
 /// Page fault.
 const TRAP_PF: u32 = 14;
 
+/// Where the general registers begin in a frame; they end with the segments.
+const FIRST_REGISTER: u64 = frame::R8;
+const REGISTERS: usize = 19;
+static_assertions::const_assert!(FIRST_REGISTER + 8 * (REGISTERS as u64 - 1) == frame::SEGMENTS);
+
 /// What a thread said when it handed over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Event {
@@ -72,10 +78,10 @@ pub(crate) struct Thread {
     pub(crate) tid: i32,
     /// Offset of the `ucontext` in the slab; checked.
     frame: u64,
+    /// What the frame's registers were when we last read or wrote them.
+    known: [u64; REGISTERS],
     /// FS and GS base that the CPU has for the thread, when known.
     bases: Option<(u64, u64)>,
-    /// CPU to which the thread was last bound, on hosts without synchronous wake-ups.
-    cpu: i32,
 }
 
 impl Thread {
@@ -87,10 +93,11 @@ impl Thread {
         address: u64,
         tid: i32,
     ) -> io::Result<Self> {
-        let first = handover.first(&machine, slab).map_err(|Gone| io::Error::other("a new stub thread died"))?;
+        let first = handover.first(&machine, slab).map_err(|_| io::Error::other("a new stub thread died"))?;
         let tid = first.unwrap_or(tid);
-        let mut thread = Self { machine, handover, slab, address, tid, frame: 0, bases: None, cpu: -1 };
+        let mut thread = Self { machine, handover, slab, address, tid, frame: 0, known: [0; REGISTERS], bases: None };
         thread.find_frame().map_err(|Impossible(why)| io::Error::other(why))?;
+        thread.known = thread.registers().each_ref().map(|word| word.load(Ordering::Relaxed));
         Ok(thread)
     }
 
@@ -106,8 +113,9 @@ impl Thread {
         self.machine.slabs.read_u64(self.slab + self.frame + field)
     }
 
-    fn set(&self, field: u64, value: u64) {
-        self.machine.slabs.write_u64(self.slab + self.frame + field, value);
+    /// The registers in the frame, in its order.
+    fn registers(&self) -> &[AtomicU64; REGISTERS] {
+        self.machine.slabs.atomic_words(self.slab + self.frame + FIRST_REGISTER)
     }
 
     /// Reads where the frame is, and checks it.
@@ -156,30 +164,35 @@ impl Thread {
             return Err(PROTECTION_FAULT);
         }
         let eflags = (regs.eflags & USER_FLAGS) | FIXED_FLAGS;
-        for (field, value) in [
-            (frame::R8, regs.r8),
-            (frame::R9, regs.r9),
-            (frame::R10, regs.r10),
-            (frame::R11, regs.r11),
-            (frame::R12, regs.r12),
-            (frame::R13, regs.r13),
-            (frame::R14, regs.r14),
-            (frame::R15, regs.r15),
-            (frame::RDI, regs.rdi),
-            (frame::RSI, regs.rsi),
-            (frame::RBP, regs.rbp),
-            (frame::RBX, regs.rbx),
-            (frame::RDX, regs.rdx),
-            (frame::RAX, regs.rax),
-            (frame::RCX, regs.rcx),
-            (frame::RSP, regs.rsp),
-            (frame::RIP, regs.rip),
-            (frame::EFLAGS, eflags),
-        ] {
-            self.set(field, value);
-        }
         let code = if regs.cs == u64::from(CODE_32) { CODE_32 } else { CODE_64 };
-        self.set(frame::SEGMENTS, u64::from(code) | DATA << 48);
+        let wanted = [
+            regs.r8,
+            regs.r9,
+            regs.r10,
+            regs.r11,
+            regs.r12,
+            regs.r13,
+            regs.r14,
+            regs.r15,
+            regs.rdi,
+            regs.rsi,
+            regs.rbp,
+            regs.rbx,
+            regs.rdx,
+            regs.rax,
+            regs.rcx,
+            regs.rsp,
+            regs.rip,
+            eflags,
+            u64::from(code) | DATA << 48,
+        ];
+        // Only what changed: each line of the frame that we write has to travel to the stub's core.
+        for ((word, wanted), known) in self.registers().iter().zip(&wanted).zip(&self.known) {
+            if known != wanted {
+                word.store(*wanted, Ordering::Relaxed);
+            }
+        }
+        self.known = wanted;
 
         let mut flags = 0;
         let bases = (canonical(regs.fs_base), canonical(regs.gs_base));
@@ -200,49 +213,48 @@ impl Thread {
     }
 
     /// Lets the thread go and waits until it hands over again.
-    pub(crate) fn run(&mut self) -> Result<(), Gone> {
-        if !self.handover.is_sync() {
-            self.follow();
-        }
-        self.handover.run(&self.machine, self.slab)
+    pub(crate) fn run(&mut self, seat: &Seat) -> Result<(), Lost> {
+        self.handover.run(&self.machine, self.slab, self.tid, seat)
     }
 
-    /// Hosts before 6.6 wake the partner on another CPU, which costs ten times the switch: bind it to ours.
-    fn follow(&mut self) {
-        // SAFETY: no arguments.
-        let cpu = unsafe { libc::sched_getcpu() };
-        if cpu >= 0 && cpu != self.cpu {
-            self.cpu = cpu;
-            host::bind(self.tid, cpu);
-        }
+    /// Forgets how the thread's last context went about its calls.
+    pub(crate) fn renew(&mut self) {
+        self.handover.renew();
+    }
+
+    /// Offset of its slab in the slab file.
+    pub(crate) fn slab(&self) -> u64 {
+        self.slab
     }
 
     /// Reads why the thread handed over, and the guest's registers.
     pub(crate) fn read(&mut self, regs: &mut Regs) -> Result<Event, Impossible> {
         self.find_frame()?;
         let signal = self.line_u32(line::SIGNAL) as i32;
-        let segments = self.get(frame::SEGMENTS);
+        self.known = self.registers().each_ref().map(|word| word.load(Ordering::Relaxed));
+        let [r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, eflags, segments] =
+            self.known;
         *regs = Regs {
-            r15: self.get(frame::R15),
-            r14: self.get(frame::R14),
-            r13: self.get(frame::R13),
-            r12: self.get(frame::R12),
-            rbp: self.get(frame::RBP),
-            rbx: self.get(frame::RBX),
-            r11: self.get(frame::R11),
-            r10: self.get(frame::R10),
-            r9: self.get(frame::R9),
-            r8: self.get(frame::R8),
-            rax: self.get(frame::RAX),
-            rcx: self.get(frame::RCX),
-            rdx: self.get(frame::RDX),
-            rsi: self.get(frame::RSI),
-            rdi: self.get(frame::RDI),
+            r15,
+            r14,
+            r13,
+            r12,
+            rbp,
+            rbx,
+            r11,
+            r10,
+            r9,
+            r8,
+            rax,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
             orig_rax: u64::MAX,
-            rip: self.get(frame::RIP),
+            rip,
             cs: segments & 0xffff,
-            eflags: self.get(frame::EFLAGS),
-            rsp: self.get(frame::RSP),
+            eflags,
+            rsp,
             ss: DATA,
             fs_base: self.line_u64(line::FS_BASE),
             gs_base: self.line_u64(line::GS_BASE),

@@ -2,6 +2,9 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p casemate-platform-systrap --test loom --release`
 #![cfg(loom)]
 
+#[path = "models/line.rs"]
+mod line_word;
+
 use casemate_platform_systrap::kick::{self, Word};
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};

@@ -76,6 +76,8 @@ pub(crate) struct RunConfig {
     pub(crate) strace: LogSink,
     /// Where our own log lines go.
     pub(crate) debug: LogSink,
+    /// CPUs that the platform may keep busy at once; with 1 it never waits actively.
+    pub(crate) cpus: u32,
     /// What keeps the sandbox process apart from the host.
     pub(crate) isolation: Isolation,
 }

@@ -115,20 +115,55 @@ fn enough(limit: Rlimit, option: &str, needed: u64) -> Outcome<()> {
 
 /// The tightest memory limit of the caller's cgroup and its ancestors, version 2 or 1.
 fn cgroup_memory_limit() -> Option<u64> {
+    tightest_in_cgroups("memory", |dir, version| match version {
+        CgroupVersion::Two => read_number(&dir.join("memory.max")),
+        CgroupVersion::One => read_number(&dir.join("memory.limit_in_bytes")),
+    })
+}
+
+/// CPUs that the caller's cgroup and its ancestors let it keep busy, rounded up: `u32::MAX` without a quota.
+pub(crate) fn cpu_quota() -> u32 {
+    let quota = tightest_in_cgroups("cpu", |dir, version| match version {
+        CgroupVersion::Two => quota_of(&fs::read_to_string(dir.join("cpu.max")).ok()?),
+        CgroupVersion::One => {
+            // A negative quota, which means none, is no number to us.
+            let quota = read_number(&dir.join("cpu.cfs_quota_us"))?;
+            Some(quota.div_ceil(read_number(&dir.join("cpu.cfs_period_us"))?.max(1)))
+        }
+    });
+    quota.map_or(u32::MAX, |cpus| u32::try_from(cpus.max(1)).unwrap_or(u32::MAX))
+}
+
+/// Whole CPUs of a `cpu.max` line: quota and period in microseconds, or `max`.
+fn quota_of(line: &str) -> Option<u64> {
+    let mut fields = line.split_whitespace().map(str::parse::<u64>);
+    let (quota, period) = (fields.next()?.ok()?, fields.next()?.ok()?);
+    Some(quota.div_ceil(period.max(1)))
+}
+
+#[derive(Clone, Copy)]
+enum CgroupVersion {
+    One,
+    Two,
+}
+
+/// The smallest of what `read` finds in the caller's cgroup for `controller` and in its ancestors.
+fn tightest_in_cgroups(controller: &str, read: impl Fn(&Path, CgroupVersion) -> Option<u64>) -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mut tightest: Option<u64> = None;
     for line in own.lines() {
         let mut fields = line.splitn(3, ':');
         let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        let (root, file) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.max"),
-            list if list.split(',').any(|name| name == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        let (root, version) = match controllers {
+            "" => (PathBuf::from("/sys/fs/cgroup"), CgroupVersion::Two),
+            list if list.split(',').any(|name| name == controller) => {
+                (Path::new("/sys/fs/cgroup").join(controller), CgroupVersion::One)
+            }
             _ => continue,
         };
-        let mut dir = PathBuf::from(root);
-        dir.push(path.trim_start_matches('/'));
-        while dir.starts_with(root) {
-            if let Some(limit) = read_number(&dir.join(file)) {
+        let mut dir = root.join(path.trim_start_matches('/'));
+        while dir.starts_with(&root) {
+            if let Some(limit) = read(&dir, version) {
                 tightest = Some(tightest.map_or(limit, |best| best.min(limit)));
             }
             if !dir.pop() {
@@ -147,7 +182,9 @@ fn read_number(path: &Path) -> Option<u64> {
 mod tests {
     use rustix::process::Rlimit;
 
-    use super::{ADDRESS_SPACE, default_memory, default_pids, enough, parse_version, pids_for, supported};
+    use super::{
+        ADDRESS_SPACE, cpu_quota, default_memory, default_pids, enough, parse_version, pids_for, quota_of, supported,
+    };
 
     #[test]
     fn versions() {
@@ -200,5 +237,20 @@ mod tests {
             assert_eq!((failure.status(), line.lines().count()), (125, 1), "{line}");
             assert!(line.contains(&format!("ulimit -H{option}")) && line.contains(words), "{line}");
         }
+    }
+
+    #[test]
+    fn quotas_are_whole_cpus() {
+        for (line, cpus) in [
+            ("max 100000\n", None),
+            ("200000 100000\n", Some(2)),
+            ("150000 100000", Some(2)),
+            ("1000 100000", Some(1)),
+            ("", None),
+            ("7 0", Some(7)),
+        ] {
+            assert_eq!(quota_of(line), cpus, "{line:?}");
+        }
+        assert!(cpu_quota() >= 1);
     }
 }

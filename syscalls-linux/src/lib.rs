@@ -28,6 +28,8 @@ mod process;
 mod rw;
 mod signals;
 mod socket;
+mod sockmsg;
+mod sockopt;
 mod splice;
 mod strace;
 mod system;
@@ -59,6 +61,8 @@ pub static TABLE: [Option<&'static SyscallDef>; NUMBERS] = by_number(&[
     rw::ROWS,
     signals::ROWS,
     socket::ROWS,
+    sockmsg::ROWS,
+    sockopt::ROWS,
     splice::ROWS,
     system::ROWS,
     time::ROWS,

@@ -12,6 +12,7 @@ use fs::vfs::{File, FileType, Position};
 use kernel::error::SysErr;
 use kernel::rlimit::{INFINITY, Resource};
 use kernel::signal::Signal;
+use kernel::socket::unix::{self, Socket};
 use kernel::syscall::SysResult;
 use kernel::syscalls;
 use kernel::task::{Patience, Task};
@@ -22,6 +23,7 @@ use waiter::EventMask;
 
 use crate::args::{FadviseArg, Fd, Flags, Hex, InBuf, InVec, OutBuf, OutVec, Whence};
 use crate::mem;
+use crate::socket::{deadline, not_restarted};
 
 syscalls! {
     pub(crate) const ROWS;
@@ -167,6 +169,12 @@ pub(crate) fn partial(done: usize, error: SysErr) -> SysResult<usize> {
     if done > 0 { Ok(done) } else { Err(error) }
 }
 
+/// When a wait for `file` ends, if it is a socket with a timeout.
+fn socket_deadline(file: &File, direction: unix::Direction) -> Option<u64> {
+    let socket = if file.inode().file_type() == FileType::Socket { Socket::of(file).ok() } else { None };
+    socket.and_then(|socket| deadline(&socket, direction))
+}
+
 /// Reads until `dst` is full, the file ends, or (a stream) something was there.
 pub(crate) fn read_into(
     task: &mut Task,
@@ -179,18 +187,19 @@ pub(crate) fn read_into(
         return Ok(0);
     }
     let whole = matches!(file.ops().position(), Position::Offsets | Position::Own);
+    let deadline = socket_deadline(file, unix::Direction::Receive);
     let mut done = 0;
     loop {
         let mut piece = LimitedDst { inner: &mut *dst, limit: CHUNK };
         let want = piece.remaining();
-        let result = task.retry_blocking(file, EventMask::IN, wait, None, |task| {
+        let result = task.retry_blocking(file, EventMask::IN, wait, deadline, |task| {
             let ctx = task.fs_context();
             match at.after(done) {
                 At::Offset(offset) => file.read_at(&ctx, &mut piece, offset).map_err(SysErr::from),
                 At::Position | At::End => file.read(&ctx, &mut piece).map_err(SysErr::from),
             }
         });
-        let got = match result {
+        let got = match not_restarted(result, deadline) {
             Ok(n) => n,
             Err(error) => return partial(done, error),
         };
@@ -241,10 +250,11 @@ pub(crate) fn write_at(
     // What a file takes is counted and not what is left of `src`: `/dev/null` takes bytes without looking at them.
     let total = allowed_len(task, file, at, src.remaining())?;
     let mut src = LimitedSrc { inner: src, limit: total };
+    let deadline = socket_deadline(file, unix::Direction::Send);
     let mut done = 0;
     loop {
         let mut piece = LimitedSrc { inner: &mut src, limit: CHUNK };
-        let result = task.retry_blocking(file, EventMask::OUT, wait, None, |task| {
+        let result = task.retry_blocking(file, EventMask::OUT, wait, deadline, |task| {
             let ctx = task.fs_context();
             match at.after(done) {
                 At::Offset(offset) => file.write_at(&ctx, &mut piece, offset).map_err(SysErr::from),
@@ -252,7 +262,7 @@ pub(crate) fn write_at(
                 At::End => file.append(&ctx, &mut piece).map_err(SysErr::from),
             }
         });
-        let n = match result {
+        let n = match not_restarted(result, deadline) {
             Ok(n) => n,
             Err(error) => {
                 if matches!(error, SysErr::Errno(Errno::EPIPE)) {

@@ -45,6 +45,11 @@ pub(crate) fn deadline_after(span: Timespec) -> Result<u64, Errno> {
     Ok(if ns == 0 { 0 } else { sync::monotonic_now_ns().saturating_add(ns) })
 }
 
+/// When a span of nanoseconds that begins now ends.
+pub(crate) fn deadline_after_ns(ns: u64) -> u64 {
+    sync::monotonic_now_ns().saturating_add(ns)
+}
+
 /// The same for milliseconds, of which a negative number is for ever.
 pub(crate) fn deadline_after_ms(ms: i32) -> Option<u64> {
     let ms = u64::try_from(ms).ok()?;

@@ -181,4 +181,9 @@ pub trait Context: Send {
 pub trait Interrupt: Send + Sync {
     /// Makes `switch` return soon. Never blocks.
     fn interrupt(&self);
+    /// The context's own kernel thread is about to sleep, so that its next `switch` will not come soon. A hint, for
+    /// platforms that would wait for it actively.
+    fn rest(&self) {}
+    /// The end of that sleep.
+    fn wake(&self) {}
 }

@@ -1,12 +1,11 @@
 //! The host calls of this file system, each with the flags that keep it beneath its tree.
 
-use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use abi::Errno;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, StatxFlags};
 
-use crate::vfs::{DirEntry, FileType, StatFs, Timestamp, makedev};
+use crate::vfs::{FileType, StatFs, Timestamp, makedev};
 
 /// The calls made here, for the sandbox's filter: name and who needs it.
 pub const HOST_CALLS: &[(&str, &str)] = &[
@@ -35,6 +34,9 @@ pub const HOST_CALLS: &[(&str, &str)] = &[
     ("getrandom", "/dev/random and /dev/urandom"),
     ("close", "host descriptors"),
 ];
+
+/// Bytes of directory entries that one host call answers.
+const LIST_BUFFER: usize = 32 * 1024;
 
 /// How often an `openat2` that raced with a rename is tried again.
 const OPEN_TRIES: usize = 32;
@@ -122,12 +124,23 @@ pub(super) fn open_at(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags, mode: u32
     }
 }
 
-/// Every entry of a directory but `.` and `..`.
-pub(super) fn list(dir: BorrowedFd<'_>) -> Result<Vec<DirEntry>, Errno> {
-    let fd = open_at(dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
-    let mut buffer = vec![MaybeUninit::<u8>::uninit(); 32 * 1024];
-    let mut raw = RawDir::new(fd, &mut buffer);
-    let mut entries = Vec::new();
+/// Gives every entry of a directory but `.` and `..` to `each`: name, inode number, type. Reads through `dir` itself where
+/// that can be read: its position is the caller's to guard.
+pub(super) fn list(dir: BorrowedFd<'_>, each: &mut dyn FnMut(&[u8], u64, FileType)) -> Result<(), Errno> {
+    match rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0)) {
+        Ok(_) => list_from(dir, dir, each),
+        // A descriptor that only names the directory.
+        Err(rustix::io::Errno::BADF) => {
+            let fd = open_at(dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
+            list_from(fd.as_fd(), dir, each)
+        }
+        Err(error) => Err(errno(error)),
+    }
+}
+
+fn list_from(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, each: &mut dyn FnMut(&[u8], u64, FileType)) -> Result<(), Errno> {
+    let mut buffer: Vec<u8> = Vec::with_capacity(LIST_BUFFER);
+    let mut raw = RawDir::new(fd, buffer.spare_capacity_mut());
     while let Some(next) = raw.next() {
         let next = next.map_err(errno)?;
         let name = next.file_name().to_bytes();
@@ -147,9 +160,9 @@ pub(super) fn list(dir: BorrowedFd<'_>) -> Result<Vec<DirEntry>, Errno> {
                 Err(_) => continue,
             },
         };
-        entries.push(DirEntry { name: name.to_vec(), ino: next.ino(), file_type });
+        each(name, next.ino(), file_type);
     }
-    Ok(entries)
+    Ok(())
 }
 
 /// Figures of the file system a descriptor is on.

@@ -10,7 +10,7 @@ use crate::Context;
 use crate::host::calls::{self, errno};
 use crate::host::inode::HostInode;
 use crate::host::{Ids, calls::Found};
-use crate::vfs::{Caching, DirEntry, DirOps, Inode, InodeOps, NewNode, NodeKind, Rename, SetAttr};
+use crate::vfs::{Caching, DirEntry, DirOps, FileType, Inode, InodeOps, NewNode, NodeKind, Rename, SetAttr};
 
 impl HostInode {
     fn found_child(self: &Arc<Self>, name: &[u8]) -> Result<Arc<Self>, Errno> {
@@ -28,12 +28,20 @@ impl DirOps for HostInode {
         Ok(self.this()?.found_child(name)?)
     }
 
-    fn list(&self, _ctx: &Context<'_>) -> Result<Vec<DirEntry>, Errno> {
-        calls::list(self.this()?.dir_fd()?.as_fd())
+    fn list(&self, ctx: &Context<'_>) -> Result<Vec<DirEntry>, Errno> {
+        let mut all = Vec::new();
+        self.for_each(ctx, &mut |name, ino, file_type| all.push(DirEntry { name: name.to_vec(), ino, file_type }))?;
+        Ok(all)
+    }
+
+    fn for_each(&self, _ctx: &Context<'_>, each: &mut dyn FnMut(&[u8], u64, FileType)) -> Result<(), Errno> {
+        let fd = self.this()?.dir_fd()?;
+        let _listing = self.in_turn.lock();
+        calls::list(fd.as_fd(), each)
     }
 
     fn caching(&self) -> Caching {
-        if self.fs.is_writable() { Caching::Revalidate } else { Caching::Stable }
+        self.fs.belief().caching()
     }
 
     fn create(&self, _ctx: &Context<'_>, name: &[u8], node: &NewNode) -> Result<Inode, Errno> {

@@ -12,6 +12,7 @@ use usermem::host;
 use usermem::memmap::{Located, Mappable, MappingObserver};
 
 use crate::Context;
+use crate::host::Belief;
 use crate::host::calls::{self, errno};
 use crate::host::inode::HostInode;
 use crate::vfs::{File, FileOps, Position, SetAttr, SyncWhat, Whence, stripped_mode};
@@ -31,7 +32,7 @@ impl HostFile {
     }
 
     fn current_size(&self) -> Result<u64, Errno> {
-        if !self.inode.fs.is_writable() {
+        if self.inode.fs.belief() != Belief::None {
             return Ok(self.inode.found()?.size);
         }
         Ok(calls::stat_fd(self.fd.as_fd())?.size)
@@ -78,7 +79,7 @@ impl FileOps for HostFile {
     }
 
     fn append(&self, ctx: &Context<'_>, file: &File, src: &mut dyn IoSrc) -> Result<(u64, usize), Errno> {
-        let _appending = self.inode.appending.lock();
+        let _appending = self.inode.in_turn.lock();
         let end = self.current_size()?;
         Ok((end, self.write(ctx, file, src, end)?))
     }
@@ -153,7 +154,7 @@ impl Mappable for HostMapping {
     }
 
     fn size(&self) -> u64 {
-        if !self.inode.fs.is_writable() {
+        if self.inode.fs.belief() != Belief::None {
             return self.inode.found().map_or(0, |found| found.size);
         }
         calls::stat_fd(self.fd.as_fd()).map_or(0, |found| found.size)

@@ -10,9 +10,9 @@ use sync::Mutex;
 
 use crate::host::calls::{self, Found, errno};
 use crate::host::file::HostFile;
-use crate::host::{HostFs, Ids, next_mappable_id};
+use crate::host::{Belief, HostFs, Ids, next_mappable_id};
 use crate::mapping::Observers;
-use crate::vfs::{Attr, DirOps, FileOps, FileType, Inode, InodeOps, InodeSlots, PermAttr, SetAttr, SetTime};
+use crate::vfs::{Attr, DirOps, FileOps, FileType, Inode, InodeOps, InodeSlots, Moment, PermAttr, SetAttr, SetTime};
 use crate::{Context, lockclass};
 
 /// Longest path handed to one `openat2`, in bytes: deeper places are opened in steps.
@@ -29,8 +29,8 @@ pub(super) struct HostInode {
     link: OnceLock<Vec<u8>>,
     pub(super) mappable_id: u64,
     pub(super) observers: Observers,
-    /// Held by each append of ours, so that none lands on another.
-    pub(super) appending: Mutex<()>,
+    /// Held by each append of ours, so that none lands on another, and by each listing, since these share a position.
+    pub(super) in_turn: Mutex<()>,
     slots: InodeSlots,
 }
 
@@ -38,33 +38,48 @@ struct State {
     /// Where it was seen last; `None` at the root.
     place: Option<(Arc<HostInode>, Arc<[u8]>)>,
     found: Found,
-    /// A kept descriptor: `O_PATH` of a directory, readable of a file.
+    /// When the host said so.
+    at: Moment,
+    /// A kept descriptor: of a directory (readable if we may), or of a file, readable.
     fd: Option<Arc<OwnedFd>>,
     /// The descriptor of the latest opening, while it lasts: it goes on naming the object when its name is gone.
     open: Weak<OwnedFd>,
 }
 
+impl State {
+    fn note(&mut self, found: Found) {
+        self.found = found;
+        self.at = Moment::now();
+    }
+}
+
 impl HostInode {
     pub(super) fn new(fs: Arc<HostFs>, parent: Option<&Arc<Self>>, name: &[u8], found: Found) -> Arc<Self> {
         let place = parent.map(|parent| (Arc::clone(parent), Arc::from(name)));
+        let state = State { place, found, at: Moment::now(), fd: None, open: Weak::new() };
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             fs,
             key: (found.dev, found.ino),
             file_type: found.file_type,
-            state: Mutex::new(lockclass::INODE, State { place, found, fd: None, open: Weak::new() }),
+            state: Mutex::new(lockclass::INODE, state),
             link: OnceLock::new(),
             mappable_id: next_mappable_id(),
             observers: Observers::new(),
-            appending: Mutex::new(lockclass::INODE_WRITE, ()),
+            in_turn: Mutex::new(lockclass::INODE_WRITE, ()),
             slots: InodeSlots::new(),
         })
+    }
+
+    /// Whether what was found is this object, and not another that was given its number.
+    pub(super) fn is_of(&self, found: &Found) -> bool {
+        self.file_type == found.file_type && self.state.lock().found.btime == found.btime
     }
 
     /// The host named this inode again.
     pub(super) fn seen_at(&self, parent: Option<&Arc<Self>>, name: &[u8], found: Found) {
         let mut state = self.state.lock();
-        state.found = found;
+        state.note(found);
         let old = match (&mut state.place, parent) {
             (Some((at, known)), Some(parent)) if !Arc::ptr_eq(at, parent) || **known != *name => {
                 *known = Arc::from(name);
@@ -88,10 +103,14 @@ impl HostInode {
         drop(old);
     }
 
-    /// What the host said last, or says now where it may change.
+    /// What the host said last, or says now where that is not to be believed any more.
     pub(super) fn found(&self) -> Result<Found, Errno> {
-        if !self.fs.is_writable() {
-            return Ok(self.state.lock().found);
+        let belief = self.fs.belief();
+        if belief != Belief::None {
+            let state = self.state.lock();
+            if belief == Belief::Lasting || state.at.is_recent() {
+                return Ok(state.found);
+            }
         }
         match self.refresh() {
             // The name is gone, the object may still be open: what was known last.
@@ -118,16 +137,16 @@ impl HostInode {
         if (found.dev, found.ino) != self.key {
             return Err(Errno::ESTALE);
         }
-        self.state.lock().found = found;
+        self.state.lock().note(found);
         Ok(found)
     }
 
     /// Notes metadata that the host gave with an open descriptor.
     pub(super) fn noted(&self, found: Found) {
-        self.state.lock().found = found;
+        self.state.lock().note(found);
     }
 
-    /// An `O_PATH` descriptor of this directory.
+    /// A descriptor of this directory, which can be read if we may.
     pub(super) fn dir_fd(self: &Arc<Self>) -> Result<Arc<OwnedFd>, Errno> {
         // Names from here up to the nearest directory whose descriptor is at hand.
         let mut names: Vec<Arc<[u8]>> = Vec::new();
@@ -155,11 +174,24 @@ impl HostInode {
             }
             path.extend_from_slice(name);
             if path.len() > MAX_STEP || rest.peek().is_none() {
-                base = Arc::new(calls::open_at(base.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY, 0)?);
+                let last = rest.peek().is_none();
+                let readable = if last { OFlags::RDONLY } else { OFlags::PATH };
+                let fd = match calls::open_at(base.as_fd(), &path, readable | OFlags::DIRECTORY, 0) {
+                    Err(Errno::EACCES) if last => {
+                        calls::open_at(base.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY, 0)?
+                    }
+                    other => other?,
+                };
+                base = Arc::new(fd);
                 path.clear();
             }
         }
-        if self.fs.is_writable() {
+        let sure = match self.fs.belief() {
+            Belief::Lasting => true,
+            Belief::Brief => self.state.lock().at.is_recent(),
+            Belief::None => false,
+        };
+        if !sure {
             let found = calls::stat_fd(base.as_fd())?;
             if (found.dev, found.ino) != self.key {
                 return Err(Errno::ESTALE);
@@ -176,7 +208,7 @@ impl HostInode {
             return Err(Errno::ENXIO);
         }
         let Some((parent, name)) = self.place() else { return Ok(Arc::clone(&self.fs.root_fd)) };
-        let keeps = writes == Writes::No && !self.fs.is_writable();
+        let keeps = writes == Writes::No && self.fs.belief() != Belief::None;
         if keeps && let Some(fd) = self.state.lock().fd.clone() {
             return Ok(fd);
         }
@@ -193,7 +225,7 @@ impl HostInode {
         if found.file_type != FileType::Regular {
             return Err(Errno::ENXIO);
         }
-        if self.fs.is_writable() && (found.dev, found.ino) != self.key {
+        if self.fs.belief() != Belief::Lasting && (found.dev, found.ino) != self.key {
             return Err(Errno::ESTALE);
         }
         self.noted(found);
@@ -367,6 +399,10 @@ impl InodeOps for HostInode {
         (self.fs.device_of(self.key.0), self.key.1)
     }
 
+    fn is_only_one(&self) -> bool {
+        true
+    }
+
     fn slots(&self) -> &InodeSlots {
         &self.slots
     }
@@ -399,7 +435,7 @@ impl InodeOps for HostInode {
         let (parent, name) = self.place().ok_or(Errno::EINVAL)?;
         let dir = parent.dir_fd()?;
         let target = rustix::fs::readlinkat(dir.as_fd(), &*name, Vec::new()).map_err(errno)?.into_bytes();
-        if !self.fs.is_writable() {
+        if self.fs.belief() != Belief::None {
             return Ok(self.link.get_or_init(|| target).clone());
         }
         Ok(target)

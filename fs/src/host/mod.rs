@@ -6,8 +6,8 @@
 //! Only regular files, directories and symbolic links are opened, and only after their type was seen; a FIFO, socket or
 //! device shows in the tree and answers `ENXIO`.
 //!
-//! A read-only tree is cached: what was looked up holds. A writable one is asked again at each step. Descriptors of
-//! directories and of read-only files are kept up to a bound; everything else is opened on use.
+//! How long an answer of the host is believed is the tree's [`Belief`] (docs/adr/0020-host-changes.md). Descriptors of
+//! directories, and of files where belief lasts at all, are kept up to a bound; everything else is opened on use.
 
 mod calls;
 mod dir;
@@ -24,7 +24,7 @@ use hashbrown::HashMap;
 use sync::Mutex;
 
 use crate::lockclass;
-use crate::vfs::{Filesystem, Inode, InodeOps, StatFs, new_device_id};
+use crate::vfs::{Caching, Filesystem, Inode, StatFs, new_device_id};
 
 use calls::Found;
 use inode::HostInode;
@@ -34,10 +34,31 @@ pub use calls::HOST_CALLS;
 /// Whether a tree may be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
-    /// Never written, and taken not to change.
+    /// Never written.
     ReadOnly,
-    /// Written through, and may change under us.
+    /// Written through.
     ReadWrite,
+}
+
+/// For how long what the host said of a tree is believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Belief {
+    /// For good: nobody else changes the tree.
+    Lasting,
+    /// For a second: others change it now and then.
+    Brief,
+    /// Not at all: others change it, and are seen at once.
+    None,
+}
+
+impl Belief {
+    const fn caching(self) -> Caching {
+        match self {
+            Self::Lasting => Caching::Stable,
+            Self::Brief => Caching::Brief,
+            Self::None => Caching::Revalidate,
+        }
+    }
 }
 
 /// How owners on the host show inside.
@@ -63,6 +84,8 @@ pub enum Ids {
 pub struct HostOptions {
     /// Whether it may be written.
     pub access: Access,
+    /// Who else changes it.
+    pub belief: Belief,
     /// How owners show.
     pub ids: Ids,
 }
@@ -113,6 +136,10 @@ impl HostFs {
         self.options.access == Access::ReadWrite
     }
 
+    fn belief(&self) -> Belief {
+        self.options.belief
+    }
+
     /// The device number that stands for one of the host.
     fn device_of(&self, host: u64) -> u64 {
         if host == self.root_found.dev {
@@ -142,7 +169,7 @@ impl HostFs {
         let key = (found.dev, found.ino);
         let known = self.inodes.lock().get(&key).and_then(Weak::upgrade);
         if let Some(inode) = known
-            && inode.file_type() == found.file_type
+            && inode.is_of(&found)
         {
             inode.seen_at(parent, name, found);
             return inode;

@@ -86,7 +86,9 @@ impl OvlInode {
     }
 
     fn check_empty(&self, ctx: &Context<'_>) -> Result<(), Errno> {
-        if self.list(ctx)?.is_empty() { Ok(()) } else { Err(Errno::ENOTEMPTY) }
+        let mut empty = true;
+        self.for_each(ctx, &mut |_, _, _| empty = false)?;
+        if empty { Ok(()) } else { Err(Errno::ENOTEMPTY) }
     }
 
     fn set_opaque(ctx: &Context<'_>, upper: &Inode) -> Result<(), Errno> {
@@ -134,38 +136,49 @@ impl DirOps for OvlInode {
     }
 
     fn list(&self, ctx: &Context<'_>) -> Result<Vec<DirEntry>, Errno> {
-        let mut seen: HashSet<Vec<u8>> = HashSet::new();
         let mut all = Vec::new();
+        self.for_each(ctx, &mut |name, ino, file_type| all.push(DirEntry { name: name.to_vec(), ino, file_type }))?;
+        Ok(all)
+    }
+
+    fn for_each(&self, ctx: &Context<'_>, each: &mut dyn FnMut(&[u8], u64, FileType)) -> Result<(), Errno> {
+        let mut seen: HashSet<Vec<u8>> = HashSet::new();
         if let Some(dir) = self.upper.get().and_then(|upper| upper.dir()) {
             for entry in dir.list(ctx)? {
                 let Ok(inode) = dir.lookup(ctx, &entry.name) else { continue };
-                if !self.lowers.is_empty() {
-                    seen.insert(entry.name.clone());
-                }
                 if !is_whiteout(&inode) {
-                    all.push(DirEntry { ino: OverlayFs::upper_number(&inode), ..entry });
+                    each(&entry.name, OverlayFs::upper_number(&inode), entry.file_type);
+                }
+                if !self.lowers.is_empty() {
+                    seen.insert(entry.name);
                 }
             }
         }
-        let several = self.lowers.len() > 1;
-        for lower in &self.lowers {
+        for (at, lower) in self.lowers.iter().enumerate() {
             let Some(dir) = lower.dir() else { continue };
-            let device = lower.identity().0;
-            for entry in dir.list(ctx)? {
-                if seen.contains(&entry.name) {
-                    continue;
+            let numbers = self.fs.numbers_on(lower.identity().0);
+            let spans = dir.spans_devices();
+            let last = at + 1 == self.lowers.len();
+            dir.for_each(ctx, &mut |name, ino, file_type| {
+                if seen.contains(name) {
+                    return;
                 }
-                if several {
-                    seen.insert(entry.name.clone());
+                if !last {
+                    seen.insert(name.to_vec());
                 }
-                let marks = entry.file_type == FileType::CharDevice
-                    && dir.lookup(ctx, &entry.name).is_ok_and(|inode| is_whiteout(&inode));
-                if !marks {
-                    all.push(DirEntry { ino: self.fs.lower_number((device, entry.ino)), ..entry });
+                // Only these have to be looked at for themselves.
+                let inode = if spans || file_type == FileType::CharDevice { dir.lookup(ctx, name).ok() } else { None };
+                if inode.as_ref().is_some_and(is_whiteout) {
+                    return;
                 }
-            }
+                let number = match inode {
+                    Some(inode) if spans => self.fs.lower_number(inode.identity()),
+                    _ => numbers.of(ino).unwrap_or_else(|| self.fs.lower_number((numbers.device, ino))),
+                };
+                each(name, number, file_type);
+            })?;
         }
-        Ok(all)
+        Ok(())
     }
 
     fn caching(&self) -> Caching {

@@ -24,6 +24,8 @@ pub(super) struct OvlInode {
     file_type: FileType,
     /// The layers below that have it: all that merge, of a directory; at most one, of anything else.
     pub(super) lowers: Vec<Inode>,
+    /// How long lookups in it hold: as long as those in all of `lowers`.
+    caching: Caching,
     pub(super) upper: OnceLock<Inode>,
     /// Where it was found first: a copy goes there. `None` at the root.
     pub(super) place: Option<(Arc<OvlInode>, Arc<[u8]>)>,
@@ -48,6 +50,8 @@ impl OvlInode {
         lowers: Vec<Inode>,
     ) -> Result<Arc<Self>, Errno> {
         let file_type = upper.as_ref().or(lowers.first()).ok_or(Errno::ENOENT)?.file_type();
+        let caching = lowers.iter().filter_map(|lower| lower.dir()).map(DirOps::caching);
+        let caching = caching.fold(Caching::Stable, Caching::and);
         let slot = OnceLock::new();
         if let Some(upper) = upper {
             slot.get_or_init(|| upper);
@@ -58,6 +62,7 @@ impl OvlInode {
             number,
             file_type,
             lowers,
+            caching,
             upper: slot,
             place: place.map(|(parent, name)| (Arc::clone(parent), Arc::from(name))),
             unlinked: AtomicBool::new(false),
@@ -69,14 +74,22 @@ impl OvlInode {
         }))
     }
 
-    /// Whether this inode is the one that has `upper` (if there is one) above.
-    pub(super) fn serves(&self, upper: Option<&Inode>) -> bool {
-        match (upper, self.upper.get()) {
+    /// Whether this inode is the one that has `upper` (if there is one) above and `lower` (if there is one) below.
+    pub(super) fn serves(&self, upper: Option<&Inode>, lower: Option<&Inode>) -> bool {
+        let above = match (upper, self.upper.get()) {
             (Some(theirs), Some(ours)) => theirs.identity() == ours.identity(),
             // A copy that has just been linked, and is not entered here yet.
             (Some(_), None) => !self.lowers.is_empty(),
             (None, _) => true,
-        }
+        };
+        // The number may have been another's, whose file the host has removed.
+        let below = match (lower, self.lowers.first()) {
+            (Some(theirs), Some(ours)) if theirs.is_only_one() => {
+                std::ptr::addr_eq(Arc::as_ptr(theirs), Arc::as_ptr(ours))
+            }
+            _ => true,
+        };
+        above && below
     }
 
     pub(super) fn this(&self) -> Result<Arc<Self>, Errno> {
@@ -152,7 +165,12 @@ impl MappingObserver for Forward {
 impl InodeOps for OvlInode {
     fn attr(&self) -> Result<Attr, Errno> {
         let mut attr = self.real()?.attr()?;
-        if self.file_type != FileType::Directory {
+        if self.file_type == FileType::Directory {
+            // Of a merged directory nobody counts the directories in it: 1 tells `find` so, as Linux's overlayfs does.
+            if self.upper.get().is_some() && !self.lowers.is_empty() {
+                attr.nlink = 1;
+            }
+        } else {
             let above = if self.upper.get().is_some() { attr.nlink } else { 0 };
             match self.fs.names_below(self.number) {
                 Some(below) => attr.nlink = above + below,
@@ -173,6 +191,10 @@ impl InodeOps for OvlInode {
 
     fn identity(&self) -> (u64, u64) {
         (self.fs.device, self.number)
+    }
+
+    fn is_only_one(&self) -> bool {
+        true
     }
 
     fn slots(&self) -> &InodeSlots {
@@ -213,11 +235,9 @@ impl InodeOps for OvlInode {
 }
 
 impl OvlInode {
-    /// Whether what was looked up here holds.
+    /// How long what was looked up here holds.
     pub(super) fn lookups_hold(&self) -> Caching {
-        let changes =
-            self.lowers.iter().any(|lower| lower.dir().is_some_and(|dir| dir.caching() == Caching::Revalidate));
-        if changes { Caching::Revalidate } else { Caching::Stable }
+        self.caching
     }
 }
 

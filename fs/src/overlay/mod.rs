@@ -33,18 +33,63 @@ const OWN_XATTRS: &[u8] = b"trusted.overlay.";
 const UPPER_NUMBER: u64 = 1 << 55;
 /// Where the index of a lower device stands in a number.
 const DEVICE_SHIFT: u32 = 56;
+/// What stands there in numbers that were given out one by one; indices are smaller.
+const ODD_INDEX: u64 = 0x7f;
 
 /// What the inodes of one overlay share.
 struct OverlayFs {
     device: u64,
     /// Above; without one the overlay is read-only.
     upper: Option<Inode>,
-    /// Devices of the lower layers; the index tells inodes of the same number apart.
-    devices: Mutex<Vec<u64>>,
+    numbers: Mutex<Numbers>,
     /// Inodes in use, by number.
     inodes: Mutex<HashMap<u64, Weak<OvlInode>>>,
     /// Files that have several names below and of which something changed above, by number.
     hard_links: Mutex<HashMap<u64, HardLinked>>,
+}
+
+/// What inodes of the lower layers are called.
+#[derive(Default)]
+struct Numbers {
+    /// Devices; the index tells inodes of the same number apart.
+    devices: Vec<u64>,
+    /// Inodes whose number and device's index do not fit into one number, with what they are called instead.
+    odd: HashMap<(u64, u64), u64>,
+}
+
+impl Numbers {
+    fn on(&mut self, device: u64) -> NumbersOn {
+        let index = match self.devices.iter().position(|known| *known == device) {
+            Some(index) => index,
+            None => {
+                self.devices.push(device);
+                self.devices.len() - 1
+            }
+        };
+        NumbersOn { device, index: index as u64 }
+    }
+
+    fn of(&mut self, device: u64, ino: u64) -> u64 {
+        if let Some(number) = self.on(device).of(ino) {
+            return number;
+        }
+        let next = (ODD_INDEX << DEVICE_SHIFT) | self.odd.len() as u64;
+        *self.odd.entry((device, ino)).or_insert(next)
+    }
+}
+
+/// What inodes of one lower device are called.
+#[derive(Clone, Copy)]
+struct NumbersOn {
+    device: u64,
+    index: u64,
+}
+
+impl NumbersOn {
+    /// The number of inode `ino`, unless it is an odd one.
+    fn of(self, ino: u64) -> Option<u64> {
+        (self.index < ODD_INDEX && ino < UPPER_NUMBER).then_some(ino | (self.index << DEVICE_SHIFT))
+    }
 }
 
 /// A file with several names below.
@@ -69,15 +114,12 @@ fn is_opaque(inode: &Inode) -> bool {
 impl OverlayFs {
     /// The number that an inode of a lower layer shows.
     fn lower_number(&self, (device, ino): (u64, u64)) -> u64 {
-        let mut devices = self.devices.lock();
-        let index = match devices.iter().position(|known| *known == device) {
-            Some(index) => index,
-            None => {
-                devices.push(device);
-                devices.len() - 1
-            }
-        };
-        ino ^ ((index as u64) << DEVICE_SHIFT)
+        self.numbers.lock().of(device, ino)
+    }
+
+    /// The numbers that inodes of a lower device show.
+    fn numbers_on(&self, device: u64) -> NumbersOn {
+        self.numbers.lock().on(device)
     }
 
     /// The number that an inode of the upper layer shows.
@@ -103,7 +145,7 @@ impl OverlayFs {
         };
         let known = self.inodes.lock().get(&number).and_then(Weak::upgrade);
         if let Some(known) = known
-            && known.serves(upper.as_ref())
+            && known.serves(upper.as_ref(), lowers.first())
         {
             return Ok(known);
         }
@@ -152,7 +194,7 @@ pub fn new(lowers: Vec<Arc<dyn Filesystem>>, upper: Option<Arc<dyn Filesystem>>)
     let fs = Arc::new(OverlayFs {
         device: new_device_id(),
         upper: upper_root.clone(),
-        devices: Mutex::new(lockclass::OVERLAY, Vec::new()),
+        numbers: Mutex::new(lockclass::OVERLAY, Numbers::default()),
         inodes: Mutex::new(lockclass::OVERLAY, HashMap::new()),
         hard_links: Mutex::new(lockclass::OVERLAY, HashMap::new()),
     });
@@ -196,5 +238,24 @@ impl Filesystem for OverlayTree {
 
     fn sync(&self) -> Result<(), Errno> {
         self.upper.as_ref().map_or(Ok(()), |upper| upper.sync())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Numbers, UPPER_NUMBER};
+
+    #[test]
+    fn numbers_of_different_inodes_differ() {
+        let mut numbers = Numbers::default();
+        let mut seen = std::collections::HashSet::new();
+        for device in 0..300 {
+            for ino in [1, 2, UPPER_NUMBER - 1, UPPER_NUMBER, UPPER_NUMBER | 1, u64::MAX, 1 << 56, 1 << 63] {
+                let number = numbers.of(device, ino);
+                assert!(seen.insert(number), "{device} {ino:#x}");
+                assert_eq!(number & UPPER_NUMBER, 0);
+                assert_eq!(numbers.of(device, ino), number);
+            }
+        }
     }
 }

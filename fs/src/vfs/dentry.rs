@@ -15,6 +15,7 @@ use sync::{Mutex, MutexGuard};
 use crate::Context;
 use crate::lockclass;
 use crate::vfs::inode::{Caching, DirOps, Inode};
+use crate::vfs::moment::{AtomicMoment, Moment};
 use crate::vfs::types::FileType;
 
 /// Names as they are shared between a dentry and its directory.
@@ -33,6 +34,8 @@ pub struct Dentry {
     mounts: AtomicU32,
     /// Found since the cache last looked. Relaxed: a hint.
     used: AtomicBool,
+    /// When the file system last said that this name stands for this object.
+    confirmed: AtomicMoment,
 }
 
 struct Links {
@@ -52,13 +55,16 @@ enum LinkState {
 
 enum Child {
     Positive(Arc<Dentry>),
-    Negative,
+    /// The file system said so at this moment.
+    Negative(Moment),
 }
 
 /// What a directory's cache says about a name.
-pub(crate) enum Cached {
+enum Cached {
     Positive(Arc<Dentry>),
     Negative,
+    /// The name was there when last asked about, which is too long ago.
+    Past(Arc<Dentry>),
     Unknown,
 }
 
@@ -72,6 +78,7 @@ impl Dentry {
             dir_op: Mutex::new(lockclass::DIR_OP, ()),
             mounts: AtomicU32::new(0),
             used: AtomicBool::new(false),
+            confirmed: AtomicMoment::now(),
         })
     }
 
@@ -150,47 +157,67 @@ impl Dentry {
         }
     }
 
-    pub(crate) fn cached(&self, name: &[u8]) -> Cached {
+    fn cached(&self, name: &[u8], caching: Caching) -> Cached {
+        let holds = |moment: Moment| match caching {
+            Caching::Stable => true,
+            Caching::Brief => moment.is_recent(),
+            Caching::Revalidate => false,
+        };
         match self.children.lock().get(name) {
-            Some(Child::Positive(child)) => {
-                child.used.store(true, Ordering::Relaxed);
+            Some(Child::Positive(child)) if holds(child.confirmed.load()) => {
+                // Most are marked already: a line that several cores read is not written for nothing.
+                if !child.used.load(Ordering::Relaxed) {
+                    child.used.store(true, Ordering::Relaxed);
+                }
                 Cached::Positive(Arc::clone(child))
             }
-            Some(Child::Negative) => Cached::Negative,
-            None => Cached::Unknown,
+            Some(Child::Positive(child)) => Cached::Past(Arc::clone(child)),
+            Some(Child::Negative(moment)) if holds(*moment) => Cached::Negative,
+            Some(Child::Negative(_)) | None => Cached::Unknown,
         }
     }
 
     /// The child called `name`, from the cache or the file system.
     pub(crate) fn lookup(self: &Arc<Self>, ctx: &Context<'_>, name: &[u8]) -> Result<Arc<Self>, Errno> {
-        let dir = self.dir()?;
-        if dir.caching() == Caching::Stable {
-            match self.cached(name) {
+        let caching = self.dir()?.caching();
+        if caching != Caching::Revalidate {
+            match self.cached(name, caching) {
                 Cached::Positive(child) => return Ok(child),
                 Cached::Negative => return Err(Errno::ENOENT),
-                Cached::Unknown => {}
+                Cached::Past(_) | Cached::Unknown => {}
             }
         }
         let _op = self.dir_op.lock();
         self.lookup_locked(ctx, name)
     }
 
+    /// [`Dentry::lookup`] that asks the file system, unless the cache holds for good.
+    pub(crate) fn lookup_again(self: &Arc<Self>, ctx: &Context<'_>, name: &[u8]) -> Result<Arc<Self>, Errno> {
+        let caching = match self.dir()?.caching() {
+            Caching::Brief => Caching::Revalidate,
+            other => other,
+        };
+        let _op = self.dir_op.lock();
+        self.lookup_as(ctx, name, caching)
+    }
+
     /// [`Dentry::lookup`] for who holds this directory's `dir_op`.
     pub(crate) fn lookup_locked(self: &Arc<Self>, ctx: &Context<'_>, name: &[u8]) -> Result<Arc<Self>, Errno> {
-        let dir = self.dir()?;
-        let cached = self.cached(name);
-        let stable = dir.caching() == Caching::Stable;
-        if stable {
-            match &cached {
-                Cached::Positive(child) => return Ok(Arc::clone(child)),
-                Cached::Negative => return Err(Errno::ENOENT),
-                Cached::Unknown => {}
-            }
-        }
-        match dir.lookup(ctx, name) {
+        self.lookup_as(ctx, name, self.dir()?.caching())
+    }
+
+    fn lookup_as(self: &Arc<Self>, ctx: &Context<'_>, name: &[u8], caching: Caching) -> Result<Arc<Self>, Errno> {
+        let past = match self.cached(name, caching) {
+            Cached::Positive(child) => return Ok(child),
+            Cached::Negative => return Err(Errno::ENOENT),
+            Cached::Past(child) => Some(child),
+            Cached::Unknown => None,
+        };
+        match self.dir()?.lookup(ctx, name) {
             Ok(inode) => {
-                if let Cached::Positive(child) = cached {
-                    if child.inode.identity() == inode.identity() && child.inode.file_type() == inode.file_type() {
+                if let Some(child) = past {
+                    if is_same_object(&child.inode, &inode) {
+                        child.confirmed.set_now();
                         return Ok(child);
                     }
                     self.drop_child(name);
@@ -198,10 +225,10 @@ impl Dentry {
                 Ok(self.instantiate(name, inode))
             }
             Err(Errno::ENOENT) => {
-                if let Cached::Positive(_) = cached {
+                if past.is_some() {
                     self.drop_child(name);
                 }
-                if stable && !self.is_unlinked() {
+                if caching != Caching::Revalidate && !self.is_unlinked() {
                     self.insert_negative(name);
                 }
                 Err(Errno::ENOENT)
@@ -245,7 +272,7 @@ impl Dentry {
                 return;
             }
         }
-        children.insert(Arc::from(name), Child::Negative);
+        children.insert(Arc::from(name), Child::Negative(Moment::now()));
     }
 
     /// Forgets what is known of a name; the old dentry counts as unlinked.
@@ -270,7 +297,7 @@ impl Dentry {
     /// Forgets that a name is absent, before it is created.
     pub(crate) fn forget_negative(&self, name: &[u8]) {
         let mut children = self.children.lock();
-        if matches!(children.get(name), Some(Child::Negative)) {
+        if matches!(children.get(name), Some(Child::Negative(_))) {
             children.remove(name);
         }
     }
@@ -288,6 +315,7 @@ impl Dentry {
             links.name = Arc::clone(&name);
             links.state = LinkState::Linked;
         }
+        child.confirmed.set_now();
         let old = self.children.lock().insert(name, Child::Positive(Arc::clone(child)));
         drop(old);
     }
@@ -313,7 +341,7 @@ impl Dentry {
             let children = std::mem::take(&mut *dentry.children.lock());
             stack.extend(children.into_values().filter_map(|child| match child {
                 Child::Positive(child) => Some(child),
-                Child::Negative => None,
+                Child::Negative(_) => None,
             }));
         }
     }
@@ -335,6 +363,12 @@ impl Dentry {
         self.inode.forget();
         true
     }
+}
+
+/// Whether two inodes that one name led to are one object.
+fn is_same_object(one: &Inode, other: &Inode) -> bool {
+    std::ptr::addr_eq(Arc::as_ptr(one), Arc::as_ptr(other))
+        || !other.is_only_one() && one.identity() == other.identity() && one.file_type() == other.file_type()
 }
 
 impl core::fmt::Debug for Dentry {

@@ -8,12 +8,48 @@ use sync::Mutex;
 use usermem::bytes::IoDst;
 
 use crate::vfs::file::{File, FileOps, Position, SyncWhat};
-use crate::vfs::types::{DirEntry, DirSink, FileType};
+use crate::vfs::inode::DirOps;
+use crate::vfs::types::{DirSink, FileType};
 use crate::{Context, lockclass};
 
 /// An open directory.
 pub(crate) struct DirFile {
-    snapshot: Mutex<Option<Vec<DirEntry>>>,
+    snapshot: Mutex<Option<Snapshot>>,
+}
+
+/// The entries of a directory at one moment, names in one piece.
+#[derive(Default)]
+struct Snapshot {
+    names: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    /// Where its name ends in `names`; it begins where the one before ends.
+    end: usize,
+    ino: u64,
+    file_type: FileType,
+}
+
+impl Snapshot {
+    fn take(dir: &dyn DirOps, ctx: &Context<'_>) -> Result<Self, Errno> {
+        let mut all = Self::default();
+        dir.for_each(ctx, &mut |name, ino, file_type| {
+            all.names.extend_from_slice(name);
+            all.entries.push(Entry { end: all.names.len(), ino, file_type });
+        })?;
+        Ok(all)
+    }
+
+    /// The entries from the `first`th on, with their names.
+    fn from(&self, first: usize) -> impl Iterator<Item = (&[u8], &Entry)> {
+        let mut start = first.checked_sub(1).and_then(|last| self.entries.get(last)).map_or(0, |entry| entry.end);
+        self.entries.iter().skip(first).filter_map(move |entry| {
+            let name = self.names.get(start..entry.end)?;
+            start = entry.end;
+            Some((name, entry))
+        })
+    }
 }
 
 impl DirFile {
@@ -59,13 +95,13 @@ impl FileOps for DirFile {
             }
             next = 2;
         }
-        if snapshot.is_none() {
-            *snapshot = Some(dir.list(ctx)?);
-        }
-        let entries = snapshot.as_deref().unwrap_or_default();
-        let first = usize::try_from(next - 2).unwrap_or(usize::MAX).min(entries.len());
-        for entry in entries.iter().skip(first) {
-            if !sink.entry(&entry.name, entry.ino, entry.file_type, next + 1) {
+        let taken = match &mut *snapshot {
+            Some(taken) => taken,
+            empty => empty.insert(Snapshot::take(dir, ctx)?),
+        };
+        let first = usize::try_from(next - 2).unwrap_or(usize::MAX);
+        for (name, entry) in taken.from(first) {
+            if !sink.entry(name, entry.ino, entry.file_type, next + 1) {
                 break;
             }
             next += 1;

@@ -28,8 +28,22 @@ pub type Inode = Arc<dyn InodeOps>;
 pub enum Caching {
     /// Until we change it: everything, absence too, is cached.
     Stable,
+    /// For a second: then the next walk asks again, as with `Revalidate`.
+    Brief,
     /// Not at all: every walk asks again; an answer with the same [`InodeOps::identity`] keeps its dentry.
     Revalidate,
+}
+
+impl Caching {
+    /// What holds of an answer made of two.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Revalidate, _) | (_, Self::Revalidate) => Self::Revalidate,
+            (Self::Brief, _) | (_, Self::Brief) => Self::Brief,
+            (Self::Stable, Self::Stable) => Self::Stable,
+        }
+    }
 }
 
 /// What to create in a directory.
@@ -175,6 +189,12 @@ pub trait InodeOps: Any + Send + Sync {
     /// Device and inode number: the same for every handle on the same object, never reused while one exists.
     fn identity(&self) -> (u64, u64);
 
+    /// Whether each object has one inode while that is in use: then another inode with the same identity is another object,
+    /// which was given a number that had become free.
+    fn is_only_one(&self) -> bool {
+        false
+    }
+
     /// Locks and the like.
     fn slots(&self) -> &InodeSlots;
 
@@ -240,6 +260,19 @@ pub trait DirOps {
 
     /// Every entry but `.` and `..`, in a stable order.
     fn list(&self, ctx: &Context<'_>) -> Result<Vec<DirEntry>, Errno>;
+
+    /// Gives every entry but `.` and `..` to `each` (name, inode number, type), in the order of [`DirOps::list`].
+    fn for_each(&self, ctx: &Context<'_>, each: &mut dyn FnMut(&[u8], u64, FileType)) -> Result<(), Errno> {
+        for entry in self.list(ctx)? {
+            each(&entry.name, entry.ino, entry.file_type);
+        }
+        Ok(())
+    }
+
+    /// Whether entries may lie on other devices than the directory, so that their numbers alone say little.
+    fn spans_devices(&self) -> bool {
+        false
+    }
 
     /// How long lookups hold.
     fn caching(&self) -> Caching {

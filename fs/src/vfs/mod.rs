@@ -12,6 +12,7 @@ mod file;
 mod inode;
 mod locks;
 mod modify;
+mod moment;
 mod mount;
 mod open;
 mod perm;
@@ -27,6 +28,8 @@ pub use inode::{
     Caching, DirOps, Inode, InodeOps, InodeSlots, NewNode, NodeKind, Rename, XattrOps, generic_attr_change,
 };
 pub use locks::{FlockKind, LockKind, LockRange, PosixLock};
+pub(crate) use moment::Moment;
+pub use moment::end_brief_answers;
 pub use mount::{
     Detach, Filesystem, Mount, MountNs, MountOptions, Path, Recursive, Superblock, may_mount, new_device_id,
 };

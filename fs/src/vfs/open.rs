@@ -15,7 +15,7 @@ use crate::vfs::inode::{NewNode, NodeKind};
 use crate::vfs::mount::{MountOptions, Path};
 use crate::vfs::perm::{Perm, owner_or_capable};
 use crate::vfs::types::{FileType, LookupFlags, OpenHow, SetAttr, SetTime};
-use crate::vfs::walk::{At, FollowLinks, Last, Walker};
+use crate::vfs::walk::{At, FollowLinks, Last, Walker, insist};
 
 /// Whether the file that is opened was created by this very open: then its permission bits do not bind it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,11 @@ impl At<'_> {
         if flags.bits() & abi::fs::__O_TMPFILE != 0 {
             return Err(Errno::EINVAL);
         }
+        insist(lookup, |lookup| self.open_named(path, how, lookup))
+    }
+
+    fn open_named(&self, path: &[u8], how: &OpenHow, lookup: LookupFlags) -> Result<Arc<File>, Errno> {
+        let flags = how.flags;
         let mut walker = Walker::new(self, path, lookup)?;
         let creates = flags.contains(OpenFlags::O_CREAT);
         if creates && flags.contains(OpenFlags::O_DIRECTORY) {

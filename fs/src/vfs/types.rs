@@ -253,6 +253,8 @@ bitflags::bitflags! {
         const IN_ROOT = 0x100;
         /// Only what is cached, `RESOLVE_CACHED`.
         const CACHED = 0x200;
+        /// Believe no [`Caching::Brief`](crate::vfs::Caching) answer: one has just proved wrong.
+        const AGAIN = 0x400;
     }
 }
 

@@ -158,6 +158,9 @@ impl<'a> Walker<'a> {
 
     /// The child called `name` of the current place.
     pub(crate) fn child(&self, name: &[u8]) -> Result<Arc<Dentry>, Errno> {
+        if self.flags.contains(LookupFlags::AGAIN) {
+            return self.cur.dentry.lookup_again(self.ctx, name);
+        }
         self.cur.dentry.lookup(self.ctx, name)
     }
 
@@ -283,6 +286,14 @@ pub(crate) struct Parent {
     pub(crate) trailing_slash: bool,
 }
 
+/// Walks, and once more without the cache when what that said was gone: on file systems that others change.
+pub(crate) fn insist<T>(flags: LookupFlags, mut walk: impl FnMut(LookupFlags) -> Result<T, Errno>) -> Result<T, Errno> {
+    match walk(flags) {
+        Err(Errno::ESTALE) => walk(flags | LookupFlags::AGAIN),
+        other => other,
+    }
+}
+
 impl<'a> At<'a> {
     /// Walks for `ctx` below `root`, relative paths from `start`.
     pub const fn new(ctx: &'a Context<'a>, root: &'a Path, start: &'a Path) -> Self {
@@ -294,14 +305,16 @@ impl<'a> At<'a> {
         if path.is_empty() && flags.contains(LookupFlags::EMPTY_PATH) {
             return Ok(self.start.clone());
         }
-        Walker::new(self, path, flags)?.finish(flags.follow())
+        insist(flags, |flags| Walker::new(self, path, flags)?.finish(flags.follow()))
     }
 
     /// The directory of the last component, and that component.
     pub(crate) fn parent(&self, path: &[u8]) -> Result<Parent, Errno> {
-        let mut walker = Walker::new(self, path, LookupFlags::empty())?;
-        let last = walker.advance()?;
-        Ok(Parent { trailing_slash: walker.trailing_slash, path: walker.cur, last })
+        insist(LookupFlags::empty(), |flags| {
+            let mut walker = Walker::new(self, path, flags)?;
+            let last = walker.advance()?;
+            Ok(Parent { trailing_slash: walker.trailing_slash, path: walker.cur, last })
+        })
     }
 
     /// The same walk from another place.

@@ -96,7 +96,14 @@ impl Sleeper {
         self.thread.set_activity(activity);
         self.thread.count_sleep();
         self.kernel.pauses().asleep(&self.thread);
+        let context = self.thread.interrupter();
+        if let Some(context) = &context {
+            context.rest();
+        }
         self.thread.parker().park(deadline_ns);
+        if let Some(context) = &context {
+            context.wake();
+        }
         self.kernel.pauses().awake(&self.thread);
         self.thread.set_activity(Activity::Running);
         self.thread.clock.wake_up();

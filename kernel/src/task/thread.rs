@@ -272,6 +272,11 @@ impl Thread {
         drop(old);
     }
 
+    /// What interrupts its guest code; none before it has a context.
+    pub(crate) fn interrupter(&self) -> Option<Arc<dyn Interrupt>> {
+        self.interrupter.lock().clone()
+    }
+
     /// The flags. Pairs with the store in [`Thread::kick`].
     pub(crate) fn work(&self) -> Work {
         Work::from_bits_retain(self.flags.load(Ordering::SeqCst))
@@ -281,11 +286,10 @@ impl Thread {
     pub(crate) fn kick(&self, work: Work) {
         // SeqCst: see the diagram at the module's head.
         self.flags.fetch_or(work.bits(), Ordering::SeqCst);
-        if self.in_guest.load(Ordering::SeqCst) {
-            let interrupter = self.interrupter.lock().clone();
-            if let Some(interrupter) = interrupter {
-                interrupter.interrupt();
-            }
+        if self.in_guest.load(Ordering::SeqCst)
+            && let Some(interrupter) = self.interrupter()
+        {
+            interrupter.interrupt();
         }
         self.parker.unpark();
     }

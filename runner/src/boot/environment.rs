@@ -78,6 +78,7 @@ mod tests {
             pids: 0,
             strace: LogSink::Off,
             debug: LogSink::Off,
+            cpus: u32::MAX,
             isolation: Isolation::Namespaces,
         }
     }

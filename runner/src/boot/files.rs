@@ -1,8 +1,8 @@
 //! The guest's mount tree: host trees below layers in memory, and what is ours alone.
 //!
 //! ```text
-//! /            overlay(host tree or skeleton, tmpfs)
-//! /usr …       overlay(host tree, tmpfs), one per detached mount; volumes without a layer
+//! /            overlay(the host's tree, or one composed of its parts, tmpfs)
+//! /home/disk … overlay(host tree, tmpfs), one per mount below a tree; volumes without a layer
 //! /dev /proc /sys /run /dev/shm   ours
 //! ```
 
@@ -15,6 +15,7 @@ use abi::Errno;
 use abi::fs::OpenFlags;
 use auth::{Gid, Uid};
 use fs::Context;
+use fs::compose::{Composer, Looks};
 use fs::vfs::{At, Filesystem, LookupFlags, Mount, MountNs, MountOptions, OpenHow, Path};
 
 use crate::config::RunConfig;
@@ -49,22 +50,72 @@ pub(super) fn build<'a>(
     let HostView { trees, skeleton } = view;
     let mut trees = trees.into_iter().peekable();
     let whole = trees.next_if(|tree| tree.guest == HostPath::new("/"));
-    let root = match whole {
-        Some(tree) => makers.host(tree).and_then(|lower| makers.overlay(lower)),
-        None => makers.tmpfs(0o755),
+    let mut rest = Rest { skeleton: BTreeMap::new(), trees: Vec::new() };
+    let lower = match whole {
+        Some(tree) => {
+            rest = Rest { skeleton, trees: trees.collect() };
+            makers.host(tree).map_err(|errno| wrong("/", errno))?
+        }
+        None => compose(makers, skeleton, trees, ids, &mut rest)?,
     };
-    let root = root.map_err(|errno| wrong("/", errno))?;
-    let source: &[u8] = if skeleton.is_empty() { b"overlay" } else { b"tmpfs" };
-    let ns = MountNs::new(Mount::of(root, source, MountOptions::RELATIME));
+    let root = makers.overlay(lower).map_err(|errno| wrong("/", errno))?;
+    let ns = MountNs::new(Mount::of(root, b"overlay", MountOptions::RELATIME));
     let tree = Tree { ctx, ns };
-    tree.add_skeleton(&skeleton, ids)?;
-    for host in trees {
+    tree.add_skeleton(&rest.skeleton, ids)?;
+    for host in rest.trees {
         tree.add_host_tree(makers, host)?;
     }
     for hidden in &config.hidden {
         tree.hide(makers, hidden)?;
     }
     Ok(tree)
+}
+
+/// What is put into the tree after its root is mounted.
+struct Rest {
+    skeleton: BTreeMap<PathBuf, Skeleton>,
+    trees: Vec<HostTree>,
+}
+
+/// The names in an absolute path.
+fn names(path: &HostPath) -> Vec<&[u8]> {
+    path.components().skip(1).map(|part| part.as_os_str().as_bytes()).collect()
+}
+
+/// One tree of everything that belongs to the root, so that it is one file system to the guest. What lies below another
+/// tree is `rest`, and so are volumes.
+fn compose(
+    makers: &dyn Makers,
+    skeleton: BTreeMap<PathBuf, Skeleton>,
+    trees: impl Iterator<Item = HostTree>,
+    ids: IdMap,
+    rest: &mut Rest,
+) -> Outcome<Arc<dyn Filesystem>> {
+    let mut composer = Composer::new(Looks::PLAIN);
+    for tree in trees {
+        let path = tree.guest.clone();
+        if tree.role == TreeRole::Root && !composer.is_taken(&names(&path)) {
+            makers.host(tree).and_then(|fs| composer.graft(&names(&path), fs)).map_err(|errno| wrong(&path, errno))?;
+        } else {
+            rest.trees.push(tree);
+        }
+    }
+    for (path, entry) in skeleton {
+        let place = names(&path);
+        if composer.is_taken(&place) {
+            rest.skeleton.insert(path, entry);
+            continue;
+        }
+        match &entry {
+            Skeleton::Symlink { target } => composer.symlink(&place, target.as_os_str().as_bytes()),
+            Skeleton::Directory { mode, uid, gid } => {
+                let (uid, gid) = (Uid(ids.guest_uid(*uid)), Gid(ids.guest_gid(*gid)));
+                composer.directory(&place, Looks { mode: *mode, uid, gid })
+            }
+        }
+        .map_err(|errno| wrong(&path, errno))?;
+    }
+    Ok(composer.build())
 }
 
 fn wrong(path: impl AsRef<HostPath>, errno: Errno) -> Failure {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use abi::Errno;
 use auth::{Gid, Uid};
 use fs::anon::SharedMemory;
-use fs::host::{Access, HostOptions, Ids};
+use fs::host::{Access, Belief, HostOptions, Ids};
 use fs::tmpfs::TmpfsOptions;
 use fs::vfs::{Devices, Filesystem, MountOptions};
 use kernel::Kernel;
@@ -15,7 +15,7 @@ use super::PLAIN;
 use super::files::{Makers, Tree};
 use crate::failure::{Failure, Outcome};
 use crate::host::TreeAccess;
-use crate::launcher::{HostTree, IdMap};
+use crate::launcher::{HostTree, IdMap, TreeRole};
 
 /// File systems over the host's trees and the memory file.
 pub(super) struct FromHost {
@@ -82,7 +82,11 @@ impl Makers for FromHost {
             TreeAccess::ReadOnly => Access::ReadOnly,
             TreeAccess::ReadWrite => Access::ReadWrite,
         };
-        fs::host::new(tree.fd, HostOptions { access, ids: self.ids })
+        let belief = match tree.role {
+            TreeRole::Root => Belief::Brief,
+            TreeRole::Volume => Belief::None,
+        };
+        fs::host::new(tree.fd, HostOptions { access, belief, ids: self.ids })
     }
 
     fn overlay(&self, lower: Arc<dyn Filesystem>) -> Result<Arc<dyn Filesystem>, Errno> {

@@ -52,7 +52,7 @@ pub(crate) struct Boot {
     /// Small files read before the host's went away.
     pub(crate) resolver: ResolverFiles,
     /// This process's score.
-    pub(crate) oom: OomScore,
+    pub(crate) oom: Option<OomScore>,
     /// The launcher.
     pub(crate) control: Arc<Control>,
 }
@@ -115,9 +115,12 @@ impl Boot {
         let (write, read_only) = (Arc::new(memory.write), Arc::new(memory.read_only));
         let duplicate = |fd: &Arc<OwnedFd>| fd.try_clone().doing("memory file");
         let (write_too, read_only_too) = (duplicate(&write)?, duplicate(&read_only)?);
-        let config = SystrapConfig::new(write, read_only);
+        let mut config = SystrapConfig::new(write, read_only);
+        config.cpus = setup.config.cpus;
         // Forks the zygote: from this thread, while it is the only one, before the filter.
-        let platform = oom.raised_during(|| Systrap::new(&config)).doing("systrap")?;
+        let start = || Systrap::new(&config);
+        let platform = oom.map_or_else(start, |oom| oom.raised_during(start));
+        let platform = platform.map_err(|error| Failure::ours(format!("systrap: {error} (see `casemate doctor`)")))?;
         host::install_fault_handlers();
         let machine = machine(std::mem::take(&mut resolver.cpuinfo));
         host::fix_heap_count(machine.cpus);

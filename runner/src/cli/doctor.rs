@@ -68,6 +68,7 @@ impl DoctorArgs {
             kernel(),
             user_namespaces(),
             mounts(),
+            proc(),
             seccomp_listener(),
             fsgsbase(),
             memory_file(),
@@ -142,7 +143,26 @@ fn mounts() -> Finding {
             "mounting is refused, even in an own namespace",
             "a container's seccomp profile or AppArmor may forbid mounting; else --isolation=seccomp",
         ),
-        Err(error) => Finding::reduced(what, format!("cannot be probed: {error}"), "see user namespaces"),
+        Err(error) => Finding::bad(
+            what,
+            format!("no namespace to try them in: {error}"),
+            "a container's seccomp profile may forbid namespaces; else --isolation=seccomp",
+        ),
+    }
+}
+
+fn proc() -> Finding {
+    let what = "/proc";
+    if let Err(error) = fs::read("/proc/self/mountinfo") {
+        return Finding::bad(what, format!("/proc/self/mountinfo: {error}"), "`mount -t proc proc /proc`");
+    }
+    match fs::OpenOptions::new().write(true).open("/proc/self/oom_score_adj") {
+        Ok(_) => Finding::good(what, "there, and can be written"),
+        Err(error) => Finding::bad(
+            what,
+            format!("cannot be written: {error}"),
+            "user namespaces need it for their id maps; else --isolation=seccomp",
+        ),
     }
 }
 
@@ -183,10 +203,10 @@ fn memory_file() -> Finding {
     let noexec = read_sysctl("vm/memfd_noexec").unwrap_or(0);
     match rustix::fs::memfd_create("casemate-doctor", rustix::fs::MemfdFlags::CLOEXEC) {
         Ok(_) => Finding::good(what, if noexec == 0 { "memfd unrestricted" } else { "memfd sealed against execution" }),
-        Err(error) => Finding::reduced(
+        Err(error) => Finding::bad(
             what,
             format!("memfd refused: {error} (vm.memfd_noexec={noexec})"),
-            "the sandbox's own tmpfs is used; only --isolation=seccomp needs a memfd",
+            "`sysctl vm.memfd_noexec=1` or 0, or a container's profile that allows memfd_create",
         ),
     }
 }

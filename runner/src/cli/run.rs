@@ -58,6 +58,9 @@ pub(super) struct RunArgs {
     /// What runs guest code
     #[arg(long, value_enum, default_value_t = PlatformArg::Auto)]
     platform: PlatformArg,
+    /// Whether threads may wait for each other actively while a CPU is free: for tests and measurements
+    #[arg(long, value_enum, default_value_t = SpinArg::Auto, hide = true)]
+    spin: SpinArg,
     /// What keeps the sandbox apart from the host
     #[arg(long, value_enum, default_value_t = IsolationArg::Namespaces)]
     isolation: IsolationArg,
@@ -72,6 +75,14 @@ enum PlatformArg {
     Auto,
     /// Stub processes under seccomp; needs no hardware support
     Systrap,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SpinArg {
+    /// While a CPU is free
+    Auto,
+    /// Never
+    Off,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -130,6 +141,10 @@ impl RunArgs {
             pids: self.pids.unwrap_or_else(crate::hostinfo::default_pids),
             strace: sink(self.strace)?,
             debug: sink(self.debug)?,
+            cpus: match self.spin {
+                SpinArg::Auto => crate::hostinfo::cpu_quota(),
+                SpinArg::Off => 1,
+            },
             isolation: match self.isolation {
                 IsolationArg::Namespaces => Isolation::Namespaces,
                 IsolationArg::Seccomp => Isolation::SeccompOnly,

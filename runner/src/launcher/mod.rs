@@ -93,6 +93,7 @@ pub(crate) fn run(config: RunConfig) -> Outcome<u8> {
     let debug = open_log(&config.debug)?;
     crate::logging::init(debug.as_ref())?;
     let caller = Caller::read();
+    raise_descriptor_limit();
     let terminal = Terminal::find();
     let streams = streams::open_all(inherited).doing("standard streams")?;
     let strace = open_log(&config.strace)?;
@@ -129,11 +130,19 @@ pub(crate) fn run(config: RunConfig) -> Outcome<u8> {
     {
         process.kill();
         process.reap();
-        return Err(Failure::ours(format!("user namespace: id maps: {error} (see `casemate doctor`)")));
+        return Err(Failure::ours(format!("user namespace: id maps in /proc: {error} (see `casemate doctor`)")));
     }
     // A sandbox process that is already gone shows in the loop below.
     let _ = ours.order(Order::Go);
     supervise(&process, &ours, &signals, terminal.as_ref())
+}
+
+/// As many descriptors as this process may have: the guest keeps the caller's limit, and ours opens a tree per mount.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let hard = getrlimit(Resource::Nofile).maximum;
+    // Within the hard limit nothing can refuse.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard });
 }
 
 fn fork(config: &RunConfig, ids: IdMap) -> Outcome<(Forked, UserNamespace)> {

@@ -125,14 +125,11 @@ pub(super) fn drop_capabilities(kept: CapabilitySet) -> Outcome<()> {
     rustix::thread::set_capabilities(None, sets).doing(what)
 }
 
-/// Makes the process unreadable to others, without core dumps and with as many descriptors as it may have.
+/// Makes the process unreadable to others, without core dumps and without soft limits.
 pub(super) fn set_process_attributes() -> Outcome<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).doing("prctl")?;
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(Resource::Core, none).doing("RLIMIT_CORE")?;
-    let files = rustix::process::getrlimit(Resource::Nofile);
-    let files = Rlimit { current: files.maximum, maximum: files.maximum };
-    rustix::process::setrlimit(Resource::Nofile, files).doing("RLIMIT_NOFILE")?;
     // The guest's limits are our kernel's business; the host's must not hit its threads.
     for resource in [Resource::Fsize, Resource::Cpu, Resource::Stack, Resource::Data, Resource::As] {
         let limit = rustix::process::getrlimit(resource);
@@ -149,12 +146,16 @@ pub(crate) struct OomScore {
 }
 
 impl OomScore {
-    /// Opens it; before the empty root and before the process becomes non-dumpable.
-    pub(super) fn open() -> io::Result<Self> {
+    /// Opens it; before the empty root and before the process becomes non-dumpable. Where `/proc` cannot be written,
+    /// stubs are no likelier than others to be the ones that the host kills for their memory.
+    pub(super) fn open() -> Option<Self> {
         let path = "/proc/self/oom_score_adj";
-        let original = std::fs::read_to_string(path)?.trim().to_owned();
-        let file = std::fs::OpenOptions::new().write(true).open(path)?;
-        Ok(Self { file, original })
+        let open = || {
+            let original = std::fs::read_to_string(path)?.trim().to_owned();
+            let file = std::fs::OpenOptions::new().write(true).open(path)?;
+            io::Result::Ok(Self { file, original })
+        };
+        open().inspect_err(|error| log::info!("{path}: {error}")).ok()
     }
 
     /// The descriptor, which must survive the closing of others.

@@ -44,17 +44,21 @@ fn enter(mut setup: Setup, control: &Arc<Control>) -> Outcome<u8> {
     let namespaces = setup.config.isolation == Isolation::Namespaces;
     let view = match setup.view.take() {
         Some(view) => view,
-        None => HostView::collect(&setup.config)?,
+        None => mounting(HostView::collect(&setup.config))?,
     };
     log::info!("{} host trees, {} skeleton entries", view.trees.len(), view.skeleton.len());
-    let memory = if namespaces { confine::memory_on_tmpfs(setup.config.memory)? } else { confine::memory_on_memfd()? };
-    let oom = confine::OomScore::open().doing("oom_score_adj")?;
+    let memory =
+        if namespaces { mounting(confine::memory_on_tmpfs(setup.config.memory))? } else { confine::memory_on_memfd()? };
+    let oom = confine::OomScore::open();
     let resolver = crate::boot::ResolverFiles::read(&setup.config);
     let null = open_null().doing("/dev/null")?;
     if namespaces {
-        confine::empty_root()?;
+        mounting(confine::empty_root())?;
     }
-    confine::close_descriptors(&null, kept_descriptors(&setup, &view, &memory, control, oom.descriptor()))?;
+    confine::close_descriptors(
+        &null,
+        kept_descriptors(&setup, &view, &memory, control, oom.as_ref().map(OomScore::descriptor)),
+    )?;
     std::mem::forget(null);
 
     let all_ids = setup.ids == IdMap::All;
@@ -67,6 +71,16 @@ fn enter(mut setup: Setup, control: &Arc<Control>) -> Outcome<u8> {
         host::exit_now(crate::failure::STATUS_OURS);
     }
     crate::boot::Boot { setup, view, memory, resolver, oom, control: Arc::clone(control) }.run()
+}
+
+/// What a host that refuses to mount leaves to do.
+fn mounting<T>(result: Outcome<T>) -> Outcome<T> {
+    result.map_err(|failure| {
+        Failure::from_parts(
+            failure.status(),
+            format!("{failure} (see `casemate doctor`; --isolation=seccomp runs without mounts and namespaces)"),
+        )
+    })
 }
 
 /// Installs the filter on all threads; after this, only the calls in the table are left.
@@ -110,9 +124,10 @@ fn kept_descriptors(
     view: &HostView,
     memory: &MemoryFiles,
     control: &Arc<Control>,
-    oom: RawFd,
+    oom: Option<RawFd>,
 ) -> Vec<RawFd> {
-    let mut kept = vec![memory.write.as_raw_fd(), memory.read_only.as_raw_fd(), control.as_fd().as_raw_fd(), oom];
+    let mut kept = vec![memory.write.as_raw_fd(), memory.read_only.as_raw_fd(), control.as_fd().as_raw_fd()];
+    kept.extend(oom);
     kept.extend(view.trees.iter().map(|tree| tree.fd.as_raw_fd()));
     kept.extend(setup.streams.iter().flatten().map(|stream| stream.fd.as_raw_fd()));
     kept.extend(setup.strace.iter().chain(&setup.debug).map(OwnedFd::as_raw_fd));

@@ -1,6 +1,7 @@
 //! Runs the built `casemate` for the integration tests, as root or as an ordinary user, with a deadline.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::ffi::c_void;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -41,11 +42,12 @@ pub(crate) fn command(who: As, args: &[&str]) -> Command {
     command
 }
 
-/// The build directory may be closed to others: they get a copy, one per build and not one per test.
 fn reachable_binary(who: As) -> PathBuf {
-    if who == As::Me {
-        return casemate();
-    }
+    if who == As::Me { casemate() } else { shared_binary() }
+}
+
+/// The build directory may be closed to others: they get a copy, one per build and not one per test.
+pub(crate) fn shared_binary() -> PathBuf {
     let built = std::fs::metadata(casemate()).expect("the binary");
     let name = format!("casemate-test-{}-{}", std::os::unix::fs::MetadataExt::ino(&built), built.len());
     let copy = std::env::temp_dir().join(name);
@@ -168,4 +170,39 @@ pub(crate) fn assert_gone_within(pids: &[u32], limit: Duration) {
         assert!(start.elapsed() < limit, "still there after {limit:?}: {left:?}");
         std::thread::yield_now();
     }
+}
+
+/// BPF_RET | BPF_K with SECCOMP_RET_ALLOW.
+const ALLOW: libc::sock_filter = libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 };
+const SECCOMP_SET_MODE_FILTER: u64 = 1;
+const SECCOMP_FILTER_FLAG_NEW_LISTENER: u64 = 8;
+
+/// In the child before exec: a filter of its own that has a listener, so that no other one can have any.
+fn occupy_the_listener() -> std::io::Result<()> {
+    let filter = [ALLOW];
+    let program = libc::sock_fprog { len: 1, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: 1. plain numbers; the call changes this process alone.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let program = (&raw const program).cast::<c_void>();
+    let (mode, flags) = (SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    // SAFETY: 1. `program` and its one instruction outlive the call.
+    let listener = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, program) };
+    if listener < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // The listener stays open over exec: closed, it would make room for another.
+    // SAFETY: 1. a descriptor of ours.
+    if unsafe { libc::fcntl(i32::try_from(listener).unwrap_or(-1), libc::F_SETFD, 0) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// `command` where a filter with a listener is in force already, as below some container runtimes.
+pub(crate) fn below_a_listener(mut command: Command) -> Command {
+    // SAFETY: 1. only async-signal-safe calls, and no allocation on success.
+    unsafe { command.pre_exec(occupy_the_listener) };
+    command
 }
