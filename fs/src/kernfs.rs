@@ -294,15 +294,14 @@ impl<T: Content> FileOps for TextFile<T> {
     }
 
     fn read(&self, ctx: &Context<'_>, _file: &File, dst: &mut dyn IoDst, offset: u64) -> Result<usize, Errno> {
-        let text = {
-            let mut snapshot = self.snapshot.lock();
-            match &*snapshot {
-                Some(text) if offset > 0 => Arc::clone(text),
-                _ => {
-                    let text: Arc<[u8]> = self.contents.render(ctx)?.into();
-                    *snapshot = Some(Arc::clone(&text));
-                    text
-                }
+        let kept = if offset > 0 { self.snapshot.lock().clone() } else { None };
+        let text = match kept {
+            Some(text) => text,
+            None => {
+                // Without the lock: what is told may have locks of any kind.
+                let text: Arc<[u8]> = self.contents.render(ctx)?.into();
+                *self.snapshot.lock() = Some(Arc::clone(&text));
+                text
             }
         };
         let rest = usize::try_from(offset).ok().and_then(|offset| text.get(offset..)).unwrap_or_default();

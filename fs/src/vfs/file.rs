@@ -5,13 +5,14 @@
 //! that an implementation says only what it can.
 
 use std::any::Any;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::Errno;
 use abi::fs::{FallocFlags, OpenFlags};
 use auth::{Gid, Uid};
-use sync::Mutex;
+use sync::{Mutex, MutexGuard};
 use usermem::bytes::{IoDst, IoSrc};
 use usermem::memmap::Mappable;
 use usermem::ptr::UserMemory;
@@ -221,7 +222,9 @@ pub struct File {
     path_only: bool,
     /// Status flags (`F_GETFL` without the access mode). Relaxed: a change races with I/O on Linux too.
     flags: AtomicU32,
-    position: Mutex<u64>,
+    /// Changes under `moving`. Relaxed: who reads it without that has to expect any value.
+    position: AtomicU64,
+    moving: Mutex<()>,
     /// The owner for SIGIO, kept for `F_GETOWN`: type and id.
     owner: Mutex<Owner>,
     /// Whether a lock was ever taken through this description. Relaxed: only a hint to skip work at close.
@@ -237,6 +240,33 @@ pub struct Owner {
     pub id: i32,
     /// Signal in place of SIGIO; 0 for SIGIO.
     pub signal: i32,
+}
+
+/// A position that is being moved; where it is in the end, it stays.
+struct Moving<'a> {
+    at: u64,
+    file: &'a File,
+    _lock: MutexGuard<'a, ()>,
+}
+
+impl Deref for Moving<'_> {
+    type Target = u64;
+
+    fn deref(&self) -> &u64 {
+        &self.at
+    }
+}
+
+impl DerefMut for Moving<'_> {
+    fn deref_mut(&mut self) -> &mut u64 {
+        &mut self.at
+    }
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.file.position.store(self.at, Ordering::Relaxed);
+    }
 }
 
 /// The flags that `F_GETFL` shows and `open` keeps.
@@ -271,7 +301,8 @@ impl File {
             writable: !path_only && (access == abi::fs::O_WRONLY || access == abi::fs::O_RDWR),
             path_only,
             flags: AtomicU32::new(kept_flags(flags).bits()),
-            position: Mutex::new(lockclass::POSITION, 0),
+            position: AtomicU64::new(0),
+            moving: Mutex::new(lockclass::POSITION, ()),
             owner: Mutex::new(lockclass::SLOTS, Owner::default()),
             locked: AtomicBool::new(false),
         })
@@ -398,7 +429,7 @@ impl File {
         if let Some(offset) = self.fixed_offset() {
             return self.ops.read(ctx, self, dst, offset);
         }
-        let mut position = self.position.lock();
+        let mut position = self.moving();
         let n = self.ops.read(ctx, self, dst, *position)?;
         *position = position.saturating_add(n as u64);
         Ok(n)
@@ -410,7 +441,7 @@ impl File {
         if let Some(offset) = self.fixed_offset() {
             return self.ops.write(ctx, self, src, offset);
         }
-        let mut position = self.position.lock();
+        let mut position = self.moving();
         if self.flags().contains(OpenFlags::O_APPEND) {
             let (start, n) = self.ops.append(ctx, self, src)?;
             *position = start.saturating_add(n as u64);
@@ -454,11 +485,18 @@ impl File {
         Ok(self.ops.append(ctx, self, src)?.1)
     }
 
+    /// The position, to move it: nobody else does meanwhile.
+    fn moving(&self) -> Moving<'_> {
+        let lock = self.moving.lock();
+        Moving { at: self.position.load(Ordering::Relaxed), file: self, _lock: lock }
+    }
+
     /// The position now.
     pub fn position(&self) -> u64 {
         match self.ops.position() {
             Position::Own => self.ops.seek(0, Whence::Current).unwrap_or(0),
-            _ => *self.position.lock(),
+            // Without the lock, which the asker may hold: /proc/[pid]/fdinfo may tell of itself.
+            _ => self.position.load(Ordering::Relaxed),
         }
     }
 
@@ -482,7 +520,7 @@ impl File {
             Position::Own => return self.ops.seek(offset, whence),
             Position::Offsets => {}
         }
-        let mut position = self.position.lock();
+        let mut position = self.moving();
         let base = match whence {
             Whence::Set => 0,
             Whence::Current => *position,
@@ -508,7 +546,7 @@ impl File {
         if !self.readable {
             return Err(Errno::EBADF);
         }
-        let mut position = self.position.lock();
+        let mut position = self.moving();
         *position = self.ops.readdir(ctx, self, *position, sink)?;
         Ok(())
     }

@@ -275,3 +275,19 @@ fn flock_converts_and_passes_to_children() {
         assert_eq!(sys!(close, fd), Ok(0));
     }
 }
+
+/// Found by the guest fuzzer: reading one took the lock of the position that it tells.
+#[test]
+fn fdinfo_tells_positions_even_its_own() {
+    let file = sys!(openat, libc::AT_FDCWD, c"/bin/true".as_ptr(), libc::O_RDONLY).unwrap();
+    assert_eq!(sys!(lseek, file, 7, libc::SEEK_SET), Ok(7));
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{file}")).unwrap();
+    assert!(text.starts_with("pos:\t7\n"), "{text}");
+    let path = std::ffi::CString::new(format!("/proc/self/fdinfo/{file}")).unwrap();
+    let own = sys!(openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY).unwrap();
+    assert_eq!(sys!(dup2, own, file), Ok(file));
+    let mut bytes = [0_u8; 6];
+    assert_eq!(sys!(read, own, bytes.as_mut_ptr(), bytes.len()), Ok(6));
+    assert_eq!(&bytes, b"pos:\t0");
+    assert_eq!((sys!(close, own), sys!(close, file)), (Ok(0), Ok(0)));
+}
