@@ -75,7 +75,8 @@ impl Test {
                     command.args(&prefix).arg(executable);
                     command
                 };
-                // One at a time: the tests of a file share descriptors, mappings and children.
+                // One at a time: the tests of a file share descriptors, mappings and children; run together, some fail on
+                // Linux too (a hole is filled by another test, a lock lives on in another test's child).
                 command.args(["--quiet", "--test-threads=1"]).stdin(Stdio::null());
                 command.env("CASEMATE_INSIDE", if prefix.is_empty() { "0" } else { "1" });
                 if let Some(filter) = &self.filter {
