@@ -21,6 +21,7 @@ use crate::fdtable::{CloseOnExec, FdTable};
 use crate::fsstate::FsState;
 use crate::futex::FutexTable;
 use crate::ids::{INIT_PID, Pid, Tid};
+use crate::ipc::Ipc;
 use crate::lock::{EXT, UTS};
 use crate::pause::Pauses;
 use crate::rlimit::Rlimits;
@@ -177,6 +178,7 @@ pub struct Kernel {
     tasks: TaskSet,
     futexes: FutexTable,
     unix_sockets: Arc<unix::Space>,
+    ipc: Ipc,
     timers: Timers,
     pauses: Pauses,
     signal_quota: SignalQuota,
@@ -214,6 +216,7 @@ impl Kernel {
             tasks: TaskSet::new(config.pids),
             futexes: FutexTable::new(),
             unix_sockets: unix::Space::new(),
+            ipc: Ipc::new(),
             timers: Timers::new(),
             pauses: Pauses::new(),
             signal_quota: SignalQuota::new(),
@@ -506,6 +509,11 @@ impl Kernel {
     /// Takes an armed timer back; says whether it was still to come.
     pub fn disarm_timer(&self, handle: crate::time::TimerHandle) -> bool {
         self.timers.disarm(handle)
+    }
+
+    /// System V IPC.
+    pub fn ipc(&self) -> &Ipc {
+        &self.ipc
     }
 
     /// Everyone who sleeps on a futex.

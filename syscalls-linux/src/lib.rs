@@ -23,6 +23,7 @@ mod limits;
 mod mem;
 mod memory;
 mod names;
+mod numa;
 mod poll;
 mod process;
 mod rw;
@@ -33,6 +34,7 @@ mod sockopt;
 mod splice;
 mod strace;
 mod system;
+mod sysv;
 mod time;
 mod timers;
 mod walk;
@@ -56,6 +58,7 @@ pub static TABLE: [Option<&'static SyscallDef>; NUMBERS] = by_number(&[
     limits::ROWS,
     memory::ROWS,
     names::ROWS,
+    numa::ROWS,
     poll::ROWS,
     process::ROWS,
     rw::ROWS,
@@ -65,6 +68,9 @@ pub static TABLE: [Option<&'static SyscallDef>; NUMBERS] = by_number(&[
     sockopt::ROWS,
     splice::ROWS,
     system::ROWS,
+    sysv::MSG,
+    sysv::SEM,
+    sysv::SHM,
     time::ROWS,
     timers::ROWS,
 ]);

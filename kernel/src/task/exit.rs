@@ -79,6 +79,9 @@ impl Task {
             thread.group().change_space(None);
         }
         self.leave_memory();
+        if remaining == Remaining::None {
+            kernel.ipc().sem().process_ends(thread.pid());
+        }
         for file in self.fds().remove_user() {
             // close(2): nobody is left to hear of an error.
             let _ = self.close_file(file);
