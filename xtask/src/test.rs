@@ -29,16 +29,25 @@ pub(crate) struct Test {
     /// Only the scenarios: scripts of real programs, natively and inside, with one outcome.
     #[arg(long)]
     scenarios: bool,
+    /// Run scenarios in this mode (repeatable), instead of those of every run; `--long` runs them in all.
+    #[arg(long, requires = "scenarios")]
+    mode: Vec<String>,
     /// Only guest tests or scenarios whose name contains this.
     filter: Option<String>,
 }
 
 impl Test {
+    /// The scenarios, in the modes of every run.
+    pub(crate) fn scenarios() -> Self {
+        Self { scenarios: true, ..Self::default() }
+    }
+
     pub(crate) fn run(&self) -> Result<()> {
         programs::ensure()?;
         let binary = Build { release: false }.artifact()?;
         if self.scenarios {
-            return scenarios::run(&binary, self.filter.as_deref());
+            let filter = self.filter.as_deref();
+            return scenarios::run(&binary, &scenarios::Selection { filter, modes: &self.mode, long: self.long });
         }
         let executables = guest_executables()?;
         if executables.is_empty() {
