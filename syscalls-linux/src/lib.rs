@@ -19,6 +19,7 @@ mod docs;
 mod fd;
 mod futex;
 mod ids;
+mod inotify;
 mod limits;
 mod mem;
 mod memory;
@@ -55,6 +56,7 @@ pub static TABLE: [Option<&'static SyscallDef>; NUMBERS] = by_number(&[
     fd::ROWS,
     futex::ROWS,
     ids::ROWS,
+    inotify::ROWS,
     limits::ROWS,
     memory::ROWS,
     names::ROWS,
