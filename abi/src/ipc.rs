@@ -81,6 +81,50 @@ uapi_struct! {
         pub sem_nsems: u64,
         pub _unused3: [u64; 2],
     }
+    /// `struct shminfo64`.
+    pub struct ShmInfo64 {
+        pub shmmax: u64,
+        pub shmmin: u64,
+        pub shmmni: u64,
+        pub shmseg: u64,
+        pub shmall: u64,
+        pub _unused: [u64; 4],
+    }
+    /// `struct shm_info`.
+    pub struct ShmInfo {
+        pub used_ids: i32,
+        pub _pad: i32,
+        pub shm_tot: u64,
+        pub shm_rss: u64,
+        pub shm_swp: u64,
+        pub swap_attempts: u64,
+        pub swap_successes: u64,
+    }
+    /// `struct seminfo`.
+    pub struct SemInfo {
+        pub semmap: i32,
+        pub semmni: i32,
+        pub semmns: i32,
+        pub semmnu: i32,
+        pub semmsl: i32,
+        pub semopm: i32,
+        pub semume: i32,
+        pub semusz: i32,
+        pub semvmx: i32,
+        pub semaem: i32,
+    }
+    /// `struct msginfo`.
+    pub struct MsgInfo {
+        pub msgpool: i32,
+        pub msgmap: i32,
+        pub msgmax: i32,
+        pub msgmnb: i32,
+        pub msgmni: i32,
+        pub msgssz: i32,
+        pub msgtql: i32,
+        pub msgseg: u16,
+        pub _pad: u16,
+    }
     /// `struct sembuf`.
     pub struct Sembuf {
         pub sem_num: u16,
@@ -114,6 +158,10 @@ layout! {
     IpcPerm: 48;
     ShmidDs: 112, shm_nattch @ 88;
     SemidDs: 104, sem_nsems @ 80;
+    ShmInfo64: 72;
+    ShmInfo: 48;
+    SemInfo: 40;
+    MsgInfo: 32;
     Sembuf: 6;
     MsqidDs: 120;
     MqAttr: 64;

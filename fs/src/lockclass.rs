@@ -46,6 +46,8 @@ classes! {
     MOUNT_NS = "fs.mount_ns", 40120;
     /// The list of cached dentries.
     DCACHE = "fs.dcache", 40130;
+    /// Adding watches.
+    WATCHES = "fs.watches", 40135;
     /// Locks and watches that hang off an inode.
     SLOTS = "fs.slots", 40140;
     /// Buffers of pipes, event counters and the like.

@@ -13,6 +13,7 @@ use arch::x86_64::{cpuid, sigframe};
 use auth::Creds;
 use fs::vfs::{Devices, File, LookupFlags, MountNs, Path};
 use loader::Randomness;
+use mm::Mm;
 use sync::{Condvar, Mutex};
 use usermem::memfile::MemoryFile;
 use usermem::platform::Platform;
@@ -21,6 +22,7 @@ use crate::fdtable::{CloseOnExec, FdTable};
 use crate::fsstate::FsState;
 use crate::futex::FutexTable;
 use crate::ids::{INIT_PID, Pid, Tid};
+use crate::ipc::Ipc;
 use crate::lock::{EXT, UTS};
 use crate::pause::Pauses;
 use crate::rlimit::Rlimits;
@@ -157,6 +159,22 @@ struct End {
     status: Option<ExitStatus>,
 }
 
+/// Most address spaces that end after their process has.
+const MAX_ENDING: u32 = 8;
+
+/// An address space that ends when this is dropped.
+pub(crate) struct Ending<'a> {
+    kernel: &'a Kernel,
+    mm: Option<Arc<Mm>>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        drop(self.mm.take());
+        self.kernel.ending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The kernel of a sandbox.
 pub struct Kernel {
     platform: Arc<dyn Platform>,
@@ -177,6 +195,7 @@ pub struct Kernel {
     tasks: TaskSet,
     futexes: FutexTable,
     unix_sockets: Arc<unix::Space>,
+    ipc: Ipc,
     timers: Timers,
     pauses: Pauses,
     signal_quota: SignalQuota,
@@ -186,6 +205,8 @@ pub struct Kernel {
     ended: Condvar,
     /// Calls of kinds that a guest asked for and that we do not have; for diagnostics.
     unsupported: AtomicU64,
+    /// Address spaces whose tasks are gone and which the host is taking down.
+    ending: AtomicU32,
 }
 
 impl Kernel {
@@ -214,6 +235,7 @@ impl Kernel {
             tasks: TaskSet::new(config.pids),
             futexes: FutexTable::new(),
             unix_sockets: unix::Space::new(),
+            ipc: Ipc::new(),
             timers: Timers::new(),
             pauses: Pauses::new(),
             signal_quota: SignalQuota::new(),
@@ -221,6 +243,7 @@ impl Kernel {
             end: Mutex::new(EXT, End::default()),
             ended: Condvar::new(),
             unsupported: AtomicU64::new(0),
+            ending: AtomicU32::new(0),
         });
         kernel.make_init()?;
         Ok(kernel)
@@ -445,6 +468,15 @@ impl Kernel {
         }
     }
 
+    /// Keeps the address space of a process that has ended until the end of the process has been told, or ends it now if
+    /// too many are kept.
+    pub(crate) fn end_later(&self, mm: Arc<Mm>) -> Option<Ending<'_>> {
+        // Relaxed, here and below: a bound, nothing is ordered by it.
+        let ending = Ending { kernel: self, mm: Some(mm) };
+        let many = self.ending.fetch_add(1, Ordering::Relaxed) >= MAX_ENDING;
+        (!many).then_some(ending)
+    }
+
     /// The command's process, once it has been started.
     pub fn main_pid(&self) -> Option<Pid> {
         Some(self.main.load(Ordering::Relaxed)).filter(|&n| n != 0).map(Pid)
@@ -506,6 +538,11 @@ impl Kernel {
     /// Takes an armed timer back; says whether it was still to come.
     pub fn disarm_timer(&self, handle: crate::time::TimerHandle) -> bool {
         self.timers.disarm(handle)
+    }
+
+    /// System V IPC.
+    pub fn ipc(&self) -> &Ipc {
+        &self.ipc
     }
 
     /// Everyone who sleeps on a futex.

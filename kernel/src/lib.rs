@@ -1,7 +1,7 @@
 //! Linux without its system-call numbers: tasks, signals, descriptor tables, futexes, time.
 //!
 //! - [`kernel::Kernel`] is one sandbox; [`task`] its processes and their run loop; [`signal`], [`time`], [`futex`],
-//!   [`fdtable`], [`rlimit`] what they use; [`syscall`] the types of the table that the run loop calls through.
+//!   [`fdtable`], [`rlimit`], [`ipc`] what they use; [`syscall`] the types of the table that the run loop calls through.
 //! - [`error::SysErr`] is what a system call may answer besides a value.
 //!
 //! **Invariants.** This crate knows neither its platform nor any system call's number but `restart_syscall`'s. Nothing
@@ -16,6 +16,7 @@ pub mod futex;
 #[cfg(test)]
 mod harness;
 pub mod ids;
+pub mod ipc;
 pub mod kernel;
 mod lock;
 pub mod mapped;

@@ -3,7 +3,7 @@
 //! ```text
 //! kernel.ext ─ kernel.tasks ─ group.signals ─ group.handlers ─ thread.signals ─ thread.parts
 //!                                                                        (leaves: fd table, fs state, timers, quota)
-//! kernel.futex ─ [mm]
+//! kernel.futex ─ [mm]   kernel.ipc ─ [memory file]
 //! ```
 //! A wait queue or parker may be woken under any of them (they are leaves). User memory is never touched under a lock of
 //! this crate but a futex bucket's.
@@ -26,6 +26,8 @@ pub(crate) const THREAD_SIGNALS: LockClass = LockClass::new("thread.signals", 12
 pub(crate) const THREAD_PARTS: LockClass = LockClass::new("thread.parts", 1300);
 /// A futex bucket; two are taken in the order of their index.
 pub(crate) const FUTEX: LockClass = LockClass::new("kernel.futex", 1500);
+/// A family of System V IPC objects; no two are held at a time.
+pub(crate) const IPC: LockClass = LockClass::new("kernel.ipc", 1600);
 /// A descriptor table.
 pub(crate) const FD_TABLE: LockClass = LockClass::new("kernel.fdtable", 3000);
 /// Root, working directory and umask.

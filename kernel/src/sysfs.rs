@@ -28,6 +28,9 @@ fn cpu_mask(set: core::ops::Range<usize>, cpus: usize) -> String {
     text
 }
 
+/// What is said of the set of nodes, which is always the first.
+const NODE_SETS: &[&str] = &["has_cpu", "has_memory", "has_normal_memory", "online", "possible"];
+
 /// A directory in the making.
 struct Folder {
     tree: Tree,
@@ -71,7 +74,8 @@ pub fn filesystem(kernel: &Kernel) -> Arc<dyn Filesystem> {
         .folder("devices", |dir| {
             dir.folder("system", |system| {
                 system.folder("cpu", |dir| cpu_folder(dir, cpus)).folder("node", |dir| {
-                    dir.text("online", "0".into()).text("possible", "0".into()).folder("node0", |node| {
+                    let dir = NODE_SETS.iter().fold(dir, |dir, name| dir.text(name, "0".into()));
+                    dir.folder("node0", |node| {
                         node.text("cpulist", cpu_list(cpus))
                             .text("cpumap", cpu_mask(0..cpus, cpus))
                             .text("distance", "10".into())

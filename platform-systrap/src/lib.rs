@@ -103,7 +103,7 @@ impl SystrapConfig {
         Self {
             memory,
             memory_read_only,
-            spare_stubs: 1,
+            spare_stubs: 2,
             handover: Handover::Auto,
             kick_patience: Duration::from_secs(10),
             cpus: u32::MAX,

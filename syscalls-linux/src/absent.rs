@@ -129,30 +129,6 @@ syscalls! {
     /// Lists mounts.
     listmount [458, 458] Unsupported(ENOSYS, "newer than most programs; /proc/self/mountinfo tells")(Addr, Addr, Ulong, Hex);
 
-    /// Gets a System V shared memory segment.
-    shmget [29, 194] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Int, Ulong, Hex);
-    /// Attaches a System V shared memory segment.
-    shmat [30, 196] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Int, Addr, Hex);
-    /// Controls a System V shared memory segment.
-    shmctl [31, 195] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Int, Int, Addr);
-    /// Detaches a System V shared memory segment.
-    shmdt [67, 197] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Addr);
-    /// Gets a set of System V semaphores.
-    semget [64, 190] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Int, Int, Hex);
-    /// Operates on System V semaphores.
-    semop [65, 193] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Int, Addr, Ulong);
-    /// Operates on System V semaphores, with a time limit.
-    semtimedop [220, 192] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Int, Addr, Ulong, Addr);
-    /// Controls System V semaphores.
-    semctl [66, 191] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Int, Int, Int, Hex);
-    /// Gets a System V message queue.
-    msgget [68, 186] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Int, Hex);
-    /// Sends a System V message.
-    msgsnd [69, 189] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Int, Addr, Ulong, Hex);
-    /// Receives a System V message.
-    msgrcv [70, 188] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Int, Addr, Ulong, Long, Hex);
-    /// Controls a System V message queue.
-    msgctl [71, 187] Unsupported(ENOSYS, "as without CONFIG_SYSVIPC")(Int, Int, Addr);
     /// Opens a POSIX message queue.
     mq_open [240, 180] Unsupported(ENOSYS, "as without CONFIG_POSIX_MQUEUE")(Str, Hex, Mode, Addr);
     /// Removes a POSIX message queue.
@@ -166,18 +142,8 @@ syscalls! {
     /// Gets and sets attributes of a POSIX message queue.
     mq_getsetattr [245, 185] Unsupported(ENOSYS, "as without CONFIG_POSIX_MQUEUE")(Fd, Addr, Addr);
 
-    /// Sets the NUMA policy of a range of memory.
-    mbind [237, 235] Unsupported(ENOSYS, "as without CONFIG_NUMA")(Addr, Ulong, Int, Addr, Ulong, Hex);
-    /// Sets the thread's NUMA policy.
-    set_mempolicy [238, 237] Unsupported(ENOSYS, "as without CONFIG_NUMA")(Int, Addr, Ulong);
-    /// Gets the thread's NUMA policy.
-    get_mempolicy [239, 236] Unsupported(ENOSYS, "as without CONFIG_NUMA")(Addr, Addr, Ulong, Addr, Hex);
-    /// Moves a process's pages between nodes.
-    migrate_pages [256, 238] Unsupported(ENOSYS, "as without CONFIG_NUMA")(Int, Ulong, Addr, Addr);
     /// Moves pages between nodes.
     move_pages [279, 239] Unsupported(ENOSYS, "as without CONFIG_NUMA")(Int, Ulong, Addr, Addr, Addr, Hex);
-    /// Sets the home node of a range of memory.
-    set_mempolicy_home_node [450, 450] Unsupported(ENOSYS, "as without CONFIG_NUMA")(Addr, Ulong, Ulong, Hex);
 
     /// Creates a filesystem event group.
     fanotify_init [300, 262] Unsupported(ENOSYS, "as without CONFIG_FANOTIFY")(Hex, Hex);

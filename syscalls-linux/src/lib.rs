@@ -19,10 +19,12 @@ mod docs;
 mod fd;
 mod futex;
 mod ids;
+mod inotify;
 mod limits;
 mod mem;
 mod memory;
 mod names;
+mod numa;
 mod poll;
 mod process;
 mod rw;
@@ -33,6 +35,7 @@ mod sockopt;
 mod splice;
 mod strace;
 mod system;
+mod sysv;
 mod time;
 mod timers;
 mod walk;
@@ -53,9 +56,11 @@ pub static TABLE: [Option<&'static SyscallDef>; NUMBERS] = by_number(&[
     fd::ROWS,
     futex::ROWS,
     ids::ROWS,
+    inotify::ROWS,
     limits::ROWS,
     memory::ROWS,
     names::ROWS,
+    numa::ROWS,
     poll::ROWS,
     process::ROWS,
     rw::ROWS,
@@ -65,6 +70,9 @@ pub static TABLE: [Option<&'static SyscallDef>; NUMBERS] = by_number(&[
     sockopt::ROWS,
     splice::ROWS,
     system::ROWS,
+    sysv::MSG,
+    sysv::SEM,
+    sysv::SHM,
     time::ROWS,
     timers::ROWS,
 ]);

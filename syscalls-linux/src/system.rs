@@ -43,14 +43,6 @@ syscalls! {
     arch_prctl [158, -] Partial("segment bases");
     /// Continues an interrupted call.
     restart_syscall [219, 128] Full("host::nothing_to_restart_is_an_interruption");
-    /// Makes an inotify instance.
-    inotify_init [253, -] Unsupported(ENOSYS, "as without CONFIG_INOTIFY_USER")();
-    /// Makes an inotify instance, with flags.
-    inotify_init1 [294, 26] Unsupported(ENOSYS, "as without CONFIG_INOTIFY_USER")(Hex);
-    /// Watches a file.
-    inotify_add_watch [254, 27] Unsupported(ENOSYS, "as without CONFIG_INOTIFY_USER")(Fd, Str, Hex);
-    /// Ends a watch.
-    inotify_rm_watch [255, 28] Unsupported(ENOSYS, "as without CONFIG_INOTIFY_USER")(Fd, Int);
     /// What a user-space probe's trampoline calls.
     uretprobe [335, -] Unsupported(ENOSYS, "as without CONFIG_UPROBES")();
 }

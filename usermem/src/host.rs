@@ -25,8 +25,11 @@ pub const HOST_CALLS: &[HostCallRule] = &[
     HostCallRule { nr: libc::SYS_writev, args: &[], reason: "usermem: guest memory into a host stream" },
     HostCallRule {
         nr: libc::SYS_fallocate,
-        args: &[&[(1, u32::MAX as u64, (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u64)]],
-        reason: "usermem: give freed pages of the memory file back",
+        args: &[
+            &[(1, u32::MAX as u64, (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u64)],
+            &[(1, u32::MAX as u64, libc::FALLOC_FL_KEEP_SIZE as u64)],
+        ],
+        reason: "usermem: give freed pages of the memory file back; take huge pages for it",
     },
     HostCallRule {
         nr: libc::SYS_lseek,
@@ -122,6 +125,21 @@ pub fn set_len(file: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
     let len = offset_of(len)?;
     // SAFETY: a borrowed descriptor is open; the call touches no memory of ours.
     if unsafe { libc::ftruncate(file.as_raw_fd(), len) } == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// fallocate(2): the range has storage, and reads as before. `ENOSPC` at a limit.
+pub fn allocate(file: BorrowedFd<'_>, offset: u64, len: u64) -> Result<(), Errno> {
+    let (offset, len) = (offset_of(offset)?, offset_of(len)?);
+    loop {
+        // SAFETY: as in `set_len`.
+        if unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, len) } == 0 {
+            return Ok(());
+        }
+        match last_errno() {
+            Errno::EINTR => {}
+            e => return Err(e),
+        }
+    }
 }
 
 /// fallocate(2) with PUNCH_HOLE: the range reads as zeros and its memory is free.

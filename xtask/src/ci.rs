@@ -22,6 +22,7 @@ impl Ci {
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )?;
         Test::default().run()?;
+        Test::scenarios().run()?;
         bench::smoke()
     }
 }

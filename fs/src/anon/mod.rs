@@ -1,7 +1,9 @@
-//! Files without a place in any tree: event counters, memory objects.
+//! Files without a place in any tree: event counters, memory objects, watches.
 
 mod eventfd;
+mod inotify;
 mod memory;
 
 pub use eventfd::{EventFd, Mode as EventFdMode};
+pub use inotify::{Inotify, check_mask as check_inotify_mask};
 pub use memory::SharedMemory;

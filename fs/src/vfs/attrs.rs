@@ -1,12 +1,13 @@
 //! Metadata operations: permission to change it, set-id bits that writing drops, extended attributes.
 
 use abi::Errno;
-use abi::fs::{XATTR_NAME_MAX, XATTR_SIZE_MAX, XattrFlags};
+use abi::fs::{InotifyMask, XATTR_NAME_MAX, XATTR_SIZE_MAX, XattrFlags};
 use auth::{Caps, Gid, Uid};
 
 use crate::Context;
 use crate::vfs::inode::{Inode, XattrOps};
 use crate::vfs::mount::Path;
+use crate::vfs::notify;
 use crate::vfs::perm::{Perm, owner_or_capable};
 use crate::vfs::types::{Attr, FileType, SetAttr, SetTime, StatFs};
 
@@ -65,6 +66,27 @@ impl Path {
         Ok(())
     }
 
+    /// Changes metadata, and tells those who watch what Linux tells them of such a change.
+    fn change(&self, ctx: &Context<'_>, change: &SetAttr) -> Result<(), Errno> {
+        self.inode().set_attr(ctx, change)?;
+        let mut mask = InotifyMask::empty();
+        let truncated = change.size.is_some();
+        mask.set(InotifyMask::IN_MODIFY, truncated);
+        let looks = change.uid.is_some() || change.gid.is_some() || change.mode.is_some();
+        mask.set(InotifyMask::IN_ATTRIB, looks);
+        match (change.atime.is_some(), change.mtime.is_some()) {
+            _ if truncated => {}
+            (true, true) => mask |= InotifyMask::IN_ATTRIB,
+            (true, false) => mask |= InotifyMask::IN_ACCESS,
+            (false, true) => mask |= InotifyMask::IN_MODIFY,
+            (false, false) => {}
+        }
+        if !mask.is_empty() {
+            notify::happened(&self.dentry, mask);
+        }
+        Ok(())
+    }
+
     /// `chmod(2)`.
     pub fn chmod(&self, ctx: &Context<'_>, mode: u32) -> Result<(), Errno> {
         self.mount.check_writable()?;
@@ -80,7 +102,7 @@ impl Path {
         if !ctx.creds.in_group(attr.gid) && !ctx.creds.has(Caps::FSETID) {
             mode &= !abi::fs::S_ISGID;
         }
-        inode.set_attr(ctx, &SetAttr { mode: Some(mode), ..SetAttr::default() })
+        self.change(ctx, &SetAttr { mode: Some(mode), ..SetAttr::default() })
     }
 
     /// `chown(2)`; `None` leaves an id.
@@ -105,7 +127,7 @@ impl Path {
             }
             change.mode = Some(mode);
         }
-        inode.set_attr(ctx, &change)
+        self.change(ctx, &change)
     }
 
     /// `utimensat(2)`; `None` leaves a time.
@@ -122,7 +144,7 @@ impl Path {
             }
             inode.permission(ctx, Perm::WRITE)?;
         }
-        inode.set_attr(ctx, &SetAttr { atime, mtime, ..SetAttr::default() })
+        self.change(ctx, &SetAttr { atime, mtime, ..SetAttr::default() })
     }
 
     /// `truncate(2)`.
@@ -140,7 +162,7 @@ impl Path {
         inode.permission(ctx, Perm::WRITE)?;
         let mut change = SetAttr { size: Some(size), mtime: Some(SetTime::Now), ..SetAttr::default() };
         drop_privileges_on_write(ctx, inode, &mut change)?;
-        inode.set_attr(ctx, &change)
+        self.change(ctx, &change)
     }
 
     fn xattrs(&self) -> Result<&dyn XattrOps, Errno> {
@@ -160,14 +182,18 @@ impl Path {
         }
         self.mount.check_writable()?;
         self.check_xattr(ctx, name, Perm::WRITE)?;
-        self.xattrs()?.set(ctx, name, value, flags)
+        self.xattrs()?.set(ctx, name, value, flags)?;
+        notify::happened(&self.dentry, InotifyMask::IN_ATTRIB);
+        Ok(())
     }
 
     /// `removexattr(2)`.
     pub fn remove_xattr(&self, ctx: &Context<'_>, name: &[u8]) -> Result<(), Errno> {
         self.mount.check_writable()?;
         self.check_xattr(ctx, name, Perm::WRITE)?;
-        self.xattrs()?.remove(ctx, name)
+        self.xattrs()?.remove(ctx, name)?;
+        notify::happened(&self.dentry, InotifyMask::IN_ATTRIB);
+        Ok(())
     }
 
     /// `listxattr(2)`: names, each with its NUL.

@@ -398,7 +398,7 @@ mod cache {
     pub(super) const MAX_CHILDREN_WITH_NEGATIVES: usize = 4096;
 
     /// Cached dentries at most; Relaxed: read as a hint.
-    pub(super) static LIMIT: AtomicUsize = AtomicUsize::new(65_536);
+    pub(super) static LIMIT: AtomicUsize = AtomicUsize::new(32_768);
 
     static LIST: Mutex<VecDeque<Weak<Dentry>>> = Mutex::new(lockclass::DCACHE, VecDeque::new());
 

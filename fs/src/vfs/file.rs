@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::Errno;
-use abi::fs::{FallocFlags, OpenFlags};
+use abi::fs::{FallocFlags, InotifyMask, OpenFlags};
 use auth::{Gid, Uid};
 use sync::{Mutex, MutexGuard};
 use usermem::bytes::{IoDst, IoSrc};
@@ -20,6 +20,7 @@ use waiter::{EventMask, Pollable, WaitQueue};
 
 use crate::vfs::inode::Inode;
 use crate::vfs::mount::Path;
+use crate::vfs::notify;
 use crate::vfs::pseudo::AnonInode;
 use crate::vfs::types::{Attr, DirSink, FileType, StatFs};
 use crate::{Context, lockclass};
@@ -423,8 +424,22 @@ impl File {
         if self.writable { Ok(()) } else { Err(Errno::EBADF) }
     }
 
+    /// Tells those who watch that `n` bytes were read or written.
+    #[inline]
+    fn moved(&self, n: usize, mask: InotifyMask) {
+        if n > 0 {
+            notify::happened(&self.path.dentry, mask);
+        }
+    }
+
     /// Reads at the position and moves it, `read(2)`.
     pub fn read(&self, ctx: &Context<'_>, dst: &mut dyn IoDst) -> Result<usize, Errno> {
+        let n = self.read_unseen(ctx, dst)?;
+        self.moved(n, InotifyMask::IN_ACCESS);
+        Ok(n)
+    }
+
+    fn read_unseen(&self, ctx: &Context<'_>, dst: &mut dyn IoDst) -> Result<usize, Errno> {
         self.check_read()?;
         if let Some(offset) = self.fixed_offset() {
             return self.ops.read(ctx, self, dst, offset);
@@ -437,6 +452,12 @@ impl File {
 
     /// Writes at the position (at the end with `O_APPEND`) and moves it, `write(2)`.
     pub fn write(&self, ctx: &Context<'_>, src: &mut dyn IoSrc) -> Result<usize, Errno> {
+        let n = self.write_unseen(ctx, src)?;
+        self.moved(n, InotifyMask::IN_MODIFY);
+        Ok(n)
+    }
+
+    fn write_unseen(&self, ctx: &Context<'_>, src: &mut dyn IoSrc) -> Result<usize, Errno> {
         self.check_write()?;
         if let Some(offset) = self.fixed_offset() {
             return self.ops.write(ctx, self, src, offset);
@@ -463,26 +484,33 @@ impl File {
     pub fn read_at(&self, ctx: &Context<'_>, dst: &mut dyn IoDst, offset: u64) -> Result<usize, Errno> {
         self.check_offset(offset)?;
         self.check_read()?;
-        self.ops.read(ctx, self, dst, offset)
+        let n = self.ops.read(ctx, self, dst, offset)?;
+        self.moved(n, InotifyMask::IN_ACCESS);
+        Ok(n)
     }
 
     /// Writes at `offset`, `pwrite(2)`; at the end with `O_APPEND`, as Linux does.
     pub fn write_at(&self, ctx: &Context<'_>, src: &mut dyn IoSrc, offset: u64) -> Result<usize, Errno> {
         self.check_offset(offset)?;
         self.check_write()?;
-        if self.flags().contains(OpenFlags::O_APPEND) {
-            return Ok(self.ops.append(ctx, self, src)?.1);
-        }
-        self.ops.write(ctx, self, src, offset)
+        let n = if self.flags().contains(OpenFlags::O_APPEND) {
+            self.ops.append(ctx, self, src)?.1
+        } else {
+            self.ops.write(ctx, self, src, offset)?
+        };
+        self.moved(n, InotifyMask::IN_MODIFY);
+        Ok(n)
     }
 
     /// Writes at the end whatever the flags, `RWF_APPEND`.
     pub fn append(&self, ctx: &Context<'_>, src: &mut dyn IoSrc) -> Result<usize, Errno> {
         self.check_write()?;
-        if let Some(offset) = self.fixed_offset() {
-            return self.ops.write(ctx, self, src, offset);
-        }
-        Ok(self.ops.append(ctx, self, src)?.1)
+        let n = match self.fixed_offset() {
+            Some(offset) => self.ops.write(ctx, self, src, offset)?,
+            None => self.ops.append(ctx, self, src)?.1,
+        };
+        self.moved(n, InotifyMask::IN_MODIFY);
+        Ok(n)
     }
 
     /// The position, to move it: nobody else does meanwhile.
@@ -548,6 +576,8 @@ impl File {
         }
         let mut position = self.moving();
         *position = self.ops.readdir(ctx, self, *position, sink)?;
+        drop(position);
+        notify::happened(&self.path.dentry, InotifyMask::IN_ACCESS);
         Ok(())
     }
 
@@ -575,7 +605,9 @@ impl File {
         if !self.writable || i64::try_from(size).is_err() {
             return Err(Errno::EINVAL);
         }
-        self.ops.truncate(ctx, self, size)
+        self.ops.truncate(ctx, self, size)?;
+        notify::happened(&self.path.dentry, InotifyMask::IN_MODIFY);
+        Ok(())
     }
 
     /// `fallocate(2)`.
@@ -592,7 +624,11 @@ impl File {
         match self.inode().file_type() {
             FileType::Fifo => Err(Errno::ESPIPE),
             FileType::Directory => Err(Errno::EISDIR),
-            FileType::Regular => self.ops.allocate(ctx, mode, offset, len),
+            FileType::Regular => {
+                self.ops.allocate(ctx, mode, offset, len)?;
+                notify::happened(&self.path.dentry, InotifyMask::IN_MODIFY);
+                Ok(())
+            }
             _ => Err(Errno::ENODEV),
         }
     }
@@ -664,6 +700,11 @@ impl Drop for File {
         }
         let ops = Arc::clone(&self.ops);
         ops.release(self);
+        if notify::is_anybody_there() && !self.path_only {
+            let mask = if self.writable { InotifyMask::IN_CLOSE_WRITE } else { InotifyMask::IN_CLOSE_NOWRITE };
+            notify::happened(&self.path.dentry, mask);
+        }
+        notify::maybe_gone(&self.path.dentry);
     }
 }
 

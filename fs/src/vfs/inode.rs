@@ -16,6 +16,7 @@ use crate::lockclass;
 use crate::vfs::file::FileOps;
 use crate::vfs::locks::InodeLocks;
 use crate::vfs::mount::Path;
+use crate::vfs::notify::Watches;
 use crate::vfs::perm::{self, Perm};
 use crate::vfs::types::{Attr, DirEntry, FileType, PermAttr, SetAttr, SetTime, Timestamp};
 use crate::{Clock, Context};
@@ -105,6 +106,7 @@ struct Slots {
     fifo: Mutex<std::sync::Weak<crate::pipe::Pipe>>,
     bound: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
     layer: OnceLock<u64>,
+    watches: Watches,
 }
 
 impl InodeSlots {
@@ -120,6 +122,7 @@ impl InodeSlots {
                 fifo: Mutex::new(lockclass::SLOTS, std::sync::Weak::new()),
                 bound: Mutex::new(lockclass::SLOTS, None),
                 layer: OnceLock::new(),
+                watches: Watches::new(),
             })
         })
     }
@@ -148,6 +151,16 @@ impl InodeSlots {
     /// Makes `pipe` the one behind this inode: an unnamed pipe that is opened again through `/proc/self/fd`.
     pub(crate) fn set_fifo(&self, pipe: &Arc<crate::pipe::Pipe>) {
         *self.get().fifo.lock() = Arc::downgrade(pipe);
+    }
+
+    /// Watches on the inode.
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.get().watches
+    }
+
+    /// Watches on the inode, if it has slots at all.
+    pub(crate) fn watches_if_any(&self) -> Option<&Watches> {
+        self.slots.get().map(|slots| &slots.watches)
     }
 
     /// Binds an object (a UNIX socket) to the inode.

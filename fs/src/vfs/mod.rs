@@ -14,6 +14,7 @@ mod locks;
 mod modify;
 mod moment;
 mod mount;
+mod notify;
 mod open;
 mod perm;
 mod pseudo;
@@ -33,6 +34,7 @@ pub use moment::end_brief_answers;
 pub use mount::{
     Detach, Filesystem, Mount, MountNs, MountOptions, Path, Recursive, Superblock, may_mount, new_device_id,
 };
+pub(crate) use notify::{Listener, Watch, Watches};
 pub use perm::{Perm, check as check_permission};
 pub use pseudo::AnonInode;
 pub use types::{

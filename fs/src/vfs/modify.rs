@@ -3,16 +3,44 @@
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::fs::{NAME_MAX, PATH_MAX, RenameFlags};
+use abi::fs::{InotifyMask, NAME_MAX, PATH_MAX, RenameFlags};
 use auth::Caps;
 
 use crate::vfs::dentry::Dentry;
 use crate::vfs::inode::{NodeKind, Rename};
 use crate::vfs::mount::Path;
+use crate::vfs::notify;
 use crate::vfs::open::new_node;
 use crate::vfs::perm::{Perm, check_sticky, owner_or_capable};
 use crate::vfs::types::{FileType, LookupFlags};
 use crate::vfs::walk::{At, Component, Last, Parent};
+
+/// Tells those who watch of a rename that is done.
+fn tell_of_rename(
+    (from, name): (&Arc<Dentry>, &[u8]),
+    (to, new_name): (&Arc<Dentry>, &[u8]),
+    entry: &Arc<Dentry>,
+    target: Option<&Arc<Dentry>>,
+    flags: RenameFlags,
+) {
+    let moved = |from: &Arc<Dentry>, name: &[u8], to: &Arc<Dentry>, new_name: &[u8], entry: &Arc<Dentry>| {
+        let cookie = notify::new_cookie();
+        notify::entry_changed(from, name, entry.inode(), InotifyMask::IN_MOVED_FROM, cookie);
+        notify::entry_changed(to, new_name, entry.inode(), InotifyMask::IN_MOVED_TO, cookie);
+        notify::inode_changed(entry.inode(), InotifyMask::IN_MOVE_SELF);
+    };
+    moved(from, name, to, new_name, entry);
+    match target {
+        Some(target) if flags.contains(RenameFlags::RENAME_EXCHANGE) => moved(to, new_name, from, name, target),
+        Some(target) => {
+            if !target.is_dir() {
+                notify::inode_changed(target.inode(), InotifyMask::IN_ATTRIB);
+            }
+            notify::maybe_gone(target);
+        }
+        None => {}
+    }
+}
 
 /// The name that an operation needs its path to end in.
 fn plain_name(last: Last, otherwise: Errno) -> Result<Component, Errno> {
@@ -44,7 +72,9 @@ impl At<'_> {
         let node = new_node(self.ctx, dir.inode().perm_attr()?, kind, mode);
         let inode = directory.create(self.ctx, name, &node)?;
         dir.dentry.forget_negative(name);
-        Ok(dir.dentry.instantiate(name, inode))
+        let entry = dir.dentry.instantiate(name, inode);
+        notify::entry_changed(&dir.dentry, name, entry.inode(), InotifyMask::IN_CREATE, 0);
+        Ok(entry)
     }
 
     /// Creates a node at `path`; a name that ends in a slash is only for directories.
@@ -114,6 +144,7 @@ impl At<'_> {
         }
         directory.unlink(self.ctx, &name, entry.inode())?;
         dir.dentry.unlinked(&entry);
+        notify::entry_removed(&dir.dentry, &name, &entry);
         Ok(())
     }
 
@@ -141,6 +172,7 @@ impl At<'_> {
         }
         directory.rmdir(self.ctx, &name, entry.inode())?;
         dir.dentry.unlinked(&entry);
+        notify::entry_removed(&dir.dentry, &name, &entry);
         Ok(())
     }
 
@@ -183,6 +215,8 @@ impl At<'_> {
         } else {
             dir.dentry.instantiate(&name, Arc::clone(target.inode()));
         }
+        notify::inode_changed(target.inode(), InotifyMask::IN_ATTRIB);
+        notify::entry_changed(&dir.dentry, &name, target.inode(), InotifyMask::IN_CREATE, 0);
         Ok(())
     }
 
@@ -296,6 +330,9 @@ impl At<'_> {
                 to.dentry.forget_negative(&new_name);
                 from.dentry.moved(&entry, &to.dentry, &new_name);
             }
+        }
+        if notify::is_anybody_there() {
+            tell_of_rename((&from.dentry, &name), (&to.dentry, &new_name), &entry, target.as_ref(), flags);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::fs::OpenFlags;
+use abi::fs::{InotifyMask, OpenFlags};
 
 use crate::Context;
 use crate::vfs::attrs::drop_privileges_on_write;
@@ -13,6 +13,7 @@ use crate::vfs::dirfile::DirFile;
 use crate::vfs::file::{File, FileOps, PathOnly};
 use crate::vfs::inode::{NewNode, NodeKind};
 use crate::vfs::mount::{MountOptions, Path};
+use crate::vfs::notify;
 use crate::vfs::perm::{Perm, owner_or_capable};
 use crate::vfs::types::{FileType, LookupFlags, OpenHow, SetAttr, SetTime};
 use crate::vfs::walk::{At, FollowLinks, Last, Walker, insist};
@@ -182,11 +183,16 @@ fn open_place(ctx: &Context<'_>, place: Path, how: &OpenHow, created: Created) -
         let mut change = SetAttr { size: Some(0), mtime: Some(SetTime::Now), ..SetAttr::default() };
         drop_privileges_on_write(ctx, place.inode(), &mut change)?;
         place.inode().set_attr(ctx, &change)?;
+        notify::happened(&place.dentry, InotifyMask::IN_MODIFY);
     }
     let ops: Arc<dyn FileOps> = match file_type {
         _ if place.inode().opens_itself() => Arc::clone(place.inode()).open(ctx, flags)?,
         FileType::Directory => Arc::new(DirFile::new()),
-        FileType::Fifo => return crate::pipe::open_fifo(ctx, place, flags),
+        FileType::Fifo => {
+            let file = crate::pipe::open_fifo(ctx, place, flags)?;
+            notify::happened(&file.path().dentry, InotifyMask::IN_OPEN);
+            return Ok(file);
+        }
         FileType::CharDevice | FileType::BlockDevice => {
             let kind = if file_type == FileType::CharDevice { DeviceKind::Char } else { DeviceKind::Block };
             let rdev = place.inode().attr()?.rdev;
@@ -194,5 +200,6 @@ fn open_place(ctx: &Context<'_>, place: Path, how: &OpenHow, created: Created) -
         }
         _ => Arc::clone(place.inode()).open(ctx, flags)?,
     };
+    notify::happened(&place.dentry, InotifyMask::IN_OPEN);
     Ok(File::new(ops, place, flags))
 }

@@ -2,13 +2,17 @@
 
 use abi::Errno;
 use usermem::platform::{Access, Prot};
-use usermem::{Addr, AddrRange};
+use usermem::{Addr, AddrRange, PAGE_SIZE};
 
 use crate::mm::Mm;
-use crate::state::{Batch, MAX_MAP_COUNT, State};
+use crate::pma::Place;
+use crate::state::{Batch, MAX_MAP_COUNT, State, WINDOW};
 use crate::unmap::Empty;
-use crate::vma::{Vma, VmaFlags};
+use crate::vma::{Force, Vma, VmaFlags};
 use crate::{Fault, Sharing};
+
+/// Anonymous pages that are thrown away: up to this many bytes of them stay, as zeros.
+const FEW: u64 = 4 * PAGE_SIZE;
 
 /// What `madvise(2)` says about a range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,10 +121,20 @@ impl Mm {
 }
 
 impl State {
-    /// Brings in what one fault at `at` brings in; answers where to go on.
+    /// Brings in what one access of the kernel to `[at, end)` and one fault at `at` bring in; answers where to go on.
     fn populate_step(&mut self, at: Addr, end: Addr, access: Access) -> Result<Addr, Fault> {
+        if self.vmas.get(at).is_some_and(|(_, vma)| access != Access::Write || vma.is_private()) {
+            // The longer run, and its memory; a fault alone would leave it to the first touch.
+            let (found, place) = self.resolve(at, end, access, Force::No)?;
+            if let Place::Memory { offset } = place {
+                let len = found.len().min(WINDOW);
+                self.pool.touch(offset, len)?;
+                self.fault(at, access)?;
+                return Ok(Addr(at.0 + len));
+            }
+        }
         self.fault(at, access)?;
-        let reached = self.installed.get(at).map_or(at.0.saturating_add(usermem::PAGE_SIZE), |(piece, _)| piece.end.0);
+        let reached = self.installed.get(at).map_or(at.0.saturating_add(PAGE_SIZE), |(piece, _)| piece.end.0);
         Ok(Addr(reached).min(end))
     }
 
@@ -189,14 +203,11 @@ impl State {
             return;
         }
         for (part, pma) in self.pmas.within(piece).collect::<Vec<_>>() {
-            if vma.file.is_none() && !pma.cow && self.pool.punch(pma.offset, part.len()) {
-                // The host takes the pages from every mapping of them: what is installed shows zeros.
-                if pma.full {
-                    self.pmas.update(part, |_, pma| pma.full = false);
-                }
-                continue;
+            // A few pages are zeroed sooner than taken from the platform.
+            let few = vma.file.is_none() && !pma.cow && part.len() <= FEW;
+            if !few || self.pool.zero(pma.offset, part.len()).is_err() {
+                self.drop_pages(part, batch);
             }
-            self.drop_pages(part, batch);
         }
     }
 }

@@ -4,15 +4,20 @@
 //! them than was asked for, since a trip to us costs as much as copying dozens of pages. The kernel's own copies
 //! ([`State::resolve`]) find the bytes only, and tell the platform no more than it has to know.
 
+use smallvec::SmallVec;
+use usermem::memfile::Content;
 use usermem::memmap::Located;
 use usermem::platform::{Access, Prot};
 use usermem::{Addr, AddrRange, PAGE_SIZE};
 
 use crate::addrmap::Piece;
-use crate::pma::{Home, Place, Pma};
-use crate::state::{Batch, STACK_GUARD, State, WINDOW};
+use crate::pma::{Place, Pma};
+use crate::state::{Batch, Entries, STACK_GUARD, State, WINDOW};
 use crate::types::Fault;
 use crate::vma::{Force, Vma, VmaFlags, needs};
+
+/// Anonymous memory begins with runs of this size; where it grows contiguously, they become as long as what is there.
+const FIRST_RUN: u64 = 8 * PAGE_SIZE;
 
 /// Private copies of file pages and of shared pages are made in aligned runs of this size.
 const COPY_RUN: u64 = 16 * PAGE_SIZE;
@@ -36,8 +41,9 @@ const MAX_SIBLINGS: usize = 4;
 /// How many other shared pieces are looked at when one turns out to be shared no more.
 const MAX_SWEEP: usize = 128;
 
-/// Space for large anonymous mappings is reserved in pieces of this size.
-const ARENA: u64 = 64 << 20;
+/// Private pages get their page-table entries at once in runs up to this size; longer ones are one huge page, which the
+/// host enters as a whole.
+const ENTERED: u64 = WINDOW / 2;
 
 /// Past this many host mappings, copies are made in whole windows to have fewer.
 const MANY_INSTALLED: usize = 20_000;
@@ -52,6 +58,9 @@ pub(crate) fn block(addr: Addr, size: u64) -> AddrRange {
 fn clip(range: AddrRange, limits: AddrRange) -> AddrRange {
     range.intersect(limits).unwrap_or(AddrRange { start: range.start, end: range.start })
 }
+
+/// Pages for addresses: where in the memory file, and what is in them.
+type Taken = SmallVec<[(AddrRange, u64, Content); 2]>;
 
 impl State {
     /// The VMA at `addr`, after growing a stack down to it if that is what lies above.
@@ -148,7 +157,7 @@ impl State {
     ) -> Result<(), Fault> {
         if !vma.is_private() {
             let (run, place) = self.locate(page, self.fresh_around(page, range, WINDOW), range, vma)?;
-            self.install(run, place, vma.cpu_prot(), batch);
+            self.install(run, place, vma.cpu_prot(), Entries::Later, batch);
             return Ok(());
         }
         if self.pmas.get(page).is_none() {
@@ -159,18 +168,18 @@ impl State {
                 if vma.file.is_some() && !data {
                     let around = clip(self.fresh_around(page, range, READ_AHEAD), hole);
                     let (run, place) = self.locate(page, around, range, vma)?;
-                    self.install(run, place, vma.cpu_prot() - Prot::WRITE, batch);
+                    self.install(run, place, vma.cpu_prot() - Prot::WRITE, Entries::Later, batch);
                     self.install_siblings(range, vma, batch);
                     return Ok(());
                 }
                 if vma.file.is_none() && (!vma.prot.contains(Prot::WRITE) || hole.len() >= SMALL_HOLE) {
                     let around = clip(self.fresh_around(page, range, READ_AHEAD), hole);
-                    self.install(around, Place::Zero, vma.cpu_prot() - Prot::WRITE, batch);
+                    self.install(around, Place::Zero, vma.cpu_prot() - Prot::WRITE, Entries::Later, batch);
                     return Ok(());
                 }
             }
-            let run = self.make_private(page, range, vma, batch)?;
-            self.install_private(run, vma, batch);
+            let (run, entries) = self.make_private(page, range, vma, PAGE_SIZE, batch)?;
+            self.install_private(run, vma, entries, batch);
             return Ok(());
         }
         let run = if access == Access::Write {
@@ -180,7 +189,8 @@ impl State {
             let whole = self.pmas.get(page).map_or(block(page, PAGE_SIZE), |(piece, _)| clip(piece, range));
             clip(whole, self.fresh_around(page, range, READ_AHEAD))
         };
-        self.install_private(run, vma, batch);
+        let entries = if run.len() <= COPY_RUN { Entries::Now } else { Entries::Later };
+        self.install_private(run, vma, entries, batch);
         Ok(())
     }
 
@@ -212,7 +222,7 @@ impl State {
                 continue;
             }
             if let Ok((run, place)) = self.locate(at.start, at, at, &other) {
-                self.install(run, place, other.cpu_prot(), batch);
+                self.install(run, place, other.cpu_prot(), Entries::Later, batch);
             }
         }
     }
@@ -228,11 +238,11 @@ impl State {
     }
 
     /// Maps the private pages of `run`, which all exist.
-    pub(crate) fn install_private(&mut self, run: AddrRange, vma: &Vma, batch: &mut Batch) {
+    pub(crate) fn install_private(&mut self, run: AddrRange, vma: &Vma, entries: Entries, batch: &mut Batch) {
         let pieces: Vec<_> = self.pmas.within(run).collect();
         for (piece, pma) in pieces {
             let prot = if pma.cow { vma.cpu_prot() - Prot::WRITE } else { vma.cpu_prot() };
-            self.install(piece, Place::Memory { offset: pma.offset }, prot, batch);
+            self.install(piece, Place::Memory { offset: pma.offset }, prot, entries, batch);
         }
     }
 
@@ -268,40 +278,96 @@ impl State {
         Ok(found)
     }
 
-    /// Makes private pages at `page`, where none are, and around it; says where.
-    fn make_private(&mut self, page: Addr, range: AddrRange, vma: &Vma, batch: &mut Batch) -> Result<AddrRange, Fault> {
-        let size = match &vma.file {
-            None => WINDOW,
-            Some(_) if vma.copies_text() => self.copy_run().max(TEXT_RUN),
-            Some(_) => self.copy_run(),
-        };
-        let mut hole = self.pmas.gap_around(page, clip(block(page, size), range));
-        if let Some(file) = &vma.file {
-            let limit = file.object.size().checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX - (PAGE_SIZE - 1));
-            let left = limit.saturating_sub(vma.offset_of(range, hole.start));
-            hole.end = Addr(hole.end.0.min(hole.start.0.saturating_add(left)));
-            if !hole.contains(page) {
-                return Err(Fault::Bus);
-            }
-        }
-        if self.pool.is_full() {
-            return Err(Fault::Oom);
-        }
-        let homes = self.take_homes(hole, range)?;
-        if vma.file.is_some() {
-            for (piece, offset) in &homes {
-                if let Err(fault) = self.copy_file(*piece, *offset, range, vma) {
-                    for (piece, offset) in homes {
-                        batch.free(piece, offset);
-                    }
-                    return Err(fault);
+    /// Makes private pages at `page`, where none are, and around it, the more if the next `wanted` bytes are about to be
+    /// used; says where, and whether they have memory already.
+    fn make_private(
+        &mut self,
+        page: Addr,
+        range: AddrRange,
+        vma: &Vma,
+        wanted: u64,
+        batch: &mut Batch,
+    ) -> Result<(AddrRange, Entries), Fault> {
+        let run = match &vma.file {
+            None => self.anonymous_run(page, range, wanted),
+            Some(file) => {
+                let size = if vma.copies_text() { self.copy_run().max(TEXT_RUN) } else { self.copy_run() };
+                let mut run = self.pmas.gap_around(page, clip(block(page, size), range));
+                let limit =
+                    file.object.size().checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX - (PAGE_SIZE - 1));
+                let left = limit.saturating_sub(vma.offset_of(range, run.start));
+                run.end = Addr(run.end.0.min(run.start.0.saturating_add(left)));
+                if !run.contains(page) {
+                    return Err(Fault::Bus);
                 }
+                run
             }
+        };
+        let (run, taken) = self.take_pages(page, run)?;
+        let fill = |state: &Self| {
+            taken.iter().try_for_each(|(piece, offset, content)| {
+                if *content == Content::Leftovers {
+                    state.pool.zero(*offset, piece.len())?;
+                }
+                if vma.file.is_some() { state.copy_file(*piece, *offset, range, vma) } else { Ok(()) }
+            })
+        };
+        if let Err(fault) = fill(self) {
+            for (piece, offset, _) in taken {
+                batch.free(piece, offset);
+            }
+            return Err(fault);
         }
-        for (piece, offset) in homes {
-            self.pmas.insert(piece, Pma { offset, cow: false, full: vma.file.is_some() });
+        let holes = vma.file.is_none() && taken.iter().any(|(_, _, content)| *content == Content::Holes);
+        for (piece, offset, _) in taken {
+            self.pmas.insert(piece, Pma { offset, cow: false });
         }
-        Ok(hole)
+        let entries = if holes || run.len() > ENTERED { Entries::Later } else { Entries::Now };
+        Ok((run, entries))
+    }
+
+    /// How much anonymous memory to make at `page` of the VMA at `range`, where there is none: little at first, and where
+    /// it continues what is there, as much again.
+    fn anonymous_run(&self, page: Addr, range: AddrRange, wanted: u64) -> AddrRange {
+        let hole = self.pmas.gap_around(page, range);
+        let grown = if page.0 - hole.start.0 < FIRST_RUN {
+            self.present_before(hole.start, range)
+        } else if hole.end.0 - page.0 <= FIRST_RUN {
+            self.present_after(hole.end, range)
+        } else {
+            0
+        };
+        // The largest power of two that is not more.
+        let size = (grown.max(FIRST_RUN) / 2 + 1).next_power_of_two().min(WINDOW);
+        let mut run = block(page, size);
+        run.end = run.end.max(Addr(page.0.saturating_add(wanted)).min(block(page, WINDOW).end));
+        clip(run, hole)
+    }
+
+    /// Bytes of private pages that end at `end`, up to a window of them.
+    fn present_before(&self, end: Addr, range: AddrRange) -> u64 {
+        let start = Addr(end.0.saturating_sub(WINDOW)).max(range.start);
+        let mut at = end;
+        for (piece, _) in self.pmas.within(AddrRange { start, end: end.max(start) }).rev() {
+            if piece.end != at {
+                break;
+            }
+            at = piece.start;
+        }
+        end.0 - at.0
+    }
+
+    /// Bytes of private pages that start at `start`, up to a window of them.
+    fn present_after(&self, start: Addr, range: AddrRange) -> u64 {
+        let end = Addr(start.0.saturating_add(WINDOW)).min(range.end);
+        let mut at = start;
+        for (piece, _) in self.pmas.within(AddrRange { start: start.min(end), end }) {
+            if piece.start != at {
+                break;
+            }
+            at = piece.end;
+        }
+        at.0 - start.0
     }
 
     /// Copies the file's bytes for the addresses `piece` to `offset` in the memory file, which is fresh (zeros).
@@ -340,15 +406,11 @@ impl State {
             self.sweep(run, batch);
             return Ok(run);
         }
-        if self.pool.is_full() {
-            return Err(Fault::Oom);
-        }
-        let run = clip(block(page, self.copy_run()), window);
-        let homes = self.take_homes(run, range)?;
-        for (part, to) in &homes {
+        let (run, taken) = self.take_pages(page, clip(block(page, self.copy_run()), window))?;
+        for (part, to, _) in &taken {
             let from = pma.offset + (part.start.0 - piece.start.0);
             if let Err(fault) = self.pool.copy(from, *to, part.len()) {
-                for (part, offset) in homes {
+                for (part, offset, _) in taken {
                     batch.free(part, offset);
                 }
                 return Err(fault);
@@ -357,8 +419,8 @@ impl State {
         for (part, old) in self.pmas.take(run) {
             batch.free_pages(part, old);
         }
-        for (part, offset) in homes {
-            self.pmas.insert(part, Pma { offset, cow: false, full: true });
+        for (part, offset, _) in taken {
+            self.pmas.insert(part, Pma { offset, cow: false });
         }
         Ok(run)
     }
@@ -387,7 +449,7 @@ impl State {
             for part in upgradable {
                 for (part, vma) in self.vmas.within(part).collect::<Vec<_>>() {
                     if vma.prot.contains(Prot::WRITE) {
-                        self.install_private(part, &vma, batch);
+                        self.install_private(part, &vma, Entries::Later, batch);
                     }
                 }
             }
@@ -409,28 +471,43 @@ impl State {
         None
     }
 
-    /// Space in the memory file for fresh pages at `range`, in pieces, out of what is reserved for them or newly
-    /// reserved together with the surroundings (in the VMA at `vma`). The caller owns the references.
-    fn take_homes(&mut self, range: AddrRange, vma: AddrRange) -> Result<Vec<(AddrRange, u64)>, Fault> {
-        for gap in self.homes.gaps(range) {
-            // Whole windows, so that neighbours get neighbouring pages; larger pieces inside large mappings.
-            let size = if vma.len() >= ARENA { ARENA } else { WINDOW };
-            let region = AddrRange {
-                start: block(gap.start, size).start.max(block(vma.start, WINDOW).start),
-                end: block(Addr(gap.end.0 - 1), size).end.min(block(Addr(vma.end.0 - 1), WINDOW).end),
-            };
-            let mut region = self.homes.gap_around(gap.start, region);
-            let offset = match self.pool.allocate(region.len(), region.start.0 % WINDOW) {
-                Ok(offset) => offset,
-                // Offset space is short: no more than needed.
-                Err(_) => {
-                    region = gap;
-                    self.pool.allocate(region.len(), region.start.0 % WINDOW)?
-                }
-            };
-            self.homes.insert(region, Home { offset });
+    /// Takes pages for `run`, or if there are not so many, for `page` of it: for which addresses, where they are, and what
+    /// is in them. The caller owns the references.
+    fn take_pages(&self, page: Addr, run: AddrRange) -> Result<(AddrRange, Taken), Fault> {
+        match self.take_run(run) {
+            Ok(taken) => Ok((run, taken)),
+            Err(_) => {
+                let run = block(page, PAGE_SIZE);
+                self.take_run(run).map(|taken| (run, taken))
+            }
         }
-        Ok(self.homes.take(range).into_iter().map(|(piece, home)| (piece, home.offset)).collect())
+    }
+
+    fn take_run(&self, run: AddrRange) -> Result<Taken, Fault> {
+        let mut taken = Taken::new();
+        let mut at = run.start;
+        // To continue what is there makes one mapping of two.
+        let below = self.pmas.before(run.start).filter(|(piece, _)| piece.end == run.start);
+        let mut after = below.map(|(piece, pma)| pma.offset + piece.len());
+        while at < run.end {
+            let len = (run.end.0 - at.0).min(WINDOW);
+            match self.pool.take(len, after) {
+                Ok((offset, content)) => {
+                    let piece = AddrRange { start: at, end: Addr(at.0 + len) };
+                    taken.push((piece, offset, content));
+                    after = Some(offset + len);
+                    at = piece.end;
+                }
+                Err(fault) => {
+                    // Nobody has seen them.
+                    for (piece, offset, _) in taken {
+                        self.pool.dec_ref(offset, piece.len());
+                    }
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(taken)
     }
 
     /// Finds the bytes for an access of the kernel to `[addr, end)`: a first part of it, and where it is.
@@ -454,7 +531,7 @@ impl State {
             let changed = match (access, pma) {
                 (Access::Write, None) => {
                     let mut batch = Batch::default();
-                    let run = self.make_private(page, range, &vma, &mut batch);
+                    let run = self.make_private(page, range, &vma, wanted.len(), &mut batch).map(|(run, _)| run);
                     Some((run, batch))
                 }
                 (Access::Write, Some(pma)) if pma.cow => {
@@ -468,7 +545,7 @@ impl State {
                 if let Ok(run) = run
                     && self.installed.overlaps(run)
                 {
-                    self.install_private(run, &vma, &mut batch);
+                    self.install_private(run, &vma, Entries::Later, &mut batch);
                 }
                 self.commit(batch)?;
                 run?;

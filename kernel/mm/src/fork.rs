@@ -1,28 +1,35 @@
-//! Copying an address space, for `fork(2)`: private pages that hold data become shared copy-on-write, nothing is copied.
-//!
-//! What holds data is asked from the memory file. Reserved pages that nobody has touched stay with the parent, still
-//! writable there without a fault; the child has none at those addresses and takes fresh ones. Copies by the kernel into
-//! the parent's memory are waited for, since a page that is being written must not become shared meanwhile.
+//! Copying an address space, for `fork(2)`: a few small runs of private pages are copied, since each would cost both sides
+//! a fault; all others become shared copy-on-write. Copies by the kernel into the parent's memory are waited for, since a
+//! page that is being written must not become shared, nor be copied, meanwhile.
 
 use std::sync::Arc;
 
 use abi::Errno;
+use usermem::AddrRange;
 use usermem::platform::{AddressSpace, MapOp, Prot};
-use usermem::{Addr, AddrRange, PAGE_SIZE};
 
+use crate::Fault;
 use crate::mm::Mm;
 use crate::pma::{Installed, Place, Pma};
-use crate::state::{Batch, State};
+use crate::state::{Batch, Entries, State};
 use crate::vma::{Vma, VmaFlags};
 
-/// Gaps between data up to this size are shared too: fewer, larger ranges.
-const BRIDGED: u64 = 16 * PAGE_SIZE;
+/// Runs of writable pages up to this size are copied for the child: initialized data, the top of the stack, a small heap.
+const COPIED_RUN: u64 = 128 << 10;
 
-/// One mapping's data in more pieces than this is shared as a whole.
-const MAX_RUNS: usize = 256;
+/// How much is copied in all. It costs less than a handful of faults.
+const COPIED: u64 = 384 << 10;
+
+/// Runs up to this size are entered in the child's page tables at once.
+const ENTERED: u64 = 32 << 10;
 
 /// How many mappings of the parent the child starts with; others come with its faults.
 const PREMAPPED: usize = 192;
+
+/// Whether the child starts with page-table entries for `part`.
+fn entries(part: AddrRange) -> Entries {
+    if part.len() <= ENTERED { Entries::Now } else { Entries::Later }
+}
 
 impl Mm {
     /// A copy of the address space in `space`, which is empty.
@@ -58,12 +65,13 @@ impl State {
     }
 
     fn share_all(&mut self, child: &mut Self, protect: &mut Batch) -> Result<(), Errno> {
+        let mut room = COPIED;
         for (range, vma) in self.vmas.iter().map(|(range, vma)| (range, vma.clone())).collect::<Vec<_>>() {
             if vma.flags.contains(VmaFlags::DONTFORK) {
                 continue;
             }
             if vma.is_private() && !vma.flags.contains(VmaFlags::WIPEONFORK) {
-                self.share_pages(range, child, protect)?;
+                self.share_pages(range, &vma, child, &mut room, protect)?;
             }
             let mut copy = vma;
             copy.flags -= VmaFlags::LOCKED | VmaFlags::LOCK_ON_FAULT;
@@ -72,41 +80,41 @@ impl State {
         Ok(())
     }
 
-    /// Shares the private pages of a VMA that hold data.
-    fn share_pages(&mut self, range: AddrRange, child: &mut Self, protect: &mut Batch) -> Result<(), Errno> {
+    /// Gives the child the private pages of a VMA: copies of small runs, which both would write to soon, while there is
+    /// `room`; the rest is shared.
+    fn share_pages(
+        &mut self,
+        range: AddrRange,
+        vma: &Vma,
+        child: &mut Self,
+        room: &mut u64,
+        protect: &mut Batch,
+    ) -> Result<(), Errno> {
         for (piece, pma) in self.pmas.within(range).collect::<Vec<_>>() {
-            let data =
-                if pma.full { vec![(pma.offset, piece.len())] } else { self.data_to_share(pma.offset, piece.len()) };
-            for (offset, len) in data {
-                let start = Addr(piece.start.0 + (offset - pma.offset));
-                let run = AddrRange { start, end: Addr(start.0 + len) };
-                self.pool.inc_ref(offset, len)?;
-                let shared = Pma { offset, cow: true, full: true };
-                child.pmas.insert(run, shared);
-                if pma != (Pma { offset: pma.offset, ..shared }) {
-                    self.pmas.update(run, |_, pma| (pma.cow, pma.full) = (true, true));
-                }
-                self.write_protect(run, protect);
+            if vma.prot.contains(Prot::WRITE)
+                && piece.len() <= COPIED_RUN.min(*room)
+                && let Ok(offset) = self.copy_pages(pma.offset, piece.len())
+            {
+                *room -= piece.len();
+                child.pmas.insert(piece, Pma { offset, cow: false });
+                continue;
             }
+            self.pool.inc_ref(pma.offset, piece.len())?;
+            let shared = Pma { offset: pma.offset, cow: true };
+            child.pmas.insert(piece, shared);
+            if pma != shared {
+                self.pmas.update(piece, |_, pma| pma.cow = true);
+            }
+            self.write_protect(piece, protect);
         }
         Ok(())
     }
 
-    /// The parts of `[offset, offset + len)` of the memory file that hold data, not too finely.
-    fn data_to_share(&self, offset: u64, len: u64) -> Vec<(u64, u64)> {
-        let mut runs: Vec<(u64, u64)> = Vec::new();
-        for (start, len) in self.pool.data_runs(offset, len) {
-            match runs.last_mut() {
-                Some((last, last_len)) if start - (*last + *last_len) < BRIDGED => *last_len = start + len - *last,
-                _ => runs.push((start, len)),
-            }
-        }
-        match (runs.first(), runs.last()) {
-            (Some(&(first, _)), Some(&(last, last_len))) if runs.len() > MAX_RUNS => {
-                vec![(first, last + last_len - first)]
-            }
-            _ => runs,
-        }
+    /// A copy of pages, nobody's yet.
+    fn copy_pages(&self, from: u64, len: u64) -> Result<u64, Fault> {
+        let (to, _) = self.pool.take(len, None)?;
+        self.pool.copy(from, to, len).inspect_err(|_| self.pool.dec_ref(to, len))?;
+        Ok(to)
     }
 
     fn write_protect(&mut self, run: AddrRange, batch: &mut Batch) {
@@ -149,7 +157,7 @@ impl State {
             Place::Memory { .. } if vma.is_private() && self.pmas.overlaps(piece) => {
                 for (part, _) in self.pmas.within(piece).collect::<Vec<_>>() {
                     if batch.ops.len() < PREMAPPED {
-                        self.install_private(part, vma, batch);
+                        self.install_private(part, vma, entries(part), batch);
                     }
                 }
             }
@@ -158,7 +166,7 @@ impl State {
             Place::Memory { .. } if vma.is_private() && installed.made_writable => {}
             place => {
                 let place = place.cut(piece.start.0 - range.start.0);
-                self.install(piece, place, installed.prot, batch);
+                self.install(piece, place, installed.prot, Entries::Later, batch);
             }
         }
     }

@@ -22,6 +22,7 @@
 mod addrmap;
 mod advise;
 mod brk;
+mod detach;
 mod fault;
 mod fork;
 mod io;

@@ -36,7 +36,7 @@ impl SharedMemory {
     pub fn named(memory: &Arc<MemoryFile>, len: u64, name: &[u8]) -> Result<Arc<Self>, Errno> {
         let len = len.checked_next_multiple_of(PAGE_SIZE).filter(|len| *len != 0).ok_or(Errno::EINVAL)?;
         let pool = Pool::new(Arc::clone(memory));
-        let offset = pool.allocate(len, 0).map_err(|_| Errno::ENOMEM)?;
+        let offset = pool.allocate(len).map_err(|_| Errno::ENOMEM)?;
         let id = ANONYMOUS_ID | NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Self { id, pool, offset, len, name: name.to_vec() }))
     }

@@ -1,12 +1,10 @@
-//! What backs private pages, where their next copies go, and what the platform has been told.
+//! What backs private pages, and what the platform has been told.
 //!
 //! - A [`Pma`] says that private pages of a run of addresses exist and where in the memory file they are. Addresses of a
 //!   private VMA without one have never been written: zeros, or the file's bytes.
-//! - A [`Home`] is a part of the memory file reserved for pages to come at those addresses, so that pages copied one
-//!   by one end up contiguous again. The same addresses may have a PMA that is shared with another address space.
 //! - An [`Installed`] is a mapping that the platform holds.
 //!
-//! Each PMA and home owns one reference on its part of the memory file.
+//! Each PMA owns one reference on its part of the memory file.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,8 +20,6 @@ pub(crate) struct Pma {
     pub(crate) offset: u64,
     /// Whether others may share them: then never writable as they are.
     pub(crate) cow: bool,
-    /// Whether all of it is known to hold data, so that fork need not ask.
-    pub(crate) full: bool,
 }
 
 impl Piece for Pma {
@@ -32,24 +28,7 @@ impl Piece for Pma {
     }
 
     fn joins(&self, len: u64, next: &Self) -> bool {
-        self.cow == next.cow && self.full == next.full && self.offset + len == next.offset
-    }
-}
-
-/// Reserved space for private pages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Home {
-    /// Where it is in the memory file.
-    pub(crate) offset: u64,
-}
-
-impl Piece for Home {
-    fn cut(&self, offset: u64) -> Self {
-        Self { offset: self.offset + offset }
-    }
-
-    fn joins(&self, len: u64, next: &Self) -> bool {
-        self.offset + len == next.offset
+        self.cow == next.cow && self.offset + len == next.offset
     }
 }
 

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use abi::Errno;
 use sync::epoch::Pin;
-use usermem::memfile::{FileRange, MemoryFile, Place};
+use usermem::memfile::{Content, FileRange, MemoryFile, Place};
 use usermem::{PAGE_SIZE, host, safecopy};
 use vm_memory::VolatileSlice;
 
-use crate::state::WINDOW;
 use crate::types::Fault;
 
 /// A handle on the memory file.
@@ -27,11 +26,30 @@ impl Pool {
         &self.memory
     }
 
-    /// Reserves `len` bytes; at a multiple of [`WINDOW`] if they start at one in the address space (`misalignment` is 0),
-    /// so that huge pages fit.
-    pub(crate) fn allocate(&self, len: u64, misalignment: u64) -> Result<u64, Fault> {
-        let place = if misalignment == 0 && len >= WINDOW { Place::Aligned(WINDOW) } else { Place::Anywhere };
-        self.memory.allocate(len, place).map(|range| range.start).map_err(|_| Fault::Oom)
+    /// Reserves `len` bytes that read as zeros and need no memory until touched.
+    pub(crate) fn allocate(&self, len: u64) -> Result<u64, Fault> {
+        self.memory.allocate(len, Place::Anywhere).map(|range| range.start).map_err(|_| Fault::Oom)
+    }
+
+    /// Takes `len` bytes of pages, at most [`crate::state::WINDOW`], at `after` if possible; says where and what is in
+    /// them.
+    pub(crate) fn take(&self, len: u64, after: Option<u64>) -> Result<(u64, Content), Fault> {
+        self.memory.take(len, after).map(|(range, content)| (range.start, content)).map_err(|_| Fault::Oom)
+    }
+
+    /// Has memory come for each page of a range, whose bytes stay.
+    pub(crate) fn touch(&self, offset: u64, len: u64) -> Result<(), Fault> {
+        let mut byte = [0];
+        for at in (offset..offset.saturating_add(len)).step_by(PAGE_SIZE as usize) {
+            let page = self.slice(at, 1).map_err(|_| Fault::Oom)?;
+            safecopy::read_slices(&[page], &mut byte).map_err(|_| Fault::Oom)?;
+        }
+        Ok(())
+    }
+
+    /// Sets pages of the caller's own to zero.
+    pub(crate) fn zero(&self, offset: u64, len: u64) -> Result<(), Fault> {
+        self.memory.zero(FileRange::of_len(offset, len)).map_err(|_| Fault::Oom)
     }
 
     pub(crate) fn inc_ref(&self, offset: u64, len: u64) -> Result<(), Errno> {
@@ -81,7 +99,7 @@ impl Pool {
         self.memory.limit()
     }
 
-    /// Makes a range that nobody shares read as zeros everywhere; says whether it did.
+    /// Gives the memory of a range back; it reads as zeros everywhere. Says whether it did.
     pub(crate) fn punch(&self, offset: u64, len: u64) -> bool {
         self.memory.punch(FileRange::of_len(offset, len)).is_ok()
     }

@@ -173,7 +173,6 @@ impl State {
             match stays {
                 Old::Goes => {
                     self.take_vmas(old);
-                    self.drop_homes(old, &mut batch);
                 }
                 // Locked pages have gone with the rest.
                 Old::Stays => self.change_vmas(old, |vma| vma.flags -= VmaFlags::LOCKED | VmaFlags::LOCK_ON_FAULT),

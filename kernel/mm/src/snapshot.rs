@@ -89,7 +89,7 @@ impl Mm {
         found.map(Found::describe)
     }
 
-    /// The sums. Cheap but for `rss` and `anonymous`, which ask the memory file.
+    /// The sums.
     pub fn stat(&self) -> MemoryStat {
         let mut state = self.lock();
         let (rss, anonymous) = state.present(state.layout.user);
@@ -153,12 +153,7 @@ impl Found {
 impl State {
     /// Bytes present in `range`, and those of them that are private pages.
     fn present(&self, range: AddrRange) -> (u64, u64) {
-        let anonymous: u64 = self
-            .pmas
-            .within(range)
-            .flat_map(|(piece, pma)| self.pool.data_runs(pma.offset, piece.len()))
-            .map(|(_, len)| len)
-            .sum();
+        let anonymous: u64 = self.pmas.within(range).map(|(piece, _)| piece.len()).sum();
         // What is mapped of files is taken as present.
         let files: u64 = self
             .installed

@@ -12,7 +12,7 @@ use usermem::platform::{AddressSpace, MapOp, Prot};
 use usermem::{Addr, AddrRange, PAGE_SIZE};
 
 use crate::addrmap::{AddrMap, Piece};
-use crate::pma::{Home, Installed, Place, Pma};
+use crate::pma::{Installed, Place, Pma};
 use crate::pool::Pool;
 use crate::types::{Bounds, Direction, Fault, Layout, Limits, MappedFile};
 use crate::vma::{FileBacking, Vma, VmaFlags};
@@ -120,7 +120,6 @@ pub(crate) struct State {
     pub(crate) lock_future: VmaFlags,
     pub(crate) vmas: AddrMap<Vma>,
     pub(crate) pmas: AddrMap<Pma>,
-    pub(crate) homes: AddrMap<Home>,
     pub(crate) installed: AddrMap<Installed>,
     /// What has been unmapped since the lock was taken.
     pub(crate) unmapped: Vec<Unmapped>,
@@ -159,7 +158,6 @@ impl State {
             lock_future: VmaFlags::empty(),
             vmas: AddrMap::new(),
             pmas: AddrMap::new(),
-            homes: AddrMap::new(),
             installed: AddrMap::new(),
             unmapped: Vec::new(),
             last_bus: None,
@@ -218,9 +216,6 @@ impl State {
         let mut batch = Batch::default();
         for (range, pma) in self.pmas.take_all() {
             batch.free(range, pma.offset);
-        }
-        for (range, home) in self.homes.take_all() {
-            batch.free(range, home.offset);
         }
         let kept = std::mem::take(&mut self.limbo).into_iter().chain(std::mem::take(&mut self.deferred));
         for (offset, len) in batch.freed.into_iter().chain(batch.freed_shared).chain(kept) {
@@ -304,7 +299,7 @@ impl State {
 
     /// Has the platform map `range` from `place`, in place of whatever it holds there. `prot` without any bit is
     /// nothing to install.
-    pub(crate) fn install(&mut self, range: AddrRange, place: Place, prot: Prot, batch: &mut Batch) {
+    pub(crate) fn install(&mut self, range: AddrRange, place: Place, prot: Prot, entries: Entries, batch: &mut Batch) {
         if prot.is_empty() {
             self.uninstall(range, batch);
             return;
@@ -322,7 +317,7 @@ impl State {
         batch.ops.push(if again {
             MapOp::Protect { range, prot }
         } else {
-            let populate = matches!(place, Place::Memory { .. }) && range.len() <= POPULATE_MAX && old.len() == 1;
+            let populate = entries == Entries::Now;
             MapOp::Map { range, backing: place.backing(), prot, populate }
         });
         self.installed.insert(range, Installed { place, prot, made_writable });
@@ -361,8 +356,14 @@ impl State {
     }
 }
 
-/// Private copies of at most this many bytes are entered in page tables when mapped: they are about to be used.
-const POPULATE_MAX: u64 = 64 << 10;
+/// When page-table entries are made for what is mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Entries {
+    /// At once: the pages have memory and are about to be used.
+    Now,
+    /// By the host, as they are touched.
+    Later,
+}
 
 #[derive(Clone, Copy)]
 enum Count {

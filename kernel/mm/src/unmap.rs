@@ -3,9 +3,8 @@
 use abi::Errno;
 use usermem::{Addr, AddrRange};
 
-use crate::fault::block;
 use crate::mm::Mm;
-use crate::state::{Batch, MAX_MAP_COUNT, State, WINDOW};
+use crate::state::{Batch, MAX_MAP_COUNT, State};
 
 impl Mm {
     /// Removes the mappings of the pages that hold `[addr, addr + len)`; nothing there is fine.
@@ -50,7 +49,6 @@ impl State {
         }
         let mut batch = Batch::default();
         self.drop_pages(range, &mut batch);
-        self.drop_homes(range, &mut batch);
         self.commit(batch)
     }
 
@@ -59,20 +57,6 @@ impl State {
         self.uninstall(range, batch);
         for (piece, pma) in self.pmas.take(range) {
             batch.free_pages(piece, pma);
-        }
-    }
-
-    /// Gives up what is reserved for `range`, from which the VMAs have gone, and in the windows around it where no VMA
-    /// is left.
-    pub(crate) fn drop_homes(&mut self, range: AddrRange, batch: &mut Batch) {
-        let below = self.vmas.before(range.start).map_or(0, |(vma, _)| block(Addr(vma.end.0 - 1), WINDOW).end.0);
-        let above = self.vmas.at_or_after(range.end).map_or(u64::MAX, |(vma, _)| block(vma.start, WINDOW).start.0);
-        let outer = AddrRange {
-            start: block(range.start, WINDOW).start.max(Addr(below)).min(range.start),
-            end: block(Addr(range.end.0 - 1), WINDOW).end.min(Addr(above)).max(range.end),
-        };
-        for (piece, home) in self.homes.take(outer) {
-            batch.free(piece, home.offset);
         }
     }
 }

@@ -13,6 +13,7 @@ mod process;
 mod stat;
 mod sysctl;
 mod system;
+mod sysvipc;
 
 use std::sync::{Arc, Weak};
 
@@ -60,6 +61,7 @@ pub fn filesystem(kernel: &Arc<Kernel>) -> Arc<dyn Filesystem> {
     let proc = Proc { tree: Tree::new(), kernel: Arc::downgrade(kernel) };
     let fixed = system::entries(&proc)
         .with("sys", sysctl::directory(&proc))
+        .with("sysvipc", sysvipc::directory(&proc))
         .with("mounts", proc.link(ROOT_INO, "mounts", "self/mounts"))
         .with("net", proc.link(ROOT_INO, "net", "self/net"))
         .with("self", proc.tree.link(Tree::ino(ROOT_INO, b"self"), SelfLink))

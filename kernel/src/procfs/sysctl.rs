@@ -10,6 +10,7 @@ use fs::kernfs::{Content, Owned, StaticDir, Tree};
 use fs::vfs::Inode;
 
 use super::{Proc, ROOT_INO};
+use crate::ipc::{SEMMNI, SEMMNS, SEMMSL, SEMOPM};
 use crate::kernel::Kernel;
 
 type Render = fn(&Kernel) -> String;
@@ -25,8 +26,9 @@ const KNOBS: &[(&str, &str, Render)] = &[
     ("kernel", "cap_last_cap", |_| auth::Caps::LAST.to_string()),
     ("kernel", "core_pattern", |_| "core".into()),
     ("kernel", "domainname", |kernel| kernel.uts().domainname),
-    ("kernel", "msgmax", |_| "8192".into()),
-    ("kernel", "msgmnb", |_| "16384".into()),
+    ("kernel", "msgmax", |_| crate::ipc::MSGMAX.to_string()),
+    ("kernel", "msgmnb", |_| crate::ipc::MSGMNB.to_string()),
+    ("kernel", "msgmni", |_| crate::ipc::MSGMNI.to_string()),
     ("kernel", "ngroups_max", |_| "65536".into()),
     ("kernel", "osrelease", |kernel| kernel.uts().release),
     ("kernel", "ostype", |kernel| kernel.uts().sysname),
@@ -34,15 +36,16 @@ const KNOBS: &[(&str, &str, Render)] = &[
     ("kernel", "overflowuid", |_| "65534".into()),
     ("kernel", "pid_max", |_| crate::ids::PID_MAX.to_string()),
     ("kernel", "randomize_va_space", |_| "2".into()),
-    ("kernel", "sem", |_| "32000\t1024000000\t500\t32000".into()),
-    ("kernel", "shmall", |_| "18446744073692774399".into()),
-    ("kernel", "shmmax", |_| "18446744073692774399".into()),
-    ("kernel", "shmmni", |_| "4096".into()),
+    ("kernel", "sem", |_| format!("{SEMMSL}\t{SEMMNS}\t{SEMOPM}\t{SEMMNI}")),
+    ("kernel", "shmall", |_| crate::ipc::SHMMAX.to_string()),
+    ("kernel", "shmmax", |_| crate::ipc::SHMMAX.to_string()),
+    ("kernel", "shmmni", |_| crate::ipc::SHMMNI.to_string()),
     ("kernel", "threads-max", |kernel| kernel.pids_limit().to_string()),
     ("kernel", "version", |kernel| kernel.uts().version),
     ("kernel", "yama/ptrace_scope", |_| "1".into()),
     ("kernel", "random/boot_id", |kernel| kernel.boot_id().to_owned()),
     ("kernel", "random/entropy_avail", |_| "256".into()),
+    ("kernel", "random/uuid", uuid),
     ("kernel", "random/poolsize", |_| "256".into()),
     ("net", "core/somaxconn", |_| "4096".into()),
     ("vm", "max_map_count", |_| "65530".into()),
@@ -51,6 +54,16 @@ const KNOBS: &[(&str, &str, Render)] = &[
     ("vm", "overcommit_ratio", |_| "50".into()),
     ("vm", "swappiness", |_| "60".into()),
 ];
+
+/// A fresh random UUID, of version 4.
+fn uuid(kernel: &Kernel) -> String {
+    let mut bytes = [0; 16];
+    kernel.fill_random(&mut bytes);
+    let number = (u128::from_be_bytes(bytes) & !(0xf << 76) & !(0x3 << 62)) | (4 << 76) | (2 << 62);
+    let hex = format!("{number:032x}");
+    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default().to_owned();
+    [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-")
+}
 
 /// `/proc/sys`.
 pub(super) fn directory(proc: &Proc) -> Inode {

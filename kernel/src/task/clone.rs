@@ -163,6 +163,7 @@ impl Task {
         let creds = Arc::clone(self.creds());
         let mut child = Self::new(NewTask { kernel, thread: Arc::clone(&thread), user, ctx, mm, fds, fs, creds });
         child.no_new_privs = self.no_new_privs;
+        child.memory_policy = self.memory_policy;
         // sigaltstack(2): kept by fork, dropped by threads that share memory, but not by vfork.
         let shares_memory = request.has(CloneFlags::CLONE_VM) && !request.has(CloneFlags::CLONE_VFORK);
         child.altstack = if shares_memory { AltStack::default() } else { self.altstack };

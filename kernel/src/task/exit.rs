@@ -79,6 +79,9 @@ impl Task {
             thread.group().change_space(None);
         }
         self.leave_memory();
+        if remaining == Remaining::None {
+            kernel.ipc().sem().process_ends(thread.pid());
+        }
         for file in self.fds().remove_user() {
             // close(2): nobody is left to hear of an error.
             let _ = self.close_file(file);
@@ -92,12 +95,15 @@ impl Task {
             kernel.leave_tree(&thread, status);
             drop(self);
         } else {
-            // The address space goes before anybody is told.
+            // The host takes its time with an address space, for which nobody has to wait unless too many pile up.
+            let last = (remaining == Remaining::None).then(|| Arc::clone(self.mm()));
             drop(self);
             if let Some(vfork) = vfork {
                 vfork.complete();
             }
+            let late = last.and_then(|mm| kernel.end_later(mm));
             kernel.leave_tree(&thread, status);
+            drop(late);
         }
         // For good: a pause does not wait for what remains of it.
         kernel.pauses().asleep(&thread);

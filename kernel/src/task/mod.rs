@@ -87,6 +87,8 @@ pub struct Task {
     pub(crate) set_child_tid: Option<Addr>,
     /// PR_SET_DUMPABLE and the like live with mm on Linux; these two are the task's.
     pub(crate) no_new_privs: NoNewPrivs,
+    /// set_mempolicy(2).
+    pub memory_policy: MemoryPolicy,
 }
 
 /// PR_SET_NO_NEW_PRIVS.
@@ -97,6 +99,17 @@ pub enum NoNewPrivs {
     No,
     /// It may not, for ever.
     Yes,
+}
+
+/// Where a thread wants its memory, on a machine with one node: kept to be told, `set_mempolicy(2)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemoryPolicy {
+    /// `MPOL_*`.
+    pub mode: u32,
+    /// `MPOL_F_*`.
+    pub flags: u32,
+    /// The nodes, as bits.
+    pub nodes: u64,
 }
 
 /// What a task is made of.
@@ -137,6 +150,7 @@ impl Task {
             vfork_done: None,
             set_child_tid: None,
             no_new_privs: NoNewPrivs::No,
+            memory_policy: MemoryPolicy::default(),
         }
     }
 

@@ -79,7 +79,7 @@ impl<T: ?Sized> Mutex<T> {
 
 impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.class.name)?;
+        write!(f, "{}:", self.class.name())?;
         self.inner.fmt(f)
     }
 }
@@ -180,7 +180,7 @@ impl<T: ?Sized> RwLock<T> {
 
 impl<T: ?Sized + fmt::Debug> fmt::Debug for RwLock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.class.name)?;
+        write!(f, "{}:", self.class.name())?;
         self.inner.fmt(f)
     }
 }

@@ -29,9 +29,10 @@ pub(super) fn memory_on_tmpfs(limit: u64) -> Outcome<MemoryFiles> {
     let tmpfs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).doing(what)?;
     rustix::mount::fsconfig_set_string(&tmpfs, "size", limit.to_string()).doing(what)?;
     rustix::mount::fsconfig_set_string(&tmpfs, "mode", "0700").doing(what)?;
-    if let Err(error) = rustix::mount::fsconfig_set_string(&tmpfs, "huge", "advise") {
+    // Who maps the file says where huge pages are not wanted; fallocate, which asks for them, cannot say that it wants them.
+    if let Err(error) = rustix::mount::fsconfig_set_string(&tmpfs, "huge", "always") {
         // A kernel without transparent huge pages.
-        log::info!("{what}: huge=advise: {error}");
+        log::info!("{what}: huge=always: {error}");
     }
     rustix::mount::fsconfig_create(&tmpfs).doing(what)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;

@@ -1,8 +1,8 @@
 # Coreutils over real trees and over files that they make.
 # needs: bash ls find
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
-/usr/bin/ls -lR /usr/share/doc | /usr/bin/md5sum
-/usr/bin/ls -l --time-style=full-iso /usr/bin | /usr/bin/sort | /usr/bin/md5sum
+/usr/bin/ls -goR /usr/share/doc | /usr/bin/md5sum
+/usr/bin/ls -go --time-style=full-iso /usr/bin | /usr/bin/sort | /usr/bin/md5sum
 /usr/bin/du -s --apparent-size /usr/share/perl /usr/share/doc | /usr/bin/sort
 /usr/bin/cp -a /usr/share/perl5 tree; /usr/bin/find tree -type f | /usr/bin/wc -l; /usr/bin/diff -r /usr/share/perl5 tree && echo same
 /usr/bin/mv tree moved; /usr/bin/ls; /usr/bin/ln -s moved link; /usr/bin/readlink link; /usr/bin/readlink -f link/. | /usr/bin/sed "s,$dir,,"

@@ -1,5 +1,6 @@
 # rustc: a threaded program, compiled and run.
-# needs: bash ls rustc gcc
+# needs: bash ls rustc cargo gcc
+# as: caller
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 export PATH=$PATH:$HOME/.cargo/bin
 /usr/bin/cat > t.rs <<'END'

@@ -19,8 +19,8 @@ use usermem::Addr;
 
 pub(crate) use text::Text;
 pub(crate) use values::{
-    AdviceArg, ArchPrctlOp, ClockArg, EpollOp, FadviseArg, FcntlCmd, FutexOp, IoctlCmd, ItimerArg, PolicyArg, PrctlOp,
-    PriorityWho, SigHow, SignalArg, WaitIdType, Whence,
+    AdviceArg, ArchPrctlOp, ClockArg, EpollOp, FadviseArg, FcntlCmd, FutexOp, IoctlCmd, ItimerArg, MsgctlCmd,
+    PolicyArg, PrctlOp, PriorityWho, SemctlCmd, ShmctlCmd, SigHow, SignalArg, WaitIdType, Whence,
 };
 
 use crate::mem;

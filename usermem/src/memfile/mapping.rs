@@ -1,5 +1,7 @@
 //! The kernel's own mapping of the memory file: all of its offset space at once, without reserving memory.
 //!
+//! It lies at a multiple of 2 MiB, so that huge pages are mapped as such.
+//!
 //! One mapping makes a translation an addition and every range one slice. It is kept out of core dumps and of children
 //! that a platform forks.
 
@@ -13,6 +15,9 @@ use crate::host;
 
 /// Offset space to try for, largest first: hosts with an address-space limit get less.
 const LENS: [u64; 4] = [1 << 45, 1 << 42, 1 << 39, 1 << 36];
+
+/// Size of a huge page.
+const ALIGN: usize = 2 << 20;
 
 pub(super) struct Mapping {
     base: *mut u8,
@@ -40,19 +45,37 @@ impl Mapping {
     fn of_len(file: BorrowedFd<'_>, len: u64) -> Result<Self, Errno> {
         let len_here = usize::try_from(len).map_err(|_| Errno::ENOMEM)?;
         host::set_len(file, len)?;
-        // SAFETY: a fresh shared mapping at an address of the host's choice touches nothing that exists.
+        // Address space with room to align in.
+        let padded = len_here.checked_add(ALIGN).ok_or(Errno::ENOMEM)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh mapping at an address of the host's choice touches nothing that exists.
+        let room = unsafe { libc::mmap(std::ptr::null_mut(), padded, libc::PROT_NONE, flags, -1, 0) };
+        if room == libc::MAP_FAILED {
+            return Err(host::last_errno());
+        }
+        let at = room.wrapping_byte_add(room.align_offset(ALIGN));
+        // SAFETY: inside the mapping just made, which is ours alone.
         let base = unsafe {
             libc::mmap(
-                std::ptr::null_mut(),
+                at,
                 len_here,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_NORESERVE,
+                libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED,
                 file.as_raw_fd(),
                 0,
             )
         };
-        if base == libc::MAP_FAILED {
-            return Err(host::last_errno());
+        let failed = base == libc::MAP_FAILED;
+        let error = host::last_errno();
+        let (before, after) = (at.addr() - room.addr(), room.addr() + padded - at.addr() - len_here);
+        let ends =
+            if failed { [(room, padded), (at, 0)] } else { [(room, before), (at.wrapping_byte_add(len_here), after)] };
+        for (start, len) in ends.into_iter().filter(|(_, len)| *len != 0) {
+            // SAFETY: what is left of the room, in which nothing lies.
+            unsafe { libc::munmap(start, len) };
+        }
+        if failed {
+            return Err(error);
         }
         let mapping = Self { base: base.cast(), len: len_here };
         for advice in [libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
@@ -60,6 +83,13 @@ impl Mapping {
             unsafe { libc::madvise(base, len_here, advice) };
         }
         Ok(mapping)
+    }
+
+    /// Touches of pages before `offset` bring in one small page each.
+    pub(super) fn avoid_huge_pages_before(&self, offset: u64) {
+        let len = usize::try_from(offset).unwrap_or(usize::MAX).min(self.len);
+        // SAFETY: inside the mapping; sets a flag on it. A host without huge pages refuses.
+        unsafe { libc::madvise(self.base.cast(), len, libc::MADV_NOHUGEPAGE) };
     }
 
     pub(super) fn len(&self) -> u64 {

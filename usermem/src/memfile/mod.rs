@@ -11,6 +11,10 @@
 //! [`MemoryFile::dec_ref`] take any page-aligned part of allocated space. A count above 1 means *shared*: write only
 //! after copying.
 //!
+//! **Two halves.** [`MemoryFile::allocate`] reserves, in the lower half, what may never be touched: pages appear one by one.
+//! [`MemoryFile::take`] gives out pages of the upper half with their memory, which is kept when they are freed and mostly
+//! huge: cheap to map, to copy and to use again. What it gives may hold an earlier owner's bytes.
+//!
 //! **Lifetime (DESIGN §5).** A freed page is reused or punched only when (1) every address space has confirmed the unmap:
 //! so call `dec_ref` only *after* `AddressSpace::apply` returned, and (2) every [`MemoryFile::pin`] that is older than the
 //! `dec_ref` is gone: so take the pin *before* translating an address, and drop it after the last use of the slice. Freed
@@ -20,6 +24,7 @@
 //! **Locks.** [`CLASS`] is a leaf. Host calls that punch run outside it.
 
 mod mapping;
+mod packed;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -37,7 +42,12 @@ use vm_memory::VolatileSlice;
 use crate::addr::PAGE_SIZE;
 use crate::host;
 use mapping::Mapping;
+use packed::CHUNK;
+pub use packed::Content;
 use space::Space;
+
+/// Chunks of the upper half that stay small pages: a small sandbox needs only part of one.
+const SMALL_CHUNKS: u64 = 1;
 
 /// The lock of the allocator's state: taken under any other lock of the kernel, with nothing taken under it.
 pub const CLASS: LockClass = LockClass::leaf("memfile.space");
@@ -105,6 +115,8 @@ pub struct MemoryFile {
     read_only: Arc<OwnedFd>,
     mapping: Mapping,
     limit: AtomicU64,
+    /// Whether the host gives a huge page for a chunk.
+    huge: bool,
     space: Mutex<Space>,
 }
 
@@ -119,9 +131,12 @@ impl MemoryFile {
     /// `limit` is in bytes of memory; the file itself becomes sparse and huge.
     pub fn new(file: OwnedFd, read_only: OwnedFd, limit: u64) -> Result<Arc<Self>, Errno> {
         let mapping = Mapping::new(file.as_fd())?;
+        let huge = has_huge_pages(file.as_fd(), mapping.len());
+        let from = space::packed_from(mapping.len()) + if huge { SMALL_CHUNKS * CHUNK } else { mapping.len() };
+        mapping.avoid_huge_pages_before(from);
         let space = Mutex::new(CLASS, Space::new(mapping.len()));
         let (file, read_only) = (Arc::new(file), Arc::new(read_only));
-        Ok(Arc::new(Self { file, read_only, mapping, limit: AtomicU64::new(limit), space }))
+        Ok(Arc::new(Self { file, read_only, mapping, limit: AtomicU64::new(limit), huge, space }))
     }
 
     /// A memory file on a memfd of its own, for tests and where no tmpfs can be mounted. Needs `/proc`.
@@ -171,6 +186,71 @@ impl MemoryFile {
         }
         self.reclaim();
         self.space.lock().allocate(len, place).ok_or(Errno::ENOMEM)
+    }
+
+    /// Takes `len` bytes (rounded up to pages, at most 2 MiB) of pages with their memory, and a reference count of 1: at
+    /// `after` if they are free there, to continue a range. 2 MiB are aligned to 2 MiB. `ENOMEM` at the limit, `EINVAL` for
+    /// another length.
+    pub fn take(&self, len: u64, after: Option<u64>) -> Result<(FileRange, Content), Errno> {
+        let len =
+            len.checked_next_multiple_of(PAGE_SIZE).filter(|&len| len > 0 && len <= CHUNK).ok_or(Errno::EINVAL)?;
+        let waits = {
+            let mut space = self.space.lock();
+            if let Some((range, content)) = space.take_used(len, after) {
+                return Ok((range, self.content(range, content)));
+            }
+            space.has_pending()
+        };
+        if waits {
+            self.reclaim();
+            if let Some((range, content)) = self.space.lock().take_used(len, after) {
+                return Ok((range, self.content(range, content)));
+            }
+        }
+        if let Some(range) = self.space.lock().take_zero(len) {
+            return Ok((range, self.content(range, Content::Zeros)));
+        }
+        let chunk = self.new_chunk(len)?;
+        let mut space = self.space.lock();
+        let range = chunk.part(0, len);
+        space.own(range);
+        if range.end < chunk.end {
+            space.packed.add(FileRange { start: range.end, end: chunk.end });
+        }
+        Ok((range, self.content(range, Content::Zeros)))
+    }
+
+    fn content(&self, range: FileRange, content: Content) -> Content {
+        let holes = content == Content::Zeros && self.is_small(range);
+        if holes { Content::Holes } else { content }
+    }
+
+    /// Whether the memory of a packed range comes page by page.
+    fn is_small(&self, range: FileRange) -> bool {
+        !self.huge || range.start < space::packed_from(self.space_len()) + SMALL_CHUNKS * CHUNK
+    }
+
+    /// A chunk that reads as zeros, for at least `least` bytes of which there is memory.
+    fn new_chunk(&self, least: u64) -> Result<FileRange, Errno> {
+        let scarce = self.would_exceed(CHUNK);
+        if scarce && self.would_exceed(least) {
+            return Err(Errno::ENOMEM);
+        }
+        let chunk = self.space.lock().packed.reserve().ok_or(Errno::ENOMEM)?;
+        if !self.is_small(chunk) && !scarce {
+            // Without it, small pages would come one by one: a refusal costs nothing but speed.
+            if let Err(error) = host::allocate(self.fd(), chunk.start, chunk.len()) {
+                log::debug!("no memory ahead for {chunk:?}: {error:?}");
+            }
+        }
+        Ok(chunk)
+    }
+
+    /// Sets pages that were taken with leftovers to zero. `ENOMEM` at the limit.
+    pub fn zero(&self, range: FileRange) -> Result<(), Errno> {
+        let slice = self.slice(range)?;
+        let n = crate::safecopy::zero_slices(&[slice], slice.len())?;
+        if n == slice.len() { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 
     /// Adds a reference to each page of `range`. `EINVAL` (and nothing done) if any of it is not allocated or the range is
@@ -267,9 +347,31 @@ impl MemoryFile {
     /// As [`MemoryFile::reclaim`], and gives kept pages back to the host: for when memory is short.
     pub fn trim(&self) {
         self.reclaim_to(Keep::Nothing);
-        let kept = self.space.lock().take_zeroed();
+        let (kept, packed) = {
+            let mut space = self.space.lock();
+            (space.take_zeroed(), space.packed.take_all())
+        };
         for range in kept {
             self.clean(range, Keep::Nothing);
+        }
+        for range in packed {
+            self.release(range);
+        }
+    }
+
+    /// Gives the memory of packed pages back to the host, and the pages to their free list.
+    fn release(&self, range: FileRange) {
+        match self.punch(range) {
+            Ok(()) => {
+                let mut space = self.space.lock();
+                if range.start.is_multiple_of(CHUNK) && range.end.is_multiple_of(CHUNK) {
+                    space.packed.add_empty(range);
+                } else {
+                    space.packed.add(range);
+                }
+            }
+            // As in `clean`.
+            Err(e) => log::error!("cannot punch {range:?} of the memory file: {e:?}"),
         }
     }
 
@@ -281,6 +383,13 @@ impl MemoryFile {
             (space.take_ripe(horizon), space.zeroed_room())
         };
         for range in ripe {
+            if self.is_packed(range) {
+                let surplus = self.space.lock().packed.give_back(range);
+                if let Some(chunks) = surplus {
+                    self.release(chunks);
+                }
+                continue;
+            }
             let keep = if keep == Keep::Zeroed && range.len() <= SMALL && range.len() <= room {
                 room -= range.len();
                 Keep::Zeroed
@@ -289,6 +398,10 @@ impl MemoryFile {
             };
             self.clean(range, keep);
         }
+    }
+
+    fn is_packed(&self, range: FileRange) -> bool {
+        range.start >= space::packed_from(self.space_len())
     }
 
     /// Makes a range that nobody can see zero, and free.
@@ -310,6 +423,17 @@ impl MemoryFile {
     }
 }
 
+/// Whether one page asked for in the upper half brings 2 MiB along.
+fn has_huge_pages(file: BorrowedFd<'_>, len: u64) -> bool {
+    let probe = space::packed_from(len);
+    let before = host::allocated_bytes(file).unwrap_or(0);
+    let huge = host::allocate(file, probe, PAGE_SIZE).is_ok()
+        && host::allocated_bytes(file).is_ok_and(|after| after.saturating_sub(before) == CHUNK);
+    // Nobody has it yet, so that a refusal costs a page of memory and nothing else.
+    let _ = host::punch_hole(file, probe, CHUNK);
+    huge
+}
+
 /// Freed ranges up to this size are zeroed and kept rather than punched and faulted in anew.
 const SMALL: u64 = 64 * 1024;
 
@@ -329,6 +453,8 @@ pub struct Reserved {
     pub allocated: u64,
     /// Freed, but perhaps still seen by someone.
     pub pending: u64,
-    /// Free, with its pages kept.
+    /// Free, with its pages kept, of the lower half.
     pub zeroed: u64,
+    /// The same of the upper half.
+    pub kept: u64,
 }

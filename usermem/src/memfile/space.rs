@@ -3,7 +3,9 @@
 //! ```text
 //!   free --allocate--> refs (count >= 1) --last dec_ref--> pending --take_ripe--> (cleaned by the caller) --give_back--> free
 //! ```
-//! **Invariant.** At each moment an offset is in exactly one of `free`, `refs`, `pending` and a caller's hands.
+//! The upper half is `super::packed`'s, with counts and a wait of the same kind.
+//!
+//! **Invariant.** At each moment an offset is in exactly one of `free`, `packed`, `refs`, `pending` and a caller's hands.
 
 use std::collections::VecDeque;
 
@@ -11,6 +13,7 @@ use abi::Errno;
 use segment::{Segment, SegmentMap};
 use sync::epoch::{self, Horizon, Retired};
 
+use super::packed::{CHUNK, Content, Packed};
 use super::{FileRange, Keep, Place, Reserved};
 use crate::addr::PAGE_SIZE;
 
@@ -36,6 +39,11 @@ impl Segment for Count {
     }
 }
 
+/// Where the upper half of a space of `len` bytes starts.
+pub(super) const fn packed_from(len: u64) -> u64 {
+    (len / 2) & !(CHUNK - 1)
+}
+
 pub(super) struct Space {
     #[cfg(test)]
     len: u64,
@@ -43,6 +51,7 @@ pub(super) struct Space {
     /// Parts of `free` whose pages were kept, zeroed.
     zeroed: SegmentMap<()>,
     zeroed_bytes: u64,
+    pub(super) packed: Packed,
     refs: SegmentMap<Count>,
     allocated: u64,
     /// In order of retirement.
@@ -54,10 +63,12 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// A space of `len` bytes, all free. The first page is never given out, so that offset 0 is always a mistake.
+    /// A space of `len` bytes, all free. The first page is never given out, so that offset 0 is always a mistake; nor is the
+    /// last one of the lower half, so that nothing reaches over.
     pub(super) fn new(len: u64) -> Self {
+        let half = packed_from(len);
         let mut free = SegmentMap::new();
-        let inserted = free.insert(PAGE_SIZE..len, ());
+        let inserted = free.insert(PAGE_SIZE..half - PAGE_SIZE, ());
         debug_assert!(inserted.is_ok());
         Self {
             #[cfg(test)]
@@ -65,6 +76,7 @@ impl Space {
             free,
             zeroed: SegmentMap::new(),
             zeroed_bytes: 0,
+            packed: Packed::new(FileRange { start: half, end: len & !(CHUNK - 1) }),
             refs: SegmentMap::new(),
             allocated: 0,
             pending: VecDeque::new(),
@@ -79,10 +91,34 @@ impl Space {
         let range = FileRange::of_len(start, len);
         self.free.remove(range.range());
         self.drop_zeroed(range);
-        self.allocated += len;
+        self.own(range);
+        Some(range)
+    }
+
+    /// Takes packed pages that have been used before.
+    pub(super) fn take_used(&mut self, len: u64, after: Option<u64>) -> Option<(FileRange, Content)> {
+        let (range, content) = self.packed.take_used(len, after)?;
+        self.own(range);
+        Some((range, content))
+    }
+
+    /// Takes packed pages that read as zeros.
+    pub(super) fn take_zero(&mut self, len: u64) -> Option<FileRange> {
+        let range = self.packed.take_zero(len)?;
+        self.own(range);
+        Some(range)
+    }
+
+    /// Counts one owner of a range that had none.
+    pub(super) fn own(&mut self, range: FileRange) {
+        self.allocated += range.len();
         let inserted = self.refs.insert(range.range(), Count(1));
         debug_assert!(inserted.is_ok(), "free space had references");
-        Some(range)
+    }
+
+    /// Whether anything waits for pins.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     fn find(&self, len: u64, place: Place) -> Option<u64> {
@@ -231,7 +267,8 @@ impl Space {
     }
 
     pub(super) fn reserved(&self) -> Reserved {
-        Reserved { allocated: self.allocated, pending: self.pending_bytes, zeroed: self.zeroed_bytes }
+        let kept = self.packed.kept();
+        Reserved { allocated: self.allocated, pending: self.pending_bytes, zeroed: self.zeroed_bytes, kept }
     }
 
     /// Checks the invariants; for tests.
@@ -241,7 +278,9 @@ impl Space {
         let used: u64 = self.refs.iter().map(|(r, _)| r.end - r.start).sum();
         let pending: u64 = self.pending.iter().map(|(r, _)| r.len()).sum();
         let zeroed: u64 = self.zeroed.iter().map(|(r, ())| r.end - r.start).sum();
-        assert_eq!(free + used + pending + PAGE_SIZE, self.len);
+        let packed: u64 = self.packed.free().iter().map(|r| r.len()).sum();
+        assert_eq!(free + used + pending + packed + 2 * PAGE_SIZE, self.len);
+        assert!(self.packed.free().iter().all(|r| self.refs.is_free(r.range())));
         assert_eq!((used, pending, zeroed), (self.allocated, self.pending_bytes, self.zeroed_bytes));
         assert!(self.zeroed.iter().all(|(r, ())| self.free.is_covered(r)));
         assert!(self.refs.iter().all(|(r, c)| c.0 > 0 && self.free.is_free(r)));

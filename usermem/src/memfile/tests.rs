@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use abi::Errno;
 use proptest::prelude::{Strategy, prop_oneof, proptest};
 
-use super::{FileRange, MemoryFile, Place};
+use super::{Content, FileRange, MemoryFile, Place};
 use crate::safecopy::{install, read_slices, write_slices};
 
 const PAGE: u64 = 4096;
@@ -88,6 +88,71 @@ fn a_stale_translation_never_shows_anothers_page() {
     assert_eq!(first_byte(&mem, again), 0);
 }
 
+/// The same of pages that are given out with what is in them.
+#[test]
+fn a_taken_page_waits_for_pins_too() {
+    let _alone = alone();
+    let mem = memory();
+    let (mine, content) = mem.take(PAGE, None).unwrap();
+    assert_ne!(content, Content::Leftovers);
+    put(&mem, mine, 1);
+    let pin = mem.pin();
+    mem.dec_ref(mine).unwrap();
+    for _ in 0..100 {
+        let (theirs, content) = mem.take(PAGE, None).unwrap();
+        assert_ne!((theirs, content), (mine, Content::Leftovers));
+        put(&mem, theirs, 2);
+    }
+    assert_eq!(first_byte(&mem, mine), 1);
+    drop(pin);
+    assert_eq!(mem.take(PAGE, None), Ok((mine, Content::Leftovers)));
+    assert_eq!(first_byte(&mem, mine), 1, "as it was");
+    mem.zero(mine).unwrap();
+    assert_eq!(first_byte(&mem, mine), 0);
+    mem.space.lock().check();
+}
+
+#[test]
+fn taken_memory_goes_back_to_the_host() {
+    let _alone = alone();
+    let mem = memory();
+    let chunks: Vec<_> = (0..16).map(|_| mem.take(2 << 20, None).unwrap().0).collect();
+    for chunk in &chunks {
+        assert!(chunk.start.is_multiple_of(2 << 20));
+        put(&mem, *chunk, 1);
+    }
+    assert_eq!(mem.usage(), 32 << 20);
+    for chunk in chunks {
+        mem.dec_ref(chunk).unwrap();
+    }
+    mem.reclaim();
+    assert!(mem.usage() <= 2 << 20, "{}", mem.usage());
+    mem.trim();
+    assert_eq!(mem.usage(), 0);
+    assert_eq!(mem.take(0, None), Err(Errno::EINVAL));
+    assert_eq!(mem.take((2 << 20) + 1, None), Err(Errno::EINVAL));
+    mem.space.lock().check();
+}
+
+#[test]
+fn takes_end_at_the_limit() {
+    let _alone = alone();
+    let mem = memory();
+    let mut taken = Vec::new();
+    let error = loop {
+        match mem.take(1 << 20, taken.last().map(|range: &FileRange| range.end)) {
+            Ok((range, _)) => {
+                put(&mem, range, 1);
+                taken.push(range);
+            }
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((error, mem.usage()), (Errno::ENOMEM, mem.limit()));
+    mem.dec_ref(taken[3]).unwrap();
+    assert!(mem.take(1 << 20, None).is_ok());
+}
+
 #[test]
 fn places() {
     let mem = memory();
@@ -156,6 +221,7 @@ fn frees_pile_up_only_so_far() {
 #[derive(Clone, Debug)]
 enum Op {
     Allocate { pages: u64 },
+    Take { pages: u64, after: usize },
     IncRef { which: usize, at: u64, pages: u64 },
     DecRef { which: usize, at: u64, pages: u64 },
     Reclaim,
@@ -165,6 +231,7 @@ enum Op {
 fn ops() -> impl Strategy<Value = Op> {
     prop_oneof![
         (1..9u64).prop_map(|pages| Op::Allocate { pages }),
+        (1..40u64, 0..64usize).prop_map(|(pages, after)| Op::Take { pages, after }),
         (0..64usize, 0..8u64, 1..8u64).prop_map(|(which, at, pages)| Op::IncRef { which, at, pages }),
         (0..64usize, 0..8u64, 1..8u64).prop_map(|(which, at, pages)| Op::DecRef { which, at, pages }),
         (0..64usize, 0..8u64, 1..8u64).prop_map(|(which, at, pages)| Op::DecRef { which, at, pages }),
@@ -183,8 +250,19 @@ proptest! {
         let mut counts = std::collections::BTreeMap::<u64, u32>::new();
         for op in ops {
             match op {
-                Op::Allocate { pages } => {
-                    let r = mem.allocate(pages * PAGE, Place::Anywhere).unwrap();
+                Op::Allocate { .. } | Op::Take { .. } => {
+                    let r = match op {
+                        Op::Take { pages, after } => {
+                            let after = ranges.get(after % ranges.len().max(1)).map(|r: &FileRange| r.end);
+                            let (r, content) = mem.take(pages * PAGE, after).unwrap();
+                            if content == Content::Leftovers {
+                                mem.zero(r).unwrap();
+                            }
+                            r
+                        }
+                        Op::Allocate { pages } => mem.allocate(pages * PAGE, Place::Anywhere).unwrap(),
+                        _ => continue,
+                    };
                     for page in (r.start..r.end).step_by(PAGE as usize) {
                         assert_eq!(counts.insert(page, 1), None, "given out twice");
                         let one = FileRange::of_len(page, PAGE);

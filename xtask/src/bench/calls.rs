@@ -38,6 +38,16 @@ pub(super) fn build() -> Result<Guest> {
     Ok(Guest { calls: path("", "bench-calls")?, exit: path(build::TARGET, "bench-exit")? })
 }
 
+impl Guest {
+    /// The command that takes the measures called `names`, or all, each in about `budget`.
+    pub(super) fn command(&self, budget: Duration, names: &[&str]) -> Vec<String> {
+        let budget = budget.as_millis().to_string();
+        let mut words = vec![self.calls.clone(), "run".to_owned(), budget, self.exit.clone()];
+        words.extend(names.iter().map(|&name| name.to_owned()));
+        words
+    }
+}
+
 /// Takes the wanted measures of group `calls`: in each round one process on each side takes all of them.
 pub(super) fn measure(
     plan: &Plan,
@@ -51,9 +61,7 @@ pub(super) fn measure(
     if names.is_empty() {
         return Ok(());
     }
-    let budget = plan.call_budget.as_millis().to_string();
-    let mut words = vec![guest.calls.clone(), "run".to_owned(), budget, guest.exit.clone()];
-    words.extend(names.iter().map(|&name| name.to_owned()));
+    let words = guest.command(plan.call_budget, &names);
     let mut round = 0;
     let mut missing = BTreeMap::new();
     let (rounds, failed) = interleaved(&sides.all(), plan.rounds, Duration::MAX, |side| {

@@ -5,6 +5,8 @@
 //! - [`programs`]: whole programs, `start/…` from start to exit, `inside/…` in one sandbox that already runs ([`session`]);
 //! - [`idle`]: memory and wake-ups of a sandbox that does nothing.
 //!
+//! [`soak`] does the same work for many minutes in one sandbox, which must then hold no more than before.
+//!
 //! [`sides`] knows how to start each side, [`results`] keeps the samples, [`report`] prints them, [`targets`] compares
 //! them with `bench/targets.toml`. Rounds of the sides are interleaved, so that a change of the machine meets them all.
 
@@ -18,6 +20,7 @@ mod report;
 mod results;
 mod session;
 mod sides;
+mod soak;
 mod targets;
 
 use std::path::{Path, PathBuf};
@@ -56,6 +59,9 @@ pub(crate) struct Bench {
     /// Put Debian trixie's runsc below DIR, unless it is there, without touching the system; compare with it.
     #[arg(long, value_name = "DIR")]
     fetch_runsc: Option<PathBuf>,
+    /// Instead of measuring, run all work for so long in one sandbox, and see that it then holds what it held before.
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["check", "compare", "json", "only"])]
+    soak: Option<u64>,
     /// A casemate binary to measure instead of a fresh release build.
     #[arg(long, value_name = "PATH")]
     casemate: Option<PathBuf>,
@@ -81,6 +87,9 @@ impl Plan {
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         ensure!(self.rounds > 0, "--rounds must be at least 1");
+        if let Some(minutes) = self.soak {
+            return soak::run(&binary(self.casemate.as_deref())?, Duration::from_secs(minutes * 60));
+        }
         let old = self.compare.as_deref().map(Results::read).transpose()?;
         let targets = targets::read(&root().join(targets::FILE))?;
         let runsc = match &self.fetch_runsc {
@@ -136,12 +145,17 @@ pub(crate) fn smoke() -> Result<()> {
     Ok(())
 }
 
+/// The binary at `path`, or else a fresh release build.
+fn binary(path: Option<&Path>) -> Result<PathBuf> {
+    match path {
+        Some(path) => path.canonicalize().with_context(|| format!("cannot find {}", path.display())),
+        None => Build { release: true }.run(),
+    }
+}
+
 /// Takes every measure that `plan` wants, of `casemate` or else of a fresh release build.
 fn measure(plan: &Plan, casemate: Option<&Path>, runsc: Option<PathBuf>) -> Result<Results> {
-    let casemate = match casemate {
-        Some(path) => path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?,
-        None => Build { release: true }.run()?,
-    };
+    let casemate = binary(casemate)?;
     let guest = calls::build()?;
     let sides = Sides::new(casemate, runsc)?;
     let mut results = Results::new(&sides, plan.rounds)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -105,6 +106,38 @@ pub(super) fn switches(pids: &[u32]) -> Switches {
             }
         }
     }
+    sum
+}
+
+/// What a set of processes holds of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holdings {
+    pub(super) processes: usize,
+    pub(super) threads: usize,
+    pub(super) descriptors: usize,
+    /// Of files without a name, as the memory of guests is.
+    pub(super) file_kb: u64,
+    /// Threads that run or want to.
+    pub(super) runnable: usize,
+}
+
+/// Counts what `pids` hold.
+pub(super) fn holdings(pids: &[u32]) -> Holdings {
+    let mut sum = Holdings { processes: pids.len(), threads: 0, descriptors: 0, file_kb: 0, runnable: 0 };
+    let mut files = BTreeMap::new();
+    for pid in pids {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            sum.threads += 1;
+            sum.runnable += usize::from(stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" R")));
+        }
+        for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+            sum.descriptors += 1;
+            let file = std::fs::metadata(descriptor.path()).ok().filter(|file| file.is_file() && file.nlink() == 0);
+            files.extend(file.map(|file| ((file.dev(), file.ino()), file.blocks() / 2)));
+        }
+    }
+    sum.file_kb = files.values().sum();
     sum
 }
 

@@ -30,6 +30,21 @@ const fn program(name: &'static str, needs: &'static str, command: &'static [&'s
     Program { name, command, needs }
 }
 
+impl Program {
+    /// The command, if what it needs is there.
+    fn command(&self, sides: &Sides) -> Result<Option<Vec<String>>> {
+        let scratch = sides.scratch().to_str().context("the scratch directory's name is not UTF-8")?;
+        Ok(is_there(self.needs).then(|| self.command.iter().map(|word| word.replace('@', scratch)).collect()))
+    }
+}
+
+/// The commands of all programs that can run here; their inputs are made.
+pub(super) fn commands(sides: &Sides) -> Result<Vec<Vec<String>>> {
+    prepare(sides.scratch())?;
+    let commands = PROGRAMS.iter().map(|program| program.command(sides));
+    Ok(commands.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
 const PROGRAMS: &[Program] = &[
     program("true", "/bin/true", &["/bin/true"]),
     program("python-start", "/usr/bin/python3", &["/usr/bin/python3", "-c", "print(6*7)"]),
@@ -77,12 +92,10 @@ pub(super) fn measure(
         if !plan.wants(&start) && !plan.wants(&inside) {
             continue;
         }
-        if !is_there(program.needs) {
+        let Some(command) = program.command(sides)? else {
             eprintln!("bench: {} is left out: {} is not here", program.name, program.needs);
             continue;
-        }
-        let scratch = sides.scratch().to_str().context("the scratch directory's name is not UTF-8")?;
-        let command: Vec<String> = program.command.iter().map(|word| word.replace('@', scratch)).collect();
+        };
         // What lies on the disk comes into the host's cache first, for all sides.
         time(sides, Side::Native, &command)?;
         if plan.wants(&start) {

@@ -176,6 +176,7 @@ pub mod nr {
         truncate SYS_truncate umask SYS_umask uname SYS_uname unlink SYS_unlink unlinkat SYS_unlinkat
         unshare SYS_unshare utime SYS_utime utimensat SYS_utimensat utimes SYS_utimes vfork SYS_vfork
         vmsplice SYS_vmsplice wait4 SYS_wait4 waitid SYS_waitid write SYS_write writev SYS_writev
+        get_mempolicy SYS_get_mempolicy mbind SYS_mbind migrate_pages SYS_migrate_pages msgctl SYS_msgctl msgget SYS_msgget msgrcv SYS_msgrcv msgsnd SYS_msgsnd semctl SYS_semctl semget SYS_semget semop SYS_semop semtimedop SYS_semtimedop set_mempolicy SYS_set_mempolicy shmat SYS_shmat shmctl SYS_shmctl shmdt SYS_shmdt shmget SYS_shmget
     }
 
     // Newer than the libc crate's table.

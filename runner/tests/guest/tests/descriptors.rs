@@ -160,24 +160,37 @@ fn a_waiting_record_lock_is_granted() {
 fn description_locks_exclude_each_other() {
     let scratch = Scratch::new("ofd-locks");
     let path = scratch.c_path("f");
-    let (one, two) = (open(&path, libc::O_CREAT | libc::O_RDWR), open(&path, libc::O_RDWR));
-    assert_eq!(set(one, libc::F_OFD_SETLK, libc::F_WRLCK, 0, 10), Ok(0));
-    assert_eq!(set(two, libc::F_OFD_SETLK, libc::F_WRLCK, 5, 10), Err(libc::EAGAIN));
-    assert_eq!(set(two, libc::F_OFD_SETLK, libc::F_WRLCK, 10, 10), Ok(0));
-    let mut asked = lock(libc::F_RDLCK, 0, 0);
-    assert_eq!(sys!(fcntl, two, libc::F_OFD_GETLK, &raw mut asked), Ok(0));
-    assert_eq!((i32::from(asked.l_type), asked.l_start, asked.l_len, asked.l_pid), (libc::F_WRLCK, 0, 10, -1));
-    // They conflict with a record lock of the same process, and live as long as the description.
-    assert_eq!(set(two, libc::F_SETLK, libc::F_WRLCK, 0, 1), Err(libc::EAGAIN));
-    let copy = sys!(dup, one).unwrap();
-    assert_eq!(sys!(close, one), Ok(0));
-    assert_eq!(set(two, libc::F_OFD_SETLK, libc::F_RDLCK, 0, 1), Err(libc::EAGAIN));
-    assert_eq!(sys!(close, copy), Ok(0));
-    assert_eq!(set(two, libc::F_OFD_SETLK, libc::F_RDLCK, 0, 1), Ok(0));
-    let mut with_pid = lock(libc::F_RDLCK, 0, 0);
-    with_pid.l_pid = 1;
-    assert_eq!(sys!(fcntl, two, libc::F_OFD_SETLK, &raw mut with_pid), Err(libc::EINVAL));
-    assert_eq!(sys!(close, two), Ok(0));
+    // In a child: a description lives as long as any copy of its descriptors, also those that other tests' children have.
+    in_child(|| {
+        let (one, two) = (open(&path, libc::O_CREAT | libc::O_RDWR), open(&path, libc::O_RDWR));
+        let first = set(one, libc::F_OFD_SETLK, libc::F_WRLCK, 0, 10);
+        let overlap = set(two, libc::F_OFD_SETLK, libc::F_WRLCK, 5, 10);
+        let beside = set(two, libc::F_OFD_SETLK, libc::F_WRLCK, 10, 10);
+        let mut asked = lock(libc::F_RDLCK, 0, 0);
+        let told = sys!(fcntl, two, libc::F_OFD_GETLK, &raw mut asked);
+        let owner = (i32::from(asked.l_type), asked.l_start, asked.l_len, asked.l_pid);
+        // They conflict with a record lock of the same process, and live as long as the description.
+        let record = set(two, libc::F_SETLK, libc::F_WRLCK, 0, 1);
+        let copy = sys!(dup, one).unwrap_or(-1);
+        let closed = sys!(close, one);
+        let held = set(two, libc::F_OFD_SETLK, libc::F_RDLCK, 0, 1);
+        let closed_copy = sys!(close, copy);
+        let free = set(two, libc::F_OFD_SETLK, libc::F_RDLCK, 0, 1);
+        let mut with_pid = lock(libc::F_RDLCK, 0, 0);
+        with_pid.l_pid = 1;
+        steps(&[
+            first == Ok(0),
+            overlap == Err(libc::EAGAIN),
+            beside == Ok(0),
+            told == Ok(0) && owner == (libc::F_WRLCK, 0, 10, -1),
+            record == Err(libc::EAGAIN),
+            closed == Ok(0),
+            held == Err(libc::EAGAIN),
+            closed_copy == Ok(0),
+            free == Ok(0),
+            sys!(fcntl, two, libc::F_OFD_SETLK, &raw mut with_pid) == Err(libc::EINVAL),
+        ])
+    });
 }
 
 #[test]

@@ -248,3 +248,51 @@ fn affinity_is_kept_and_inherited() {
         i32::from(sys!(sched_setaffinity, 0, none.len(), none.as_ptr()) != Err(libc::EINVAL)) * 5
     });
 }
+
+#[test]
+fn memory_policies_know_one_node() {
+    const BIND: u64 = 2;
+    const LOCAL: u64 = 4;
+    in_child(|| {
+        let ask = |addr: u64, flags: u64| -> Result<(i32, u64), i32> {
+            let (mut mode, mut nodes) = (-1_i32, [0_u64; 16]);
+            sys!(get_mempolicy, &raw mut mode, nodes.as_mut_ptr(), 1024, addr, flags).map(|_| (mode, nodes[0]))
+        };
+        let set = |mode: u64, nodes: u64| sys!(set_mempolicy, mode, &raw const nodes, 64);
+        let here = &raw const ask as u64;
+        let elsewhere = 2_u64;
+        casemate_guest_tests::steps(&[
+            sys!(get_mempolicy, 0, 0, 0, 0, 0) == Ok(0),
+            ask(0, 0) == Ok((0, 0)),
+            ask(0, 4) == Ok((0, 1)),
+            ask(here, 2).is_ok(),
+            ask(8, 2) == Err(libc::EFAULT),
+            ask(here, 0) == Err(libc::EINVAL),
+            ask(0, 64) == Err(libc::EINVAL),
+            set(BIND, 1) == Ok(0),
+            ask(0, 0) == Ok((2, 1)),
+            casemate_guest_tests::fork_status(|| i32::from(ask(0, 0) != Ok((2, 1)))) == 0,
+            set(BIND, 0) == Err(libc::EINVAL),
+            set(99, 1) == Err(libc::EINVAL),
+            set(LOCAL, 1) == Err(libc::EINVAL),
+            set(LOCAL, 0) == Ok(0),
+            ask(0, 0) == Ok((4, 0)),
+            sys!(set_mempolicy, 0, 0, 0) == Ok(0),
+            ask(0, 0) == Ok((0, 0)),
+            sys!(mbind, 1, 4096, 0, 0, 0, 0) == Err(libc::EINVAL),
+            sys!(mbind, 4096, 4096, 0, 0, 0, 0) == Err(libc::EFAULT),
+            sys!(mbind, 4096, 4096, 0, 0, 0, 64) == Err(libc::EINVAL),
+            sys!(migrate_pages, 0, 64, &raw const elsewhere, &raw const elsewhere).is_err(),
+        ])
+    });
+}
+
+#[test]
+fn each_uuid_is_another() {
+    let read = || std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
+    let (one, other) = (read(), read());
+    assert_ne!(one, other);
+    let lengths: Vec<usize> = one.trim_end().split('-').map(str::len).collect();
+    assert_eq!(lengths, [8, 4, 4, 4, 12]);
+    assert_eq!(one.as_bytes()[14], b'4');
+}

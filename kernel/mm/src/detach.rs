@@ -1,0 +1,48 @@
+//! `shmdt(2)`: mappings that belong together go together.
+
+use std::sync::Arc;
+
+use abi::Errno;
+use usermem::{Addr, AddrRange};
+
+use crate::mm::Mm;
+use crate::types::MappedFile;
+
+impl Mm {
+    /// Removes what is left of the mapping of a whole object that began at `addr`, and says of which; only objects for
+    /// which `is_meant` says so count. `EINVAL` if there is none.
+    pub fn detach(&self, addr: Addr, is_meant: &dyn Fn(&dyn MappedFile) -> bool) -> Result<Arc<dyn MappedFile>, Errno> {
+        if !addr.is_page_aligned() {
+            return Err(Errno::EINVAL);
+        }
+        let mut state = self.lock();
+        let rest = AddrRange { start: addr, end: state.layout.user.end.max(addr) };
+        let mut found: Option<Arc<dyn MappedFile>> = None;
+        let mut pieces = Vec::new();
+        let mut end = rest.end;
+        for (range, vma) in state.vmas.touching(rest) {
+            if range.start >= end {
+                break;
+            }
+            let Some(file) = &vma.file else { continue };
+            // A piece of the mapping that began at `addr` lies as far from there as it does from the object's start.
+            if range.start < addr || range.start.0 - addr.0 != file.offset {
+                continue;
+            }
+            match &found {
+                None if is_meant(&*file.file) => {
+                    end = AddrRange::of_len(addr, file.object.size()).map_or(rest.end, |range| range.end);
+                    found = Some(Arc::clone(&file.file));
+                }
+                Some(first) if Arc::ptr_eq(first, &file.file) => {}
+                _ => continue,
+            }
+            pieces.push(range);
+        }
+        let found = found.ok_or(Errno::EINVAL)?;
+        for range in pieces {
+            state.unmap(range).map_err(|_| Errno::ENOMEM)?;
+        }
+        Ok(found)
+    }
+}
