@@ -209,7 +209,7 @@ pub(super) fn memory() -> Arc<MemoryFile> {
     MemoryFile::on_memfd(1 << 30).unwrap()
 }
 
-fn space(memory: &Arc<MemoryFile>) -> Arc<FakeSpace> {
+pub(super) fn space(memory: &Arc<MemoryFile>) -> Arc<FakeSpace> {
     Arc::new(FakeSpace { memory: Arc::clone(memory), pages: Mutex::new(BTreeMap::new()), batches: AtomicUsize::new(0) })
 }
 
@@ -221,6 +221,7 @@ impl Guest {
             memory: Arc::clone(memory),
             layout: layout(),
             limits: Limits::default(),
+            text: None,
         });
         Self { mm, space }
     }
