@@ -64,7 +64,7 @@ impl AddressSpace for FakeSpace {
         Ok(())
     }
 
-    fn new_context(&self, _copy: Option<&dyn Context>) -> Result<Box<dyn Context>, PlatformError> {
+    fn new_context(&self, _copy: Option<&mut dyn Context>) -> Result<Box<dyn Context>, PlatformError> {
         Err(PlatformError::Limit("no contexts here"))
     }
 
