@@ -105,7 +105,7 @@ impl State {
                 Ok((range, replace))
             }
             Placement::Hint(addr) => {
-                let tail = self.tail_for(vma);
+                let tail = self.tail_for(vma, len);
                 let user = self.layout.user;
                 let with_tail = self.find(addr, len.saturating_add(tail), vma.flags, user);
                 let mut range = with_tail.or_else(|_| self.find(addr, len, vma.flags, user))?;

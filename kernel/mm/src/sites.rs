@@ -22,6 +22,9 @@ use crate::vma::{Vma, VmaFlags};
 /// How many mappings behind its text may belong to a file.
 const MAX_FOLLOWING: usize = 16;
 
+/// No library with text and data is smaller.
+const SMALLEST_LIBRARY: u64 = 3 * PAGE_SIZE;
+
 /// What came of a trap at a call site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CallSite {
@@ -341,8 +344,9 @@ impl State {
     }
 
     /// Bytes to leave free behind a new mapping, for the slots of what may be a library.
-    pub(crate) fn tail_for(&self, vma: &Vma) -> u64 {
-        let library = vma.is_private() && vma.file.as_ref().is_some_and(|file| file.offset == 0);
+    pub(crate) fn tail_for(&self, vma: &Vma, len: u64) -> u64 {
+        let at_start = vma.file.as_ref().is_some_and(|file| file.offset == 0);
+        let library = vma.is_private() && at_start && len >= SMALLEST_LIBRARY;
         if library && self.text.is_some() { SLOTS_LEN } else { 0 }
     }
 }
