@@ -220,10 +220,7 @@ impl Kernel {
         let realtime = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         let kernel = Arc::new(Self {
             vdso: VdsoPages::new(&config.memory)?,
-            text: config
-                .platform
-                .call_entry()
-                .map(|entry| mm::TextCache::new(Arc::clone(&config.memory), entry)),
+            text: config.platform.call_entry().map(|entry| mm::TextCache::new(Arc::clone(&config.memory), entry)),
             platform: config.platform,
             memory: config.memory,
             mounts: config.mounts,

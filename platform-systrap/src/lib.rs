@@ -147,7 +147,8 @@ impl Systrap {
             Handover::Auto | Handover::Futex => Transport::Futex,
         };
         let memory = [config.memory.as_fd(), config.memory_read_only.as_fd()];
-        let machine = Machine::new(memory, config.spare_stubs, transport, config.kick_patience, config.cpus, config.calls)?;
+        let machine =
+            Machine::new(memory, config.spare_stubs, transport, config.kick_patience, config.cpus, config.calls)?;
         Ok(Self { machine: Arc::new(machine) })
     }
 }

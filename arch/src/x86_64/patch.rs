@@ -185,9 +185,10 @@ fn displaced(code: &[u8]) -> Option<(usize, Displaced)> {
             _ => None,
         },
         rex @ 0x40..=0x4f => {
-            let _ = rex;
             match byte(1)? {
-                0x0f if matches!(byte(2)?, 0xb6 | 0xb7 | 0xbe | 0xbf | 0x40..=0x4f) => same(3 + modrm_len(code.get(3..)?)?),
+                0x0f if matches!(byte(2)?, 0xb6 | 0xb7 | 0xbe | 0xbf | 0x40..=0x4f) => {
+                    same(3 + modrm_len(code.get(3..)?)?)
+                }
                 // mov $imm, %r: eight bytes of it with REX.W
                 0xb8..=0xbf if rex & 8 != 0 => same(10),
                 _ => same(1 + plain_len(code.get(1..)?)?),
@@ -212,8 +213,11 @@ fn plain_len(code: &[u8]) -> Option<usize> {
         // the same with an immediate for rax
         0x05 | 0x0d | 0x25 | 0x2d | 0x35 | 0x3d | 0xa9 => Some(5),
         0x3c | 0xa8 => Some(2),
-        0x80 | 0x83 | 0xc1 | 0xc6 => Some(2 + modrm()?),
-        0x81 | 0xc7 => Some(5 + modrm()?),
+        0x80 | 0x83 | 0xc1 => Some(2 + modrm()?),
+        0x81 => Some(5 + modrm()?),
+        // mov; with other digits these end or begin transactions
+        0xc6 if code.get(1)? >> 3 & 7 == 0 => Some(2 + modrm()?),
+        0xc7 if code.get(1)? >> 3 & 7 == 0 => Some(5 + modrm()?),
         0xd1 | 0xd3 => Some(1 + modrm()?),
         // test $imm and not/neg; mul and div can fault and are left alone
         0xf7 => match code.get(1)? >> 3 & 7 {
@@ -271,22 +275,22 @@ mod tests {
     #[test]
     fn displaces_what_c_libraries_put_behind_a_call() {
         for (after, len) in [
-            (&[0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff][..], 6),       // cmp $-4096, %rax
-            (&[0x3d, 0x00, 0xf0, 0xff, 0xff], 5),                 // cmp $-4096, %eax
-            (&[0x48, 0x83, 0xf8, 0xfc], 4),                       // cmp $-4, %rax
-            (&[0x83, 0xf8, 0xda], 3),                             // cmp $-38, %eax
-            (&[0x48, 0x89, 0xc7], 3),                             // mov %rax, %rdi
-            (&[0x48, 0x89, 0x44, 0x24, 0x08], 5),                 // mov %rax, 8(%rsp)
-            (&[0x89, 0x84, 0x24, 1, 2, 3, 4], 7),                 // mov %eax, disp32(%rsp)
-            (&[0x48, 0x63, 0xd0], 3),                             // movslq %eax, %rdx
-            (&[0x48, 0xf7, 0xd8], 3),                             // neg %rax
-            (&[0x48, 0x85, 0xc0], 3),                             // test %rax, %rax
-            (&[0x44, 0x89, 0xc7], 3),                             // mov %r8d, %edi
-            (&[0x41, 0x89, 0x04, 0x25, 1, 2, 3, 4], 8),           // mov %eax, abs32
-            (&[0x0f, 0x84, 1, 0, 0, 0], 6),                       // je
-            (&[0xe9, 1, 0, 0, 0], 5),                             // jmp
-            (&[0x49, 0xba, 1, 2, 3, 4, 5, 6, 7, 8], 10),          // movabs
-            (&[0x0f, 0xb6, 0xc0], 3),                             // movzbl %al, %eax
+            (&[0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff][..], 6), // cmp $-4096, %rax
+            (&[0x3d, 0x00, 0xf0, 0xff, 0xff], 5),           // cmp $-4096, %eax
+            (&[0x48, 0x83, 0xf8, 0xfc], 4),                 // cmp $-4, %rax
+            (&[0x83, 0xf8, 0xda], 3),                       // cmp $-38, %eax
+            (&[0x48, 0x89, 0xc7], 3),                       // mov %rax, %rdi
+            (&[0x48, 0x89, 0x44, 0x24, 0x08], 5),           // mov %rax, 8(%rsp)
+            (&[0x89, 0x84, 0x24, 1, 2, 3, 4], 7),           // mov %eax, disp32(%rsp)
+            (&[0x48, 0x63, 0xd0], 3),                       // movslq %eax, %rdx
+            (&[0x48, 0xf7, 0xd8], 3),                       // neg %rax
+            (&[0x48, 0x85, 0xc0], 3),                       // test %rax, %rax
+            (&[0x44, 0x89, 0xc7], 3),                       // mov %r8d, %edi
+            (&[0x41, 0x89, 0x04, 0x25, 1, 2, 3, 4], 8),     // mov %eax, abs32
+            (&[0x0f, 0x84, 1, 0, 0, 0], 6),                 // je
+            (&[0xe9, 1, 0, 0, 0], 5),                       // jmp
+            (&[0x49, 0xba, 1, 2, 3, 4, 5, 6, 7, 8], 10),    // movabs
+            (&[0x0f, 0xb6, 0xc0], 3),                       // movzbl %al, %eax
         ] {
             assert_eq!(site(after).map(|site| site.len()), Some(len + 2), "{after:02x?}");
         }
@@ -306,9 +310,10 @@ mod tests {
             &[0x74, 0x10, 0x90],                 // short branch
             &[0xc3, 0x48, 0x89],                 // ret, and code behind it
             &[0xc3],
-            &[0xf7, 0xf1, 0x90],                 // div
-            &[0x0f, 0x05, 0x90],                 // syscall
-            &[0x48, 0x3d, 0x00],                 // cut off
+            &[0xf7, 0xf1, 0x90],       // div
+            &[0x0f, 0x05, 0x90],       // syscall
+            &[0xc7, 0xf8, 1, 0, 0, 0], // xbegin: relative to rip
+            &[0x48, 0x3d, 0x00],       // cut off
             &[],
         ] {
             assert_eq!(site(after), None, "{after:02x?}");

@@ -253,7 +253,13 @@ impl State {
     }
 
     /// Where the file has the bytes of `page`, with as much of `around` as lies in one run with it.
-    pub(crate) fn locate(&self, page: Addr, around: AddrRange, range: AddrRange, vma: &Vma) -> Result<(AddrRange, Place), Fault> {
+    pub(crate) fn locate(
+        &self,
+        page: Addr,
+        around: AddrRange,
+        range: AddrRange,
+        vma: &Vma,
+    ) -> Result<(AddrRange, Place), Fault> {
         let Some(file) = &vma.file else { return Err(Fault::Bus) };
         let write = !vma.is_private() && vma.prot.contains(Prot::WRITE);
         let at = vma.offset_of(range, page);

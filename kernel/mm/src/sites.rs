@@ -199,7 +199,8 @@ impl State {
     /// Takes over the copies of `[start, end)` of the file in the VMA at `range`, in place of older ones.
     fn adopt(&mut self, area: &Area, range: AddrRange, start: u64, end: u64, batch: &mut Batch) {
         for (run, copy) in area.image.runs(start, end) {
-            let at = AddrRange::of_len(Addr(area.origin.wrapping_add(run)), TEXT_RUN).and_then(|at| at.intersect(range));
+            let at =
+                AddrRange::of_len(Addr(area.origin.wrapping_add(run)), TEXT_RUN).and_then(|at| at.intersect(range));
             let Some(at) = at else {
                 self.pool.dec_ref(copy, TEXT_RUN);
                 continue;

@@ -46,7 +46,13 @@ fn registers_and_flags_pass_through() {
         assert_eq!((r.rcx, r.r11), (r.rip, r.eflags), "as after the instruction");
         assert_eq!(r.eflags & 1, 1);
         let expected = arch::Regs {
-            orig_rax: r.orig_rax, rax: r.rax, rip: r.rip, rcx: r.rcx, r11: r.r11, eflags: r.eflags, ..before
+            orig_rax: r.orig_rax,
+            rax: r.rax,
+            rip: r.rip,
+            rcx: r.rcx,
+            r11: r.r11,
+            eflags: r.eflags,
+            ..before
         };
         assert_eq!(r, expected);
         (user.regs.rax, user.regs.r14) = (round, round ^ 5);
@@ -57,8 +63,15 @@ fn registers_and_flags_pass_through() {
 fn extended_state_stays_in_the_cpu_until_asked_for() {
     crate::guest_code!(
         code,
-        "movq xmm3, rdi", "fld1", "mov eax, 1", call!(),
-        "2: movq [0x500100], xmm3", "fst qword ptr [0x500108]", "mov eax, 2", call!(), "jmp 2b",
+        "movq xmm3, rdi",
+        "fld1",
+        "mov eax, 1",
+        call!(),
+        "2: movq [0x500100], xmm3",
+        "fst qword ptr [0x500108]",
+        "mov eax, 2",
+        call!(),
+        "jmp 2b",
     );
     let machine = Machine::new();
     let (guest, mut context) = guest(&machine, code());
@@ -97,12 +110,23 @@ fn interrupts_at_any_point_change_nothing() {
     crate::guest_code!(
         code,
         "xor ebx, ebx",
-        "2: inc rbx", "mov rdi, rbx", "movq xmm5, rbx", "mov rax, rbx", "stc", call!(),
+        "2: inc rbx",
+        "mov rdi, rbx",
+        "movq xmm5, rbx",
+        "mov rax, rbx",
+        "stc",
+        call!(),
         "jnc 3f",
-        "lea rdx, [rbx + 7]", "cmp rax, rdx", "jne 3f",
-        "movq rdx, xmm5", "cmp rdx, rbx", "jne 3f",
-        "cmp rdi, rbx", "jne 3f",
-        "jmp 2b", "3: ud2",
+        "lea rdx, [rbx + 7]",
+        "cmp rax, rdx",
+        "jne 3f",
+        "movq rdx, xmm5",
+        "cmp rdx, rbx",
+        "jne 3f",
+        "cmp rdi, rbx",
+        "jne 3f",
+        "jmp 2b",
+        "3: ud2",
     );
     const CALLS: u64 = 30_000;
     let machine = Machine::new();
@@ -150,7 +174,17 @@ fn interrupts_at_any_point_change_nothing() {
 
 #[test]
 fn a_guest_with_a_gs_base_of_its_own_traps() {
-    crate::guest_code!(code, "mov eax, 1", call!(), "wrgsbase rdi", "mov eax, 2", call!(), "mov rbx, gs:[8]", "mov eax, 3", call!());
+    crate::guest_code!(
+        code,
+        "mov eax, 1",
+        call!(),
+        "wrgsbase rdi",
+        "mov eax, 2",
+        call!(),
+        "mov rbx, gs:[8]",
+        "mov eax, 3",
+        call!()
+    );
     let machine = Machine::new();
     let (guest, mut context) = guest(&machine, code());
     let mut user = start();

@@ -60,7 +60,8 @@ impl Sandbox {
         let all = file_request(object(), 0, PAGES, 0, Prot::READ, Sharing::Private);
         let base = guest.mm.map(&MapRequest { placement: Placement::Hint(Addr(0)), ..all }).unwrap().0;
         let at = |page, pages, prot| {
-            let request = file_request(object(), base + page * PAGE_SIZE, pages, page * PAGE_SIZE, prot, Sharing::Private);
+            let request =
+                file_request(object(), base + page * PAGE_SIZE, pages, page * PAGE_SIZE, prot, Sharing::Private);
             guest.mm.map(&request).unwrap()
         };
         at(TEXT, TEXT_PAGES, Prot::READ | Prot::EXEC);

@@ -9,7 +9,10 @@ use casemate_guest_tests::{in_child, sys};
 // One call site that the tests know, as C libraries have them: `hot_site` makes call `rdi` with `rsi` as its argument.
 global_asm!(
     ".pushsection .text.hot_site, \"ax\", @progbits",
-    ".globl hot_site", ".globl hot_site_call", ".globl hot_site_after", ".globl hot_site_end",
+    ".globl hot_site",
+    ".globl hot_site_call",
+    ".globl hot_site_after",
+    ".globl hot_site_end",
     ".balign 64",
     "hot_site:",
     "mov rax, rdi",
@@ -210,11 +213,7 @@ fn a_program_may_rewrite_its_own_text() {
         // SAFETY: 1. as above.
         unsafe { (site() as *mut [u8; 2]).write_volatile([0x0f, 0x05]) };
         let parent = hot(libc::SYS_getppid, 0);
-        casemate_guest_tests::steps(&[
-            found == [0x0f, 0x05],
-            unchanged == 1234,
-            sys!(getppid) == Ok(parent as i64),
-        ])
+        casemate_guest_tests::steps(&[found == [0x0f, 0x05], unchanged == 1234, sys!(getppid) == Ok(parent as i64)])
     });
 }
 
