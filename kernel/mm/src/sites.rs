@@ -14,7 +14,7 @@ use usermem::{Addr, AddrRange, PAGE_SIZE, host};
 
 use crate::mm::Mm;
 use crate::pma::Pma;
-use crate::state::{Batch, State};
+use crate::state::{Batch, Entries, State};
 use crate::text::{Image, Key, SLOTS_LEN, TEXT_RUN, TextCache, Trapped};
 use crate::types::Sharing;
 use crate::vma::{Vma, VmaFlags};
@@ -257,7 +257,7 @@ impl State {
                     let gap = self.pmas.gap_around(at, AddrRange { start: at, end: range.end });
                     if !self.installed.overlaps(gap) {
                         let Ok((run, place)) = self.locate(at, gap, range, vma) else { return };
-                        self.install(run, place, vma.cpu_prot(), batch);
+                        self.install(run, place, vma.cpu_prot(), Entries::Later, batch);
                     }
                     gap.end
                 }
@@ -279,7 +279,7 @@ impl State {
             })
         });
         if !there {
-            self.install_private(piece, vma, batch);
+            self.install_private(piece, vma, Entries::Later, batch);
         }
     }
 
@@ -288,7 +288,7 @@ impl State {
             && let Some((_, vma)) = self.vmas.get(slots.start)
         {
             let vma = vma.clone();
-            self.install_private(slots, &vma, batch);
+            self.install_private(slots, &vma, Entries::Later, batch);
         }
     }
 

@@ -161,8 +161,7 @@ impl State {
 
     /// Bytes present in `range`, and those of them that are private pages.
     fn present(&self, range: AddrRange) -> (u64, u64) {
-        let anonymous: u64 =
-            self.pmas.within(range).filter(|(_, pma)| !pma.text).map(|(piece, _)| piece.len()).sum();
+        let anonymous: u64 = self.pmas.within(range).filter(|(_, pma)| !pma.text).map(|(piece, _)| piece.len()).sum();
         // What is mapped of files is taken as present.
         let files: u64 = self
             .installed
