@@ -179,6 +179,8 @@ impl Drop for Ending<'_> {
 pub struct Kernel {
     platform: Arc<dyn Platform>,
     memory: Arc<MemoryFile>,
+    /// Patched text, on platforms that take calls without a trap.
+    text: Option<Arc<mm::TextCache>>,
     mounts: Arc<MountNs>,
     devices: Arc<Devices>,
     dispatch: Arc<dyn Dispatch>,
@@ -218,6 +220,7 @@ impl Kernel {
         let realtime = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         let kernel = Arc::new(Self {
             vdso: VdsoPages::new(&config.memory)?,
+            text: config.platform.call_entry().map(|entry| mm::TextCache::new(Arc::clone(&config.memory), entry)),
             platform: config.platform,
             memory: config.memory,
             mounts: config.mounts,
@@ -575,6 +578,11 @@ impl Kernel {
     /// What runs guest code.
     pub fn platform(&self) -> &Arc<dyn Platform> {
         &self.platform
+    }
+
+    /// Patched text, if calls are patched.
+    pub(crate) fn text(&self) -> Option<Arc<mm::TextCache>> {
+        self.text.clone()
     }
 
     /// What holds guest memory.

@@ -112,12 +112,12 @@ const NO_THREAD: PlatformError = PlatformError::Dead("no thread");
 
 impl SystrapContext {
     /// A context on a thread of `stub`, with the extended state of `fpu_of` or that of a new program.
-    pub(crate) fn new(stub: Arc<Stub>, fpu_of: Option<&Self>) -> Result<Self, PlatformError> {
+    pub(crate) fn new(stub: Arc<Stub>, fpu_of: Option<&mut Self>) -> Result<Self, PlatformError> {
         let image = match fpu_of {
             Some(other) => other.read_image()?,
             None => stub.machine.xsave.initial(),
         };
-        let thread = stub.take_thread()?;
+        let mut thread = stub.take_thread()?;
         let condemn = |Impossible(why)| stub.process.condemn(why);
         thread.write_image(image).map_err(condemn)?;
         let kick = Arc::new(Kick {
@@ -134,9 +134,9 @@ impl SystrapContext {
         Ok(Self { stub, thread: Some(thread), kick })
     }
 
-    fn read_image(&self) -> Result<Vec<u8>, PlatformError> {
-        let thread = self.thread.as_ref().ok_or(NO_THREAD)?;
-        thread.read_image().map_err(|Impossible(why)| self.stub.process.condemn(why))
+    fn read_image(&mut self) -> Result<Vec<u8>, PlatformError> {
+        let thread = self.thread.as_mut().ok_or(NO_THREAD)?;
+        thread.read_image(&self.kick.seat).map_err(|Impossible(why)| self.stub.process.condemn(why))
     }
 }
 
@@ -178,7 +178,7 @@ impl Context for SystrapContext {
     }
 
     fn set_full(&mut self, user: &UserContext) -> Result<(), PlatformError> {
-        let thread = self.thread.as_ref().ok_or(NO_THREAD)?;
+        let thread = self.thread.as_mut().ok_or(NO_THREAD)?;
         thread.write_image(user.fpu.image.clone()).map_err(|Impossible(why)| self.stub.process.condemn(why))
     }
 
@@ -187,7 +187,7 @@ impl Context for SystrapContext {
         kick
     }
 
-    fn as_any(&self) -> &dyn Any {
+    fn as_any(&mut self) -> &mut dyn Any {
         self
     }
 }

@@ -133,11 +133,22 @@ pub(crate) mod line {
     pub(crate) const FS_BASE: u64 = 24;
     /// GS base.
     pub(crate) const GS_BASE: u64 = 32;
+    /// Not 0: the guest's extended state is in the CPU, not in the frame.
+    pub(crate) const LIVE: u64 = 40;
+
+    /// In place of a signal: the guest has called through the entry of patched sites.
+    pub(crate) const CALLED: i32 = 0x100;
+    /// In place of a signal: the extended state is in the frame now.
+    pub(crate) const SAVED: i32 = 0x101;
 
     /// The exit must write FS and GS bases.
     pub(crate) const SET_BASES: u32 = 1;
     /// rcx is rip and r11 the flags, as after a system call: the exit may use both.
     pub(crate) const FAST_EXIT: u32 = 2;
+    /// The extended state is in the CPU already.
+    pub(crate) const STILL_LIVE: u32 = 4;
+    /// Write the extended state to the frame and hand over again, with [`SAVED`].
+    pub(crate) const SAVE: u32 = 8;
 }
 
 /// Offsets in the first slab of a stub, which belongs to no thread.

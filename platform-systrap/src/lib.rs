@@ -83,6 +83,18 @@ pub struct SystrapConfig {
     /// Most CPUs that the sandbox may keep busy at once, as its CPU quota says; its affinity may say less. With 1, no thread
     /// ever watches for another's answer instead of sleeping.
     pub cpus: u32,
+    /// Whether patched call sites may be used.
+    pub calls: Calls,
+}
+
+/// How guest code may make system calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Calls {
+    /// Also through [`Platform::call_entry`]; the GS base of guest code that has none of its own is then ours.
+    #[default]
+    Entered,
+    /// Only by trapping.
+    Trapped,
 }
 
 /// How stub threads hand over to the kernel.
@@ -107,6 +119,7 @@ impl SystrapConfig {
             handover: Handover::Auto,
             kick_patience: Duration::from_secs(10),
             cpus: u32::MAX,
+            calls: Calls::default(),
         }
     }
 }
@@ -134,7 +147,8 @@ impl Systrap {
             Handover::Auto | Handover::Futex => Transport::Futex,
         };
         let memory = [config.memory.as_fd(), config.memory_read_only.as_fd()];
-        let machine = Machine::new(memory, config.spare_stubs, transport, config.kick_patience, config.cpus)?;
+        let machine =
+            Machine::new(memory, config.spare_stubs, transport, config.kick_patience, config.cpus, config.calls)?;
         Ok(Self { machine: Arc::new(machine) })
     }
 }
@@ -154,6 +168,10 @@ impl Platform for Systrap {
             user: AddrRange { start: Addr(USER_START), end: Addr(self.machine.base) },
             max_threads: MAX_SLABS as usize - 1,
         }
+    }
+
+    fn call_entry(&self) -> Option<Addr> {
+        (self.machine.calls == Calls::Entered).then(|| Addr(self.machine.call_entry()))
     }
 
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, PlatformError> {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use sync::{LockClass, Mutex};
 use usermem::platform::PlatformError;
 
+use crate::Calls;
 use crate::filter::{self, Insn};
 use crate::fpu::XsaveLayout;
 use crate::host::{self, Affinity, Features, Transport};
@@ -57,6 +58,7 @@ pub(crate) struct Machine {
     pub(crate) watchdog: Watchdog,
     pub(crate) cores: Cores,
     pub(crate) affinity: Affinity,
+    pub(crate) calls: Calls,
 }
 
 fn step<T>(what: &'static str, result: io::Result<T>) -> Result<T, PlatformError> {
@@ -71,6 +73,7 @@ impl Machine {
         transport: Transport,
         patience: Duration,
         most_cpus: u32,
+        calls: Calls,
     ) -> Result<Self, PlatformError> {
         // HWCAP2_FSGSBASE: the stub reads and writes the bases itself.
         // SAFETY: reads the process's own auxiliary vector.
@@ -102,7 +105,7 @@ impl Machine {
         let pool = Mutex::new(LockClass::new("systrap pool", 59_000), Pool { open: VecDeque::new() });
         let watchdog = Watchdog::new(patience);
         let machine =
-            Self { base, features, xsave, control, slabs, zygote, pool, pool_size, watchdog, cores, affinity };
+            Self { base, features, xsave, control, slabs, zygote, pool, pool_size, watchdog, cores, affinity, calls };
         {
             let mut pool = machine.pool.lock();
             while pool.open.len() < machine.pool_size {
@@ -115,6 +118,19 @@ impl Machine {
     /// Addresses of the stub's code.
     pub(crate) fn text(&self) -> Range<u64> {
         self.base..self.base + TEXT_LEN
+    }
+
+    /// Where patched sites jump to.
+    pub(crate) fn call_entry(&self) -> u64 {
+        self.base + stub::entries().call
+    }
+
+    /// Where a thread that is at `rip` in the entry of patched sites, with `rcx` and `r11`, would make its call instead.
+    pub(crate) fn call_before(&self, rip: u64, rcx: u64, r11: u64) -> Option<u64> {
+        let entries = stub::entries();
+        let at = rip.wrapping_sub(self.base);
+        let back = if at < entries.call_swapped { rcx } else { r11 };
+        (entries.call..entries.call_taken).contains(&at).then(|| back.wrapping_sub(2))
     }
 
     fn request(&self, pool: &mut Pool) -> Result<(), PlatformError> {
@@ -175,6 +191,8 @@ fn image(base: u64, features: Features, xsave: &XsaveLayout, looks: u32) -> io::
     }
     let mut bytes = vec![0_u8; (CONFIG + CONFIG_LEN) as usize];
     bytes[..text.len()].copy_from_slice(text);
+    let window = stub::entries().call_window as usize;
+    bytes[window..window + 4].copy_from_slice(&stub::call_window(base).to_le_bytes());
     let mut put = |at: u64, word: u64| {
         let at = (CONFIG + at) as usize;
         bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());

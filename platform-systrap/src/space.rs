@@ -161,13 +161,13 @@ impl AddressSpace for SystrapSpace {
         if batch.ops.is_empty() { Ok(()) } else { self.stub.run(&batch.ops, &batch.files) }
     }
 
-    fn new_context(&self, copy_fpu_from: Option<&dyn Context>) -> Result<Box<dyn Context>, PlatformError> {
+    fn new_context(&self, copy_fpu_from: Option<&mut dyn Context>) -> Result<Box<dyn Context>, PlatformError> {
         let other = match copy_fpu_from {
             None => None,
             Some(context) => Some(
                 context
                     .as_any()
-                    .downcast_ref::<SystrapContext>()
+                    .downcast_mut::<SystrapContext>()
                     .ok_or(PlatformError::Limit("a context of another platform"))?,
             ),
         };

@@ -14,6 +14,10 @@
 //! last instruction it only reads the frame and keeps rsp on the alternate stack, so that it can be restarted at any
 //! point: that is what the kick handler does when it finds the thread there. At `leave` (the last jump of the fast exit,
 //! rsp is the guest's already) all registers are the guest's, and the handler moves rip to the guest's.
+//!
+//! `call` is where patched sites jump to, without a signal: it fills the frame that the last exit left behind and hands over
+//! with the guest's extended state still in the CPU. Until it has its stack, a kick sends it back to a `syscall`
+//! instruction; `save` writes the extended state to the frame when the kernel asks for it.
 
 use core::arch::global_asm;
 
@@ -98,6 +102,7 @@ casemate_stub_trap:
     mov [rbx + {L_FS}], rax
     rdgsbase rax
     mov [rbx + {L_GS}], rax
+    mov dword ptr [rbx + {L_LIVE}], 0
 .Lcs_handoff:
     // rbx = the line, complete. The protocol of its word: `line`.
     mov eax, {APP_SPINNING}
@@ -158,6 +163,8 @@ casemate_stub_trap:
     cmp dword ptr [rbx + {L_KICKED}], 0
     jne .Lcs_kicked
     mov esi, [rbx + {L_FLAGS}]
+    test esi, {SAVE}
+    jnz .Lcs_save
     test esi, {SET_BASES}
     jz 1f
     mov rax, [rbx + {L_FS}]
@@ -165,7 +172,10 @@ casemate_stub_trap:
     mov rax, [rbx + {L_GS}]
     wrgsbase rax
 1:
+    test esi, {STILL_LIVE}
+    jnz 2f
     cs_load_xstate
+2:
     test esi, {FAST_EXIT}
     jz .Lcs_slow_exit
     mov rsp, rdx
@@ -181,8 +191,21 @@ casemate_stub_trap:
     cs_iret
 .Lcs_exit_end:
 
+.Lcs_save:
+    // rdx = the frame; the extended state is the guest's.
+    mov rdi, [rdx + {FPSTATE}]
+    mov eax, [rip + .Lcs_base + {CONFIG} + {XFEATURES}]
+    mov edx, [rip + .Lcs_base + {CONFIG} + {XFEATURES} + 4]
+    xsave64 [rdi]
+    mov dword ptr [rbx + {L_LIVE}], 0
+    mov dword ptr [rbx + {L_SIGNAL}], {SAVED}
+    jmp .Lcs_handoff
+
 .Lcs_kicked:
     // The frame is intact and complete: hand over again.
+    mov eax, [rbx + {L_FLAGS}]
+    and eax, {STILL_LIVE}
+    mov [rbx + {L_LIVE}], eax
     mov dword ptr [rbx + {L_KICKED}], 0
     mov dword ptr [rbx + {L_SIGNAL}], {KICK}
     rdfsbase rax
@@ -191,6 +214,67 @@ casemate_stub_trap:
     jnz .Lcs_handoff
     mov [rbx + {L_FS}], rax
     mov [rbx + {L_GS}], rcx
+    jmp .Lcs_handoff
+
+    .globl casemate_stub_call
+    .hidden casemate_stub_call
+    .globl casemate_stub_call_swapped
+    .hidden casemate_stub_call_swapped
+    .globl casemate_stub_call_window
+    .hidden casemate_stub_call_window
+    .globl casemate_stub_call_taken
+    .hidden casemate_stub_call_taken
+    .balign 64
+casemate_stub_call:
+.Lcs_call:
+    // A patched site: rcx = where to return, the rest as at a system call. Flags and stack are the guest's.
+    // GS may be the guest's too: is its upper half that of our slabs? Without touching a flag.
+    rdgsbase r11
+    xchg r11, rcx
+casemate_stub_call_swapped:
+.Lcs_call_swapped:
+    bswap rcx
+    .byte 0x8d, 0x89            // lea ecx, [rcx + WINDOW]
+casemate_stub_call_window:
+    .long 0
+    jrcxz 13f
+    // Not ours: the instruction before the return address is a system call that traps.
+    lea rcx, [r11 - 2]
+    jmp rcx
+13:
+    mov rcx, gs:[{L_FRAME}]
+    xchg rcx, rsp
+casemate_stub_call_taken:
+.Lcs_call_taken:
+    // Up to here a kick goes back to that instruction. From here on frames of signals lie below ours.
+    mov [rsp + {RSP}], rcx
+    mov [rsp + {RIP}], r11
+    mov [rsp + {RCX}], r11
+    mov [rsp + {RAX}], rax
+    mov [rsp + {RBX}], rbx
+    mov [rsp + {RDX}], rdx
+    mov [rsp + {RSI}], rsi
+    mov [rsp + {RDI}], rdi
+    mov [rsp + {RBP}], rbp
+    mov [rsp + {R8}], r8
+    mov [rsp + {R9}], r9
+    mov [rsp + {R10}], r10
+    mov [rsp + {R12}], r12
+    mov [rsp + {R13}], r13
+    mov [rsp + {R14}], r14
+    mov [rsp + {R15}], r15
+    pushfq
+    pop rax
+    mov [rsp + {EFLAGS}], rax
+    mov [rsp + {R11}], rax
+    push 2
+    popfq
+    rdgsbase rbx
+    rdfsbase rax
+    mov [rbx + {L_FS}], rax
+    mov [rbx + {L_GS}], rbx
+    mov dword ptr [rbx + {L_SIGNAL}], {CALLED}
+    mov dword ptr [rbx + {L_LIVE}], 1
     jmp .Lcs_handoff
 
     .globl casemate_stub_kick
@@ -214,6 +298,21 @@ casemate_stub_kick:
     mov [rdx + {RIP}], rcx
     jmp .Lcs_trap
 2:
+    lea rcx, [rip + .Lcs_call]
+    cmp rax, rcx
+    jb 14f
+    lea rcx, [rip + .Lcs_call_taken]
+    cmp rax, rcx
+    jae 14f
+    // On the way from a patched site: as if it were about to make its call.
+    mov rcx, [rdx + {RCX}]
+    lea r8, [rip + .Lcs_call_swapped]
+    cmp rax, r8
+    cmovae rcx, [rdx + {R11}]
+    sub rcx, 2
+    mov [rdx + {RIP}], rcx
+    jmp .Lcs_trap
+14:
     mov dword ptr [rbx + {L_KICKED}], 1
     lea rcx, [rip + .Lcs_exit_end]
     cmp rax, rcx
@@ -616,6 +715,11 @@ casemate_stub_end:
     L_FLAGS = const line::FLAGS,
     SET_BASES = const line::SET_BASES,
     FAST_EXIT = const line::FAST_EXIT,
+    STILL_LIVE = const line::STILL_LIVE,
+    SAVE = const line::SAVE,
+    SAVED = const line::SAVED,
+    CALLED = const line::CALLED,
+    L_LIVE = const line::LIVE,
     HANDOFF = const HANDOFF_NR,
     KICK = const KICK_SIGNAL,
     CONFIG = const CONFIG,
@@ -687,6 +791,10 @@ mod labels {
         pub(super) static casemate_stub_end: u8;
         pub(super) static casemate_stub_trap: u8;
         pub(super) static casemate_stub_kick: u8;
+        pub(super) static casemate_stub_call: u8;
+        pub(super) static casemate_stub_call_swapped: u8;
+        pub(super) static casemate_stub_call_window: u8;
+        pub(super) static casemate_stub_call_taken: u8;
         pub(super) static casemate_stub_zygote: u8;
     }
 }
@@ -700,6 +808,20 @@ pub(crate) struct Entries {
     pub(crate) kick: u64,
     /// Where the zygote starts.
     pub(crate) zygote: u64,
+    /// Where patched sites jump to.
+    pub(crate) call: u64,
+    /// In it: from here on the return address is in r11, before it in rcx.
+    pub(crate) call_swapped: u64,
+    /// In it: four bytes that say where our slabs are ([`call_window`]).
+    pub(crate) call_window: u64,
+    /// In it: from here on the registers are ours.
+    pub(crate) call_taken: u64,
+}
+
+/// What the entry of patched sites adds to the upper half of the GS base, its bytes swapped, to get 0 for the slabs of a
+/// stub region at `base`, which lies in one window of 4 GiB.
+pub(crate) fn call_window(base: u64) -> u32 {
+    ((base >> 32) as u32).swap_bytes().wrapping_neg()
 }
 
 /// The stub's text.
@@ -718,5 +840,9 @@ pub(crate) fn entries() -> Entries {
         trap: offset(&raw const labels::casemate_stub_trap),
         kick: offset(&raw const labels::casemate_stub_kick),
         zygote: offset(&raw const labels::casemate_stub_zygote),
+        call: offset(&raw const labels::casemate_stub_call),
+        call_swapped: offset(&raw const labels::casemate_stub_call_swapped),
+        call_window: offset(&raw const labels::casemate_stub_call_window),
+        call_taken: offset(&raw const labels::casemate_stub_call_taken),
     }
 }

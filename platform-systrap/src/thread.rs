@@ -13,6 +13,7 @@ use arch::Regs;
 use usermem::Addr;
 use usermem::platform::{Access, Exit, FaultInfo};
 
+use crate::Calls;
 use crate::handover::{Handover, Lost};
 use crate::layout::{ALTSTACK, KICK_SIGNAL, SLAB, frame, line};
 use crate::machine::Machine;
@@ -28,6 +29,9 @@ const FIXED_FLAGS: u64 = 0x202;
 const CODE_64: u16 = 0x33;
 const CODE_32: u16 = 0x23;
 const DATA: u64 = 0x2b;
+
+/// Late kicks that may come between an order to save the extended state and its being carried out.
+const MAX_LATE_KICKS: usize = 8;
 
 /// End of the lower canonical half.
 const USER_END: u64 = 1 << 47;
@@ -82,6 +86,8 @@ pub(crate) struct Thread {
     known: [u64; REGISTERS],
     /// FS and GS base that the CPU has for the thread, when known.
     bases: Option<(u64, u64)>,
+    /// The guest's extended state is in the CPU, not in the frame.
+    live: bool,
 }
 
 impl Thread {
@@ -95,7 +101,8 @@ impl Thread {
     ) -> io::Result<Self> {
         let first = handover.first(&machine, slab).map_err(|_| io::Error::other("a new stub thread died"))?;
         let tid = first.unwrap_or(tid);
-        let mut thread = Self { machine, handover, slab, address, tid, frame: 0, known: [0; REGISTERS], bases: None };
+        let mut thread =
+            Self { machine, handover, slab, address, tid, frame: 0, known: [0; REGISTERS], bases: None, live: false };
         thread.find_frame().map_err(|Impossible(why)| io::Error::other(why))?;
         thread.known = thread.registers().each_ref().map(|word| word.load(Ordering::Relaxed));
         Ok(thread)
@@ -140,7 +147,8 @@ impl Thread {
     }
 
     /// The extended state, normalised.
-    pub(crate) fn read_image(&self) -> Result<Vec<u8>, Impossible> {
+    pub(crate) fn read_image(&mut self, seat: &Seat) -> Result<Vec<u8>, Impossible> {
+        self.save(seat)?;
         let at = self.image()?;
         let mut image = vec![0; self.machine.xsave.size];
         self.machine.slabs.read_bytes(at, &mut image);
@@ -149,12 +157,34 @@ impl Thread {
     }
 
     /// Replaces the extended state; `image` need not be normal.
-    pub(crate) fn write_image(&self, mut image: Vec<u8>) -> Result<(), Impossible> {
+    pub(crate) fn write_image(&mut self, mut image: Vec<u8>) -> Result<(), Impossible> {
         let at = self.image()?;
+        self.live = false;
         self.machine.xsave.normalise(&mut image);
         // The host's notes about the frame stay: nothing of ours reads them.
         self.machine.slabs.write_bytes(at, &image);
         Ok(())
+    }
+
+    /// Has the thread write its extended state to the frame.
+    fn save(&mut self, seat: &Seat) -> Result<(), Impossible> {
+        // A late kick makes it hand over before it has: once more, but not for a thread that plays tricks.
+        for _ in 0..MAX_LATE_KICKS {
+            if !self.live {
+                return Ok(());
+            }
+            self.machine.slabs.write_u32(self.slab + line::FLAGS, line::SAVE | line::STILL_LIVE);
+            self.machine.slabs.write_u64(self.slab + line::FRAME, self.address + self.frame);
+            self.machine.slabs.write_u32(self.slab + line::KICKED, 0);
+            self.run(seat).map_err(|_| Impossible("the stub is gone"))?;
+            let frame = self.frame;
+            self.find_frame()?;
+            if self.frame != frame {
+                return Err(Impossible("another frame after saving"));
+            }
+            self.live = self.line_u32(line::LIVE) != 0;
+        }
+        Err(Impossible("extended state not saved"))
     }
 
     /// Writes `regs` to the frame, so that the thread continues with them. `Err`: the CPU could not run with these, and
@@ -195,7 +225,9 @@ impl Thread {
         self.known = wanted;
 
         let mut flags = 0;
-        let bases = (canonical(regs.fs_base), canonical(regs.gs_base));
+        let own_gs = if self.machine.calls == Calls::Entered { self.address } else { 0 };
+        let gs_base = if regs.gs_base == 0 { own_gs } else { canonical(regs.gs_base) };
+        let bases = (canonical(regs.fs_base), gs_base);
         if self.bases != Some(bases) {
             flags |= line::SET_BASES;
             self.machine.slabs.write_u64(self.slab + line::FS_BASE, bases.0);
@@ -204,6 +236,9 @@ impl Thread {
         let after_syscall = regs.rcx == regs.rip && regs.r11 == eflags && code == CODE_64;
         if after_syscall && eflags & SLOW_FLAGS == 0 {
             flags |= line::FAST_EXIT;
+        }
+        if self.live {
+            flags |= line::STILL_LIVE;
         }
         self.bases = Some(bases);
         self.machine.slabs.write_u32(self.slab + line::FLAGS, flags);
@@ -264,7 +299,18 @@ impl Thread {
             gs: 0,
         };
         self.bases = Some((regs.fs_base, regs.gs_base));
+        self.live = self.line_u32(line::LIVE) != 0;
+        if regs.gs_base == self.address {
+            // What guest code without a GS base runs with.
+            regs.gs_base = 0;
+        }
         match signal {
+            line::CALLED => {
+                regs.cs = u64::from(CODE_64);
+                regs.orig_rax = regs.rax;
+                regs.rax = ENOSYS;
+                Ok(Event::Exit(Exit::Call))
+            }
             libc::SIGSYS => self.syscall(regs),
             KICK_SIGNAL => {
                 // The kick may have come before the exit wrote them.
@@ -298,10 +344,12 @@ impl Thread {
         Ok(Event::Exit(Exit::Syscall))
     }
 
-    fn fault(&self, signal: i32, regs: &Regs) -> Result<Event, Impossible> {
+    fn fault(&self, signal: i32, regs: &mut Regs) -> Result<Event, Impossible> {
         let text = self.machine.text();
         if text.contains(&regs.rip) {
-            return Err(Impossible("fault in stub code"));
+            // Guest code that single-steps itself through a patched site goes by the instruction that traps.
+            let before = self.machine.call_before(regs.rip, regs.rcx, regs.r11).filter(|_| signal == libc::SIGTRAP);
+            regs.rip = before.ok_or(Impossible("fault in stub code"))?;
         }
         let slabs = &self.machine.slabs;
         let trapno = self.get(frame::TRAPNO) as u32;

@@ -320,6 +320,10 @@ impl Reservation {
                 return Err(io::Error::last_os_error());
             }
             let base = (TOP - len - u64::from_le_bytes(bytes) % (SPREAD - len)) & !(align - 1);
+            if base >> 32 != (base + len - 1) >> 32 {
+                // The entry of patched sites looks at the upper half only.
+                continue;
+            }
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
             // SAFETY: NOREPLACE never touches what is mapped.
             let at = unsafe { libc::mmap(base as *mut _, len as usize, libc::PROT_NONE, flags, -1, 0) };

@@ -7,6 +7,15 @@ use std::path::PathBuf;
 /// Smallest `--memory` that boots anything useful.
 pub(crate) const MIN_MEMORY: u64 = 32 << 20;
 
+/// Whether programs run with patched call sites.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Patching {
+    /// Yes.
+    On,
+    /// Each call traps.
+    Off,
+}
+
 /// What keeps the sandbox process apart from the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Isolation {
@@ -78,6 +87,8 @@ pub(crate) struct RunConfig {
     pub(crate) debug: LogSink,
     /// CPUs that the platform may keep busy at once; with 1 it never waits actively.
     pub(crate) cpus: u32,
+    /// Whether hot system calls of programs' files become jumps.
+    pub(crate) patching: Patching,
     /// What keeps the sandbox process apart from the host.
     pub(crate) isolation: Isolation,
 }

@@ -183,13 +183,40 @@ pub fn next_data(file: BorrowedFd<'_>, range: FileRange) -> Result<Option<FileRa
 
 /// Bytes of storage (for tmpfs: of memory) behind a file.
 pub fn allocated_bytes(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    Ok(u64::try_from(fstat(file)?.st_blocks).unwrap_or(0).saturating_mul(512))
+}
+
+fn fstat(file: BorrowedFd<'_>) -> Result<libc::stat, Errno> {
     // SAFETY: an all-zero stat is a valid value of the C struct.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is open and `stat` is live.
     if unsafe { libc::fstat(file.as_raw_fd(), &mut stat) } != 0 {
         return Err(last_errno());
     }
-    Ok(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
+    Ok(stat)
+}
+
+/// Which file a descriptor is of, and in which state: two that are equal hold the same bytes, as far as a host whose clock
+/// ticks can tell.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FileIdentity {
+    dev: u64,
+    ino: u64,
+    size: i64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// The identity of an open file.
+pub fn identity(file: BorrowedFd<'_>) -> Result<FileIdentity, Errno> {
+    let stat = fstat(file)?;
+    Ok(FileIdentity {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+        size: stat.st_size,
+        modified: (stat.st_mtime, stat.st_mtime_nsec),
+        changed: (stat.st_ctime, stat.st_ctime_nsec),
+    })
 }
 
 /// memfd_create(2), close-on-exec.

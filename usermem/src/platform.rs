@@ -78,6 +78,8 @@ pub struct Limits {
 pub enum Exit {
     /// A system call: `regs.orig_rax` holds its number, `regs.rax` is -ENOSYS, `regs.rip` is after the instruction.
     Syscall,
+    /// The same through [`Platform::call_entry`], without a trap.
+    Call,
     /// A CPU exception.
     Fault(FaultInfo),
     /// [`Interrupt::interrupt`] was called; nothing else happened.
@@ -133,6 +135,12 @@ pub trait Platform: Send + Sync {
     fn name(&self) -> &'static str;
     /// Fixed properties.
     fn limits(&self) -> Limits;
+    /// Where guest code may jump to instead of executing `syscall`: rcx holds the return address, all else is as at the
+    /// instruction, and [`Exit::Call`] follows. Two bytes before the return address lies a `syscall` instruction, which
+    /// is executed instead where need be. The same for all address spaces; `None`: calls only trap.
+    fn call_entry(&self) -> Option<Addr> {
+        None
+    }
     /// A new, empty address space.
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, PlatformError>;
     /// What the seccomp filter of the sandbox process must allow for this platform.
@@ -150,7 +158,7 @@ pub trait AddressSpace: Send + Sync {
     /// Carries out `ops` in order. On error the space is dead.
     fn apply(&self, ops: &[MapOp]) -> Result<(), PlatformError>;
     /// A new thread of execution; with `copy_fpu_from`, it starts with that context's extended state.
-    fn new_context(&self, copy_fpu_from: Option<&dyn Context>) -> Result<Box<dyn Context>, PlatformError>;
+    fn new_context(&self, copy_fpu_from: Option<&mut dyn Context>) -> Result<Box<dyn Context>, PlatformError>;
     /// Returns when every thread of the space has passed a full memory barrier.
     fn barrier(&self) -> Result<(), PlatformError>;
     /// What the host says of its CPU time; `None` when it cannot be told from that of others.
@@ -173,7 +181,7 @@ pub trait Context: Send {
     /// A handle that makes `switch` return soon, from any thread.
     fn interrupter(&self) -> Arc<dyn Interrupt>;
     /// For `copy_fpu_from` implementations: the concrete context.
-    fn as_any(&self) -> &dyn std::any::Any;
+    fn as_any(&mut self) -> &mut dyn std::any::Any;
 }
 
 /// Interrupts one context. An interrupt that finds no guest code running is remembered: the next `switch` returns

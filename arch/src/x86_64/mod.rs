@@ -1,6 +1,7 @@
 //! x86-64.
 
 pub mod cpuid;
+pub mod patch;
 pub mod regs;
 pub mod sigframe;
 pub mod tls;

@@ -12,7 +12,11 @@ use crate::vma::{Vma, VmaFlags};
 impl Mm {
     /// Says where the heap starts, after exec has loaded a program or `prctl(PR_SET_MM_START_BRK)`.
     pub fn set_heap_start(&self, start: Addr) {
-        self.lock().heap = Heap { start, end: start };
+        let mut state = self.lock();
+        // Slots behind the program's last mapping are in the way of a heap that would start there.
+        let hidden = state.vmas.get(start).filter(|(_, vma)| vma.flags.contains(VmaFlags::HIDDEN));
+        let start = hidden.map_or(start, |(range, _)| range.end);
+        state.heap = Heap { start, end: start };
     }
 
     /// Start of the heap and its end as last set.

@@ -155,6 +155,12 @@ impl State {
         access: Access,
         batch: &mut Batch,
     ) -> Result<(), Fault> {
+        if access != Access::Write {
+            self.install_patched(range, vma, batch);
+            if self.installed.get(page).is_some_and(|(_, installed)| installed.prot.contains(needs(access))) {
+                return Ok(());
+            }
+        }
         if !vma.is_private() {
             let (run, place) = self.locate(page, self.fresh_around(page, range, WINDOW), range, vma)?;
             self.install(run, place, vma.cpu_prot(), Entries::Later, batch);
@@ -247,7 +253,13 @@ impl State {
     }
 
     /// Where the file has the bytes of `page`, with as much of `around` as lies in one run with it.
-    fn locate(&self, page: Addr, around: AddrRange, range: AddrRange, vma: &Vma) -> Result<(AddrRange, Place), Fault> {
+    pub(crate) fn locate(
+        &self,
+        page: Addr,
+        around: AddrRange,
+        range: AddrRange,
+        vma: &Vma,
+    ) -> Result<(AddrRange, Place), Fault> {
         let Some(file) = &vma.file else { return Err(Fault::Bus) };
         let write = !vma.is_private() && vma.prot.contains(Prot::WRITE);
         let at = vma.offset_of(range, page);
@@ -320,7 +332,7 @@ impl State {
         }
         let holes = vma.file.is_none() && taken.iter().any(|(_, _, content)| *content == Content::Holes);
         for (piece, offset, _) in taken {
-            self.pmas.insert(piece, Pma { offset, cow: false });
+            self.pmas.insert(piece, Pma { offset, cow: false, text: false });
         }
         let entries = if holes || run.len() > ENTERED { Entries::Later } else { Entries::Now };
         Ok((run, entries))
@@ -420,7 +432,7 @@ impl State {
             batch.free_pages(part, old);
         }
         for (part, offset, _) in taken {
-            self.pmas.insert(part, Pma { offset, cow: false });
+            self.pmas.insert(part, Pma { offset, cow: false, text: false });
         }
         Ok(run)
     }
@@ -431,7 +443,7 @@ impl State {
         let shared: Vec<(AddrRange, Pma)> = self
             .pmas
             .iter()
-            .filter(|(piece, pma)| pma.cow && piece.intersect(run).is_none())
+            .filter(|(piece, pma)| pma.cow && !pma.text && piece.intersect(run).is_none())
             .take(MAX_SWEEP)
             .map(|(piece, pma)| (piece, *pma))
             .collect();
@@ -527,6 +539,11 @@ impl State {
         let (run, place) = if !vma.is_private() {
             self.locate(page, wanted, range, &vma)?
         } else {
+            if access == Access::Write && self.pmas.get(page).is_some_and(|(_, pma)| pma.text) {
+                let mut batch = Batch::default();
+                self.drop_text(wanted, &mut batch);
+                self.commit(batch)?;
+            }
             let pma = self.pmas.get(page).map(|(_, pma)| *pma);
             let changed = match (access, pma) {
                 (Access::Write, None) => {
@@ -551,6 +568,10 @@ impl State {
                 run?;
             }
             match self.pmas.get(page) {
+                // What is displayed is the file.
+                Some((piece, pma)) if pma.text && vma.file.is_some() => {
+                    self.locate(page, clip(piece, wanted), range, &vma)?
+                }
                 Some((piece, pma)) => (piece, Place::Memory { offset: pma.offset }),
                 None if vma.file.is_some() => {
                     let hole = self.pmas.gap_around(page, wanted);

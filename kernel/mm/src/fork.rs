@@ -34,11 +34,11 @@ fn entries(part: AddrRange) -> Entries {
 impl Mm {
     /// A copy of the address space in `space`, which is empty.
     pub fn fork(&self, space: Arc<dyn AddressSpace>) -> Result<Arc<Self>, Errno> {
-        let (layout, limits) = {
+        let (layout, limits, text) = {
             let state = self.lock();
-            (state.layout, state.limits)
+            (state.layout, state.limits, state.text.clone())
         };
-        let child = Self::new(crate::NewMm { space, memory: Arc::clone(self.memory()), layout, limits });
+        let child = Self::new(crate::NewMm { space, memory: Arc::clone(self.memory()), layout, limits, text });
         let forked = {
             let mut parent = self.lock_without_writes();
             let mut state = child.lock_child();
@@ -53,6 +53,7 @@ impl State {
         child.heap = self.heap;
         child.bounds = self.bounds;
         child.direction = self.direction;
+        child.areas = self.areas.clone();
         child.executable = self.executable.clone();
         let mut protect = Batch::default();
         let shared = self.share_all(child, &mut protect);
@@ -96,11 +97,11 @@ impl State {
                 && let Ok(offset) = self.copy_pages(pma.offset, piece.len())
             {
                 *room -= piece.len();
-                child.pmas.insert(piece, Pma { offset, cow: false });
+                child.pmas.insert(piece, Pma { offset, cow: false, text: false });
                 continue;
             }
             self.pool.inc_ref(pma.offset, piece.len())?;
-            let shared = Pma { offset: pma.offset, cow: true };
+            let shared = Pma { cow: true, ..pma };
             child.pmas.insert(piece, shared);
             if pma != shared {
                 self.pmas.update(piece, |_, pma| pma.cow = true);

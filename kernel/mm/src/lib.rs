@@ -34,9 +34,11 @@ mod pma;
 mod pool;
 mod protect;
 mod remap;
+mod sites;
 mod snapshot;
 mod state;
 mod sync_range;
+mod text;
 mod types;
 mod unmap;
 mod vma;
@@ -50,8 +52,10 @@ pub use lock::LockOptions;
 pub use mm::{MM_LOCK, Mm, MmId, NewMm};
 pub use object::SharedMemory;
 pub use remap::{RemapOptions, RemapRequest};
+pub use sites::CallSite;
 pub use snapshot::{MemoryStat, VmaInfo};
 pub use sync_range::SyncOptions;
+pub use text::TextCache;
 pub use types::{
     Bounds, Direction, Fault, FileSource, FutexKey, Grow, Layout, Limits, MapOptions, MapRequest, MappedFile,
     Placement, Sharing, Source, Text,

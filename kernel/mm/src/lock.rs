@@ -106,7 +106,7 @@ impl Mm {
 
 impl crate::state::State {
     /// The pages that hold `[addr, addr + len)`, as mlock(2) rounds.
-    fn pages_around(&self, addr: Addr, len: u64) -> Result<AddrRange, Errno> {
+    fn pages_around(&mut self, addr: Addr, len: u64) -> Result<AddrRange, Errno> {
         let start = addr.page_down();
         let len = len.checked_add(addr.page_offset()).ok_or(Errno::EINVAL)?;
         match self.range_of(start, len, Empty::Fine) {

@@ -41,7 +41,7 @@ impl State {
             return Err(Errno::ENOMEM);
         }
         let vma = self.vma_of(request, len)?;
-        let (range, replace) = self.place(request.placement, len, vma.flags)?;
+        let (range, replace) = self.place(request.placement, len, &vma)?;
         let replaced = if replace { self.mapped_in(range) } else { Mapped::default() };
         if self.vmas.len() >= MAX_MAP_COUNT {
             return Err(Errno::ENOMEM);
@@ -52,6 +52,7 @@ impl State {
             self.unmap(range).map_err(|_| Errno::ENOMEM)?;
         }
         self.add_vma(range, vma);
+        self.text_mapped(range);
         Ok(range)
     }
 
@@ -93,7 +94,7 @@ impl State {
     }
 
     /// The range to map, and whether what is there is replaced.
-    fn place(&self, placement: Placement, len: u64, flags: VmaFlags) -> Result<(AddrRange, bool), Errno> {
+    fn place(&mut self, placement: Placement, len: u64, vma: &Vma) -> Result<(AddrRange, bool), Errno> {
         match placement {
             Placement::Fixed(addr) | Placement::FixedNoReplace(addr) => {
                 let range = self.fixed(addr, len)?;
@@ -103,13 +104,20 @@ impl State {
                 }
                 Ok((range, replace))
             }
-            Placement::Hint(addr) => Ok((self.find(addr, len, flags, self.layout.user)?, false)),
-            Placement::Low(addr) => Ok((self.find(addr, len, flags, LOW)?, false)),
+            Placement::Hint(addr) => {
+                let tail = self.tail_for(vma, len);
+                let user = self.layout.user;
+                let with_tail = self.find(addr, len.saturating_add(tail), vma.flags, user);
+                let mut range = with_tail.or_else(|_| self.find(addr, len, vma.flags, user))?;
+                range.end = Addr(range.start.0 + len);
+                Ok((range, false))
+            }
+            Placement::Low(addr) => Ok((self.find(addr, len, vma.flags, LOW)?, false)),
         }
     }
 
     /// The range of `len` bytes (whole pages) at `addr`, if it may be mapped.
-    pub(crate) fn fixed(&self, addr: Addr, len: u64) -> Result<AddrRange, Errno> {
+    pub(crate) fn fixed(&mut self, addr: Addr, len: u64) -> Result<AddrRange, Errno> {
         if !addr.is_page_aligned() {
             return Err(Errno::EINVAL);
         }
@@ -118,7 +126,11 @@ impl State {
             return Err(Errno::ENOMEM);
         }
         // vm.mmap_min_addr.
-        if range.start < self.layout.user.start { Err(Errno::EPERM) } else { Ok(range) }
+        if range.start < self.layout.user.start {
+            return Err(Errno::EPERM);
+        }
+        self.yield_slots(range);
+        Ok(range)
     }
 
     /// A free range of `len` bytes: at the hint if possible, else the highest below the base, else the lowest above it.
@@ -145,7 +157,7 @@ impl State {
     }
 
     /// Whether nothing is in `range`, nor a mapping that grows down too close above it (or below, if this one grows).
-    fn is_free(&self, range: AddrRange, flags: VmaFlags) -> bool {
+    pub(crate) fn is_free(&self, range: AddrRange, flags: VmaFlags) -> bool {
         if self.vmas.overlaps(range) {
             return false;
         }

@@ -12,6 +12,7 @@ use usermem::platform::{Access, AddressSpace};
 
 use crate::pool::Pool;
 use crate::state::{InFlight, State, Unmapped};
+use crate::text::TextCache;
 use crate::types::{Bounds, Direction, Fault, FutexKey, Layout, Limits, MappedFile, Sharing};
 use crate::vma::Force;
 
@@ -33,6 +34,8 @@ pub struct NewMm {
     pub layout: Layout,
     /// The process's limits.
     pub limits: Limits,
+    /// Patched text of the sandbox, if calls are patched.
+    pub text: Option<Arc<TextCache>>,
 }
 
 /// One guest address space, shared by the tasks that share memory.
@@ -53,14 +56,16 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 impl Mm {
     /// An empty address space.
     pub fn new(parts: NewMm) -> Arc<Self> {
-        Self::with_state(parts.space, parts.memory, parts.layout, parts.limits)
+        Self::with_state(parts)
     }
 
-    fn with_state(space: Arc<dyn AddressSpace>, memory: Arc<MemoryFile>, layout: Layout, limits: Limits) -> Arc<Self> {
+    fn with_state(parts: NewMm) -> Arc<Self> {
+        let NewMm { space, memory, layout, limits, text } = parts;
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let observer: Arc<dyn MappingObserver> = Arc::new(Observer { mm: Weak::clone(weak) });
             let pool = Pool::new(memory);
-            let state = State::new(Arc::clone(&space), pool.clone(), layout, limits, observer);
+            let mut state = State::new(Arc::clone(&space), pool.clone(), layout, limits, observer);
+            state.text = text;
             Self {
                 in_flight: Arc::clone(&state.in_flight),
                 id: MmId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),

@@ -20,6 +20,8 @@ pub(crate) struct Pma {
     pub(crate) offset: u64,
     /// Whether others may share them: then never writable as they are.
     pub(crate) cow: bool,
+    /// Patched text or its slots ([`crate::sites`]): the file's bytes for all but the CPU.
+    pub(crate) text: bool,
 }
 
 impl Piece for Pma {
@@ -28,7 +30,7 @@ impl Piece for Pma {
     }
 
     fn joins(&self, len: u64, next: &Self) -> bool {
-        self.cow == next.cow && self.offset + len == next.offset
+        self.cow == next.cow && self.text == next.text && self.offset + len == next.offset
     }
 }
 

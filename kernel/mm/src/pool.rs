@@ -139,6 +139,13 @@ impl Pool {
         Ok(())
     }
 
+    /// Reads bytes at `offset` to the kernel.
+    pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+        let source = self.slice(offset, bytes.len() as u64)?;
+        let n = safecopy::read_slices(&[source], bytes)?;
+        if n == bytes.len() { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
     /// Writes kernel bytes at `offset`.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
         let target = self.slice(offset, bytes.len() as u64)?;

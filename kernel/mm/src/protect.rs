@@ -86,6 +86,9 @@ impl State {
         }
         self.change_vmas(range, |vma| vma.prot = prot);
         let mut batch = Batch::default();
+        if prot.contains(Prot::WRITE) {
+            self.drop_text(range, &mut batch);
+        }
         self.downgrade(range, &mut batch);
         self.commit(batch).map_err(|_| Errno::ENOMEM)?;
         outcome

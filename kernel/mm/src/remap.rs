@@ -145,7 +145,7 @@ impl State {
         Ok((target.start, locked.then_some(target)))
     }
 
-    fn remap_target(&self, addr: Addr, len: u64, old: AddrRange) -> Result<AddrRange, Errno> {
+    fn remap_target(&mut self, addr: Addr, len: u64, old: AddrRange) -> Result<AddrRange, Errno> {
         let range = AddrRange::of_len(addr, len).ok_or(Errno::EINVAL)?;
         if !addr.is_page_aligned() || range.end > self.layout.user.end {
             return Err(Errno::EINVAL);
@@ -153,7 +153,11 @@ impl State {
         if range.intersect(old).is_some() {
             return Err(Errno::EINVAL);
         }
-        if range.start < self.layout.user.start { Err(Errno::EPERM) } else { Ok(range) }
+        if range.start < self.layout.user.start {
+            return Err(Errno::EPERM);
+        }
+        self.yield_slots(range);
+        Ok(range)
     }
 
     fn room_to_grow(&self, more: AddrRange) -> bool {
@@ -166,6 +170,8 @@ impl State {
     /// Moves the mapping of `old` (part of the VMA `vma`) with its pages to `target`, which is free.
     fn relocate(&mut self, old: AddrRange, target: AddrRange, vma: Vma, stays: Old) -> Result<(), Errno> {
         let mut batch = Batch::default();
+        // Jumps to slots do not move.
+        self.drop_text(old, &mut batch);
         let mut moved = Vec::new();
         if !old.is_empty() {
             self.uninstall(old, &mut batch);

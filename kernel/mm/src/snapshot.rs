@@ -64,7 +64,7 @@ impl Mm {
     pub fn vmas(&self) -> Vec<VmaInfo> {
         let found: Vec<_> = {
             let state = self.lock();
-            state.vmas.iter().map(|(range, vma)| Found::new(range, vma)).collect()
+            state.visible().map(|(range, vma)| Found::new(range, vma)).collect()
         };
         // Names are asked for without the lock: files have locks of their own.
         found.into_iter().map(Found::describe).collect()
@@ -78,14 +78,17 @@ impl Mm {
                 let (rss, anonymous) = state.present(range);
                 Found { rss, anonymous, ..Found::new(range, vma) }
             };
-            state.vmas.iter().map(find).collect()
+            state.visible().map(find).collect()
         };
         found.into_iter().map(Found::describe).collect()
     }
 
     /// The mapping that holds `addr`.
     pub fn vma_at(&self, addr: Addr) -> Option<VmaInfo> {
-        let found = self.lock().vmas.get(addr).map(|(range, vma)| Found::new(range, vma));
+        let state = self.lock();
+        let found = state.vmas.get(addr).filter(|(_, vma)| !vma.flags.contains(VmaFlags::HIDDEN));
+        let found = found.map(|(range, vma)| Found::new(range, vma));
+        drop(state);
         found.map(Found::describe)
     }
 
@@ -104,7 +107,7 @@ impl Mm {
             rss,
             peak_rss: state.peak_rss,
             anonymous,
-            count: state.vmas.len(),
+            count: state.visible().count(),
         }
     }
 
@@ -151,9 +154,14 @@ impl Found {
 }
 
 impl State {
+    /// What the guest may know of.
+    fn visible(&self) -> impl Iterator<Item = (AddrRange, &Vma)> {
+        self.vmas.iter().filter(|(_, vma)| !vma.flags.contains(VmaFlags::HIDDEN))
+    }
+
     /// Bytes present in `range`, and those of them that are private pages.
     fn present(&self, range: AddrRange) -> (u64, u64) {
-        let anonymous: u64 = self.pmas.within(range).map(|(piece, _)| piece.len()).sum();
+        let anonymous: u64 = self.pmas.within(range).filter(|(_, pma)| !pma.text).map(|(piece, _)| piece.len()).sum();
         // What is mapped of files is taken as present.
         let files: u64 = self
             .installed

@@ -14,6 +14,7 @@ use usermem::{Addr, AddrRange, PAGE_SIZE};
 use crate::addrmap::{AddrMap, Piece};
 use crate::pma::{Installed, Place, Pma};
 use crate::pool::Pool;
+use crate::sites::{Area, Text};
 use crate::types::{Bounds, Direction, Fault, Layout, Limits, MappedFile};
 use crate::vma::{FileBacking, Vma, VmaFlags};
 
@@ -121,6 +122,10 @@ pub(crate) struct State {
     pub(crate) vmas: AddrMap<Vma>,
     pub(crate) pmas: AddrMap<Pma>,
     pub(crate) installed: AddrMap<Installed>,
+    /// Patched text of the sandbox, if calls are patched.
+    pub(crate) text: Text,
+    /// Where slots are.
+    pub(crate) areas: Vec<Area>,
     /// What has been unmapped since the lock was taken.
     pub(crate) unmapped: Vec<Unmapped>,
     /// Where the host last raised SIGBUS for want of memory.
@@ -159,6 +164,8 @@ impl State {
             vmas: AddrMap::new(),
             pmas: AddrMap::new(),
             installed: AddrMap::new(),
+            text: None,
+            areas: Vec::new(),
             unmapped: Vec::new(),
             last_bus: None,
             objects: HashMap::new(),
@@ -268,6 +275,9 @@ impl State {
     }
 
     fn account(&mut self, range: AddrRange, vma: &Vma, count: Count) {
+        if vma.flags.contains(VmaFlags::HIDDEN) {
+            return;
+        }
         let apply = |sum: &mut u64| {
             *sum = match count {
                 Count::Add => sum.saturating_add(range.len()),

@@ -63,7 +63,7 @@ impl Mm {
     /// For each page of `[addr, addr + len)`, whether it is in memory: bit 0, as `mincore(2)` has it. The caller bounds
     /// `len`. Errors: `EINVAL` (unaligned), `ENOMEM` (holes).
     pub fn incore(&self, addr: Addr, len: u64) -> Result<Vec<u8>, Errno> {
-        let state = self.lock();
+        let mut state = self.lock();
         let range = match state.range_of(addr, len, Empty::Fine) {
             Err(_) if addr.is_page_aligned() => return Err(Errno::ENOMEM),
             other => other?,

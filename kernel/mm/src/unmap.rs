@@ -1,6 +1,7 @@
 //! `munmap(2)`.
 
 use abi::Errno;
+use usermem::platform::Prot;
 use usermem::{Addr, AddrRange};
 
 use crate::mm::Mm;
@@ -27,13 +28,17 @@ pub(crate) enum Empty {
 
 impl State {
     /// The pages of `[addr, addr + len)`; `EINVAL` if that is not a range of user addresses that starts at a page.
-    pub(crate) fn range_of(&self, addr: Addr, len: u64, empty: Empty) -> Result<AddrRange, Errno> {
+    pub(crate) fn range_of(&mut self, addr: Addr, len: u64, empty: Empty) -> Result<AddrRange, Errno> {
         if !addr.is_page_aligned() || (len == 0 && empty == Empty::Refused) {
             return Err(Errno::EINVAL);
         }
         let len = Addr(len).page_up().ok_or(Errno::EINVAL)?.0;
         let range = AddrRange::of_len(addr, len).ok_or(Errno::EINVAL)?;
-        if range.end > self.layout.user.end { Err(Errno::EINVAL) } else { Ok(range) }
+        if range.end > self.layout.user.end {
+            return Err(Errno::EINVAL);
+        }
+        self.yield_slots(range);
+        Ok(range)
     }
 
     /// `ENOMEM` if cutting `range` out would leave too many mappings.
@@ -44,12 +49,20 @@ impl State {
 
     /// Removes all in `range`.
     pub(crate) fn unmap(&mut self, range: AddrRange) -> Result<(), crate::Fault> {
-        if range.is_empty() || self.take_vmas(range).is_empty() {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let gone = self.take_vmas(range);
+        if gone.is_empty() {
             return Ok(());
         }
         let mut batch = Batch::default();
         self.drop_pages(range, &mut batch);
-        self.commit(batch)
+        self.commit(batch)?;
+        if !self.areas.is_empty() && gone.iter().any(|(_, vma)| vma.file.is_some() && vma.prot.contains(Prot::EXEC)) {
+            self.text_unmapped();
+        }
+        Ok(())
     }
 
     /// Forgets the private pages of `range` and takes the range from the platform.

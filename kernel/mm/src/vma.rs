@@ -41,6 +41,8 @@ bitflags::bitflags! {
         const SEQUENTIAL = 1 << 12;
         /// The heap of `brk(2)`.
         const HEAP = 1 << 13;
+        /// Slots of patched call sites: not listed anywhere, not counted.
+        const HIDDEN = 1 << 14;
     }
 }
 

@@ -179,6 +179,8 @@ impl Task {
     /// Writes the frame and enters the handler. Errors: the stack cannot take it, or the platform is gone.
     fn push_frame(&mut self, info: &SigInfo, action: &SigAction) -> Result<(), ()> {
         self.ctx.pull_full(&mut self.user).map_err(drop)?;
+        let visible = self.mm().visible_ip(Addr(self.user.regs.rip));
+        self.move_ip(visible);
         let layout = self.kernel().cpu().xsave;
         let old_mask = self.saved_mask.take().unwrap_or_else(|| self.signal_mask());
         let on_alt = self.on_alt_stack();
@@ -240,6 +242,9 @@ impl Task {
         };
         self.user.regs = restored.regs;
         self.user.fpu = restored.fpu;
+        if let Some(ip) = self.mm().displaced_ip(Addr(self.user.regs.rip)) {
+            self.move_ip(ip);
+        }
         if self.ctx.set_full(&self.user).is_err() {
             let state = self.kill_group(ExitStatus::Killed(Signal::KILL));
             return Err(SysErr::Switch(crate::error::Transition(Box::new(state))));
@@ -247,6 +252,15 @@ impl Task {
         self.change_signal_mask(super::MaskChange::Set(SigSet(restored.mask.0)));
         self.restore_alt_stack(&restored.altstack);
         Err(SysErr::LeaveRegs)
+    }
+
+    /// Changes the instruction pointer between its visible and its real place, and rcx where it is a copy of it.
+    fn move_ip(&mut self, ip: Addr) {
+        let regs = &mut self.user.regs;
+        if regs.rcx == regs.rip {
+            regs.rcx = ip.0;
+        }
+        regs.rip = ip.0;
     }
 
     fn restore_alt_stack(&mut self, stack: &StackT) {

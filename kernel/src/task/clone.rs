@@ -123,7 +123,7 @@ impl Task {
             let space = self.kernel().platform().new_address_space().map_err(|e| out_of_room(&e))?;
             self.mm().fork(space)?
         };
-        let ctx = mm.space().new_context(Some(&*self.ctx)).map_err(|e| out_of_room(&e))?;
+        let ctx = mm.space().new_context(Some(&mut *self.ctx)).map_err(|e| out_of_room(&e))?;
         let fds = if request.has(CloneFlags::CLONE_FILES) {
             self.fds().add_user();
             Arc::clone(self.fds())

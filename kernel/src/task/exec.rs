@@ -209,6 +209,7 @@ impl Executor<'_> {
             memory: Arc::clone(self.kernel.memory()),
             layout: mm::Layout { user, mmap_base: plan.layout.mmap_base },
             limits: mm_limits(&self.limits),
+            text: self.kernel.text(),
         });
         let files = plan.files.iter().map(|program| {
             let object = program.file.mappable()?;
@@ -243,6 +244,7 @@ impl Executor<'_> {
                 mm.zero(from, usize::try_from(len).map_err(|_| Errno::ENOEXEC)?)?;
             }
         }
+        mm.place_slots();
         let stack = &plan.stack;
         let exec = if stack.access == loader::StackAccess::Exec { Prot::EXEC } else { Prot::empty() };
         mm.map(&MapRequest {
@@ -387,6 +389,7 @@ impl Task {
         self.altstack = AltStack::default();
         self.restart_block = None;
         self.last_fault = None;
+        self.settled_sites = [0; super::run::SETTLED_SITES];
         self.thread().set_comm(comm);
         self.group().set_image(image);
         self.group().timers.disarm_posix(self.kernel());

@@ -77,6 +77,8 @@ pub struct Task {
     pub(crate) restart_block: Option<RestartBlock>,
     /// The CPU exception that the next frame tells of.
     pub(crate) last_fault: Option<FaultInfo>,
+    /// Addresses behind `syscall` instructions that will always trap, by their low bits.
+    settled_sites: [u64; run::SETTLED_SITES],
     /// set_tid_address(2), CLONE_CHILD_CLEARTID.
     pub(crate) clear_child_tid: Option<Addr>,
     /// set_robust_list(2).
@@ -145,6 +147,7 @@ impl Task {
             saved_mask: None,
             restart_block: None,
             last_fault: None,
+            settled_sites: [0; run::SETTLED_SITES],
             clear_child_tid: None,
             robust_list: None,
             vfork_done: None,

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::Errno;
+use mm::CallSite;
+use usermem::Addr;
 use usermem::platform::{Exit, FaultInfo, PlatformError};
 use usermem::ptr::UserPtr;
 
@@ -32,6 +34,13 @@ use crate::signal::deliver::Delivery;
 use crate::signal::info::SigInfo;
 use crate::signal::send;
 use crate::signal::types::Signal;
+
+/// Sites that a task remembers as not to be patched.
+pub(super) const SETTLED_SITES: usize = 16;
+
+/// x86 vectors that the middle of a patched site raises.
+const INVALID_OPCODE: u32 = 6;
+const GENERAL_PROTECTION: u32 = 13;
 
 /// Number of `restart_syscall`, the one call that the kernel itself makes a guest repeat.
 const RESTART_SYSCALL: u64 = 219;
@@ -174,13 +183,26 @@ impl Task {
         self.thread().clock.leave_guest();
         self.thread().leave_guest();
         match exit {
-            Ok(Exit::Syscall) => RunState::SyscallEnter,
+            Ok(Exit::Syscall) => {
+                self.note_call();
+                RunState::SyscallEnter
+            }
+            Ok(Exit::Call) => RunState::SyscallEnter,
             Ok(Exit::Fault(fault)) => RunState::Fault(fault),
             Ok(Exit::Interrupted) => {
                 self.thread().count_preemption();
                 RunState::Interrupt { restart: None }
             }
             Err(error) => self.platform_failed(&error),
+        }
+    }
+
+    /// A call has trapped: its site may be worth patching.
+    fn note_call(&mut self) {
+        let (next, nr) = (self.user.regs.rip, self.user.regs.orig_rax);
+        let Some(settled) = self.settled_sites.get_mut((next >> 1) as usize % SETTLED_SITES) else { return };
+        if *settled != next && self.mm.note_call(Addr(next), nr) == CallSite::Settled {
+            *settled = next;
         }
     }
 
@@ -234,6 +256,12 @@ impl Task {
     }
 
     fn run_fault(&mut self, fault: FaultInfo) -> RunState {
+        if matches!(fault.trapno, INVALID_OPCODE | GENERAL_PROTECTION)
+            && let Some(ip) = self.mm().displaced_ip(Addr(self.user.regs.rip))
+        {
+            self.user.regs.rip = ip.0;
+            return RunState::App;
+        }
         self.thread().count_fault();
         let resolved = match Signal::new(fault.signal) {
             Some(Signal::SEGV) if fault.trapno == PAGE_FAULT => Some(self.mm().handle_fault(fault.addr, fault.access)),

@@ -1,4 +1,6 @@
 //! The platform's promises, with guest code in assembly; each hand-over runs all of them.
+mod calls;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -504,7 +506,7 @@ fn extended_state_stays_and_can_be_moved() {
     assert_eq!(syscall(&mut *context, &mut user), 40);
     expect(&guest);
     // A copy has it too.
-    let mut copy = guest.space.new_context(Some(&*context)).unwrap();
+    let mut copy = guest.space.new_context(Some(&mut *context)).unwrap();
     let mut copied = user.clone();
     assert_eq!(syscall(&mut *copy, &mut copied), 40);
     expect(&guest);

@@ -79,6 +79,7 @@ mod tests {
             strace: LogSink::Off,
             debug: LogSink::Off,
             cpus: u32::MAX,
+            patching: crate::config::Patching::On,
             isolation: Isolation::Namespaces,
         }
     }

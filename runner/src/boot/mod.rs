@@ -21,7 +21,7 @@ use fs::vfs::{At, Devices, LookupFlags, MountOptions};
 use kernel::rlimit::{Resource, Rlimit, Rlimits};
 use kernel::signal::types::{SigSet, Signal};
 use kernel::{Command, Entropy, Kernel, KernelConfig, Machine, Observer, Uts};
-use platform_systrap::{Systrap, SystrapConfig};
+use platform_systrap::{Calls, Systrap, SystrapConfig};
 use usermem::memfile::MemoryFile;
 use usermem::platform::Platform;
 
@@ -117,6 +117,10 @@ impl Boot {
         let (write_too, read_only_too) = (duplicate(&write)?, duplicate(&read_only)?);
         let mut config = SystrapConfig::new(write, read_only);
         config.cpus = setup.config.cpus;
+        config.calls = match setup.config.patching {
+            crate::config::Patching::On => Calls::Entered,
+            crate::config::Patching::Off => Calls::Trapped,
+        };
         // Forks the zygote: from this thread, while it is the only one, before the filter.
         let start = || Systrap::new(&config);
         let platform = oom.map_or_else(start, |oom| oom.raised_during(start));

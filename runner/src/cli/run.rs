@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use crate::config::{Isolation, LogSink, MIN_MEMORY, RunConfig, Volume, VolumeAccess};
+use crate::config::{Isolation, LogSink, MIN_MEMORY, Patching, RunConfig, Volume, VolumeAccess};
 use crate::failure::{Doing, Failure, Outcome};
 
 /// Run a program inside a new sandbox.
@@ -61,6 +61,9 @@ pub(super) struct RunArgs {
     /// Whether threads may wait for each other actively while a CPU is free: for tests and measurements
     #[arg(long, value_enum, default_value_t = SpinArg::Auto, hide = true)]
     spin: SpinArg,
+    /// Leave the code of programs as it is, so that each system call traps: slower
+    #[arg(long)]
+    no_patch: bool,
     /// What keeps the sandbox apart from the host
     #[arg(long, value_enum, default_value_t = IsolationArg::Namespaces)]
     isolation: IsolationArg,
@@ -145,6 +148,7 @@ impl RunArgs {
                 SpinArg::Auto => crate::hostinfo::cpu_quota(),
                 SpinArg::Off => 1,
             },
+            patching: if self.no_patch { Patching::Off } else { Patching::On },
             isolation: match self.isolation {
                 IsolationArg::Namespaces => Isolation::Namespaces,
                 IsolationArg::Seccomp => Isolation::SeccompOnly,

@@ -62,7 +62,7 @@ pub(super) fn fpu_copy(fixture: &Fixture) -> Result<(), String> {
     let other = Process::new(fixture, code::read_vectors())?;
     for (space, what) in [(&process, "same space"), (&other, "other space")] {
         space.put(space.code, code::read_vectors())?;
-        let context = words(what, space.space.new_context(Some(&*guest.context)))?;
+        let context = words(what, space.space.new_context(Some(&mut *guest.context)))?;
         let mut copy = Guest::new(context);
         copy.run_to_end()?;
         same(what, (copy.user.regs.r8, copy.user.regs.r9), (0x5151, 0x6262))?;

@@ -64,7 +64,7 @@ impl Context for FakeContext {
         Arc::clone(&self.interrupt) as Arc<dyn Interrupt>
     }
 
-    fn as_any(&self) -> &dyn Any {
+    fn as_any(&mut self) -> &mut dyn Any {
         self
     }
 }

@@ -304,7 +304,7 @@ impl AddressSpace for FakeSpace {
         Ok(())
     }
 
-    fn new_context(&self, copy_fpu_from: Option<&dyn Context>) -> Result<Box<dyn Context>, PlatformError> {
+    fn new_context(&self, copy_fpu_from: Option<&mut dyn Context>) -> Result<Box<dyn Context>, PlatformError> {
         let space = self.me.upgrade().ok_or(PlatformError::Dead("dropped"))?;
         let fpu = copy_fpu_from.and_then(|c| c.as_any().downcast_ref::<FakeContext>()).map(FakeContext::fpu);
         Ok(Box::new(FakeContext::new(space, fpu.unwrap_or_default(), Arc::clone(&self.script))))

@@ -64,7 +64,7 @@ impl AddressSpace for FakeSpace {
         Ok(())
     }
 
-    fn new_context(&self, _copy: Option<&dyn Context>) -> Result<Box<dyn Context>, PlatformError> {
+    fn new_context(&self, _copy: Option<&mut dyn Context>) -> Result<Box<dyn Context>, PlatformError> {
         Err(PlatformError::Limit("no contexts here"))
     }
 
@@ -209,7 +209,7 @@ pub(super) fn memory() -> Arc<MemoryFile> {
     MemoryFile::on_memfd(1 << 30).unwrap()
 }
 
-fn space(memory: &Arc<MemoryFile>) -> Arc<FakeSpace> {
+pub(super) fn space(memory: &Arc<MemoryFile>) -> Arc<FakeSpace> {
     Arc::new(FakeSpace { memory: Arc::clone(memory), pages: Mutex::new(BTreeMap::new()), batches: AtomicUsize::new(0) })
 }
 
@@ -221,6 +221,7 @@ impl Guest {
             memory: Arc::clone(memory),
             layout: layout(),
             limits: Limits::default(),
+            text: None,
         });
         Self { mm, space }
     }

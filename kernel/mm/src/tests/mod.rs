@@ -4,4 +4,5 @@ mod calls;
 mod fake;
 mod model;
 mod random;
+mod sites;
 mod threads;

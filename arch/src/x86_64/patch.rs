@@ -1,0 +1,373 @@
+//! Turning a `syscall` instruction into a jump, forwards: the two bytes of the instruction and the start of the one after
+//! it become `jmp rel32` to a *slot*, which makes the call and then executes a copy of the instruction that was displaced.
+//!
+//! ```text
+//! site:  0f 05 f0 f1 f2 ..    ->   e9 d0 d1 d2 d3 ..          d1 lies where the next instruction started
+//!
+//! slot:  lea CALLED(%rip), %rcx         what the CPU would leave in rcx
+//!        jmp *ENTRY(%rip)               to who serves calls without a trap
+//! TRAP:  syscall                        to who does not
+//! CALLED: <the displaced instruction>
+//!        jmp <the instruction after it>
+//! ```
+//! - The boundary is exact by construction: decoding starts where the CPU went on after executing the `syscall`.
+//! - Whoever jumps to the displaced instruction finds `d1`, which is chosen among the opcodes that always trap; the fault
+//!   is resolved by going on at `CALLED`.
+//! - `CALLED - 2` is a `syscall` instruction, so calls are restarted as at the site.
+//! - No stack is used and no flag changed.
+//!
+//! Only instructions that mean the same elsewhere are displaced: a short list, not a decoder. All of this is bit work;
+//! where slots and shadow pages are is the memory manager's business.
+
+/// Bytes of a site that change.
+pub const JUMP_LEN: usize = 5;
+
+/// Bytes from a site that [`Site::decode`] wants to see, when there are as many.
+pub const SITE_WINDOW: usize = 2 + 15;
+
+/// The most bytes of a slot.
+pub const SLOT_MAX: usize = 40;
+
+/// Start of [`Slot::bytes`] to the `syscall` in it.
+pub const SLOT_TRAP: usize = 13;
+
+/// Start of [`Slot::bytes`] to where a call returns.
+pub const SLOT_CALLED: usize = 15;
+
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// Opcodes of one byte that raise #UD or #GP in 64-bit user code, whatever follows, with rip at themselves.
+const TRAPPING: [u8; 20] = [
+    0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37, 0x3f, 0x60, 0x61, 0x9a, 0xce, 0xd4, 0xea, 0xf4, 0xfa,
+    0xfb,
+];
+
+/// Whether `byte` as an opcode always traps.
+pub fn traps(byte: u8) -> bool {
+    TRAPPING.contains(&byte)
+}
+
+/// What the displaced instruction becomes in a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Displaced {
+    /// The same bytes.
+    Same,
+    /// `ret`: nothing comes after it.
+    Return,
+    /// A conditional jump, by its condition, over `distance` bytes from its end.
+    Branch { condition: u8, distance: i32 },
+    /// An unconditional jump over `distance` bytes from its end.
+    Jump { distance: i32 },
+}
+
+/// A `syscall` instruction that can be replaced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Site {
+    bytes: [u8; 15],
+    len: usize,
+    displaced: Displaced,
+}
+
+/// A slot's code for one site.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot {
+    code: [u8; SLOT_MAX],
+    len: usize,
+    /// Start of the slot to the jump behind the displaced instruction (the end, if there is none).
+    pub tail: usize,
+}
+
+impl Slot {
+    /// The code.
+    pub fn bytes(&self) -> &[u8] {
+        self.code.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Site {
+    /// Looks at the code from a `syscall` instruction on. `None`: it has to stay.
+    pub fn decode(code: &[u8]) -> Option<Self> {
+        let after = code.strip_prefix(&SYSCALL)?;
+        let (len, displaced) = displaced(after)?;
+        let mut bytes = [0; 15];
+        bytes.get_mut(..len)?.copy_from_slice(after.get(..len)?);
+        Some(Self { bytes, len, displaced })
+    }
+
+    /// Bytes from the site to the instruction behind the displaced one.
+    pub fn len(&self) -> usize {
+        2 + self.len
+    }
+
+    /// Sites are never empty; here because [`Site::len`] is.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The jump from `site` to `slot`, if its second byte then traps.
+    pub fn jump(site: u64, slot: u64) -> Option<[u8; JUMP_LEN]> {
+        let [d0, d1, d2, d3] = distance(site, JUMP_LEN, slot)?.to_le_bytes();
+        traps(d1).then_some([0xe9, d0, d1, d2, d3])
+    }
+
+    /// The code of a slot at `slot` for this site at `site`; the address that it jumps to lies at `entry`.
+    pub fn slot(&self, site: u64, slot: u64, entry: u64) -> Option<Slot> {
+        let mut code = Code { bytes: [0; SLOT_MAX], len: 0, at: slot };
+        code.put(&[0x48, 0x8d, 0x0d])?;
+        code.put(&(SLOT_CALLED as i32 - 7).to_le_bytes())?;
+        code.put(&[0xff, 0x25])?;
+        code.put_distance(entry)?;
+        code.put(&SYSCALL)?;
+        let behind = site.checked_add(self.len() as u64)?;
+        let target = |distance: i32| behind.checked_add_signed(i64::from(distance));
+        match self.displaced {
+            Displaced::Same | Displaced::Return => code.put(self.bytes.get(..self.len)?)?,
+            Displaced::Branch { condition, distance } => {
+                code.put(&[0x0f, 0x80 | condition])?;
+                code.put_distance(target(distance)?)?;
+            }
+            Displaced::Jump { distance } => {
+                code.put(&[0xe9])?;
+                code.put_distance(target(distance)?)?;
+            }
+        }
+        let tail = code.len;
+        if matches!(self.displaced, Displaced::Same | Displaced::Branch { .. }) {
+            code.put(&[0xe9])?;
+            code.put_distance(behind)?;
+        }
+        Some(Slot { code: code.bytes, len: code.len, tail })
+    }
+}
+
+/// Code being written at an address.
+struct Code {
+    bytes: [u8; SLOT_MAX],
+    len: usize,
+    at: u64,
+}
+
+impl Code {
+    fn put(&mut self, bytes: &[u8]) -> Option<()> {
+        let end = self.len.checked_add(bytes.len())?;
+        self.bytes.get_mut(self.len..end)?.copy_from_slice(bytes);
+        self.len = end;
+        Some(())
+    }
+
+    /// The distance to `target` from the end of the four bytes that say it.
+    fn put_distance(&mut self, target: u64) -> Option<()> {
+        let distance = distance(self.at, self.len + 4, target)?;
+        self.put(&distance.to_le_bytes())
+    }
+}
+
+/// From `len` bytes behind `from` to `to`, if 32 bits hold it.
+fn distance(from: u64, len: usize, to: u64) -> Option<i32> {
+    let from = from.checked_add(len as u64)?;
+    i32::try_from(to.wrapping_sub(from) as i64).ok()
+}
+
+/// Length and kind of the instruction at the start of `code`, if it may be displaced: at least the three bytes that the
+/// jump takes from it, or a `ret` with padding behind it, and meaning the same in another place.
+fn displaced(code: &[u8]) -> Option<(usize, Displaced)> {
+    let byte = |at: usize| code.get(at).copied();
+    let word = |at: usize| Some(i32::from_le_bytes(code.get(at..at.checked_add(4)?)?.try_into().ok()?));
+    match byte(0)? {
+        0xc3 => is_padding(code.get(1..)?).then_some((1, Displaced::Return)),
+        0xe9 => Some((5, Displaced::Jump { distance: word(1)? })),
+        0x0f => match byte(1)? {
+            jcc @ 0x80..=0x8f => Some((6, Displaced::Branch { condition: jcc & 0xf, distance: word(2)? })),
+            // movzx, movsx, cmov
+            0xb6 | 0xb7 | 0xbe | 0xbf | 0x40..=0x4f => same(2 + modrm_len(code.get(2..)?)?),
+            // nop with operand: padding that is executed
+            0x1f => same(2 + modrm_len(code.get(2..)?)?),
+            _ => None,
+        },
+        rex @ 0x40..=0x4f => {
+            match byte(1)? {
+                0x0f if matches!(byte(2)?, 0xb6 | 0xb7 | 0xbe | 0xbf | 0x40..=0x4f) => {
+                    same(3 + modrm_len(code.get(3..)?)?)
+                }
+                // mov $imm, %r: eight bytes of it with REX.W
+                0xb8..=0xbf if rex & 8 != 0 => same(10),
+                _ => same(1 + plain_len(code.get(1..)?)?),
+            }
+        }
+        _ => same(plain_len(code)?),
+    }
+    .filter(|(len, kind)| (*len >= JUMP_LEN - 2 || *kind == Displaced::Return) && *len <= 15)
+}
+
+fn same(len: usize) -> Option<(usize, Displaced)> {
+    Some((len, Displaced::Same))
+}
+
+/// Length of an instruction without prefixes that only moves, compares or computes.
+fn plain_len(code: &[u8]) -> Option<usize> {
+    let modrm = || modrm_len(code.get(1..)?);
+    match *code.first()? {
+        // add or and sub xor cmp, test, xchg is not among them, mov, lea, movslq
+        0x00..=0x03 | 0x08..=0x0b | 0x20..=0x23 | 0x28..=0x2b | 0x30..=0x33 | 0x38..=0x3b => Some(1 + modrm()?),
+        0x63 | 0x84 | 0x85 | 0x88..=0x8b | 0x8d => Some(1 + modrm()?),
+        // the same with an immediate for rax
+        0x05 | 0x0d | 0x25 | 0x2d | 0x35 | 0x3d | 0xa9 => Some(5),
+        0x3c | 0xa8 => Some(2),
+        0x80 | 0x83 | 0xc1 => Some(2 + modrm()?),
+        0x81 => Some(5 + modrm()?),
+        // mov; with other digits these end or begin transactions
+        0xc6 if code.get(1)? >> 3 & 7 == 0 => Some(2 + modrm()?),
+        0xc7 if code.get(1)? >> 3 & 7 == 0 => Some(5 + modrm()?),
+        0xd1 | 0xd3 => Some(1 + modrm()?),
+        // test $imm and not/neg; mul and div can fault and are left alone
+        0xf7 => match code.get(1)? >> 3 & 7 {
+            0 => Some(5 + modrm()?),
+            2 | 3 => Some(1 + modrm()?),
+            _ => None,
+        },
+        0xb8..=0xbf => Some(5),
+        _ => None,
+    }
+}
+
+/// Length of a ModRM byte with what belongs to it. `None`: relative to rip.
+fn modrm_len(code: &[u8]) -> Option<usize> {
+    let modrm = *code.first()?;
+    let (mode, rm) = (modrm >> 6, modrm & 7);
+    if mode == 3 {
+        return Some(1);
+    }
+    let sib = if rm == 4 { Some(*code.get(1)?) } else { None };
+    let displacement = match mode {
+        0 if rm == 5 => return None,
+        0 if sib.is_some_and(|sib| sib & 7 == 5) => 4,
+        0 => 0,
+        1 => 1,
+        _ => 4,
+    };
+    Some(1 + usize::from(sib.is_some()) + displacement)
+}
+
+/// Whether two bytes are filled that nobody jumps to: what assemblers put between functions.
+fn is_padding(code: &[u8]) -> bool {
+    matches!(
+        code,
+        [0x90, 0x90, ..]
+            | [0xcc, 0xcc, ..]
+            | [0x66, 0x90, ..]
+            | [0x0f, 0x1f, ..]
+            | [0x66, 0x0f, 0x1f, ..]
+            | [0x66, 0x2e, 0x0f, 0x1f, ..]
+            | [0x66, 0x66, ..]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(after: &[u8]) -> Option<Site> {
+        let mut code = SYSCALL.to_vec();
+        code.extend_from_slice(after);
+        Site::decode(&code)
+    }
+
+    #[test]
+    fn displaces_what_c_libraries_put_behind_a_call() {
+        for (after, len) in [
+            (&[0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff][..], 6), // cmp $-4096, %rax
+            (&[0x3d, 0x00, 0xf0, 0xff, 0xff], 5),           // cmp $-4096, %eax
+            (&[0x48, 0x83, 0xf8, 0xfc], 4),                 // cmp $-4, %rax
+            (&[0x83, 0xf8, 0xda], 3),                       // cmp $-38, %eax
+            (&[0x48, 0x89, 0xc7], 3),                       // mov %rax, %rdi
+            (&[0x48, 0x89, 0x44, 0x24, 0x08], 5),           // mov %rax, 8(%rsp)
+            (&[0x89, 0x84, 0x24, 1, 2, 3, 4], 7),           // mov %eax, disp32(%rsp)
+            (&[0x48, 0x63, 0xd0], 3),                       // movslq %eax, %rdx
+            (&[0x48, 0xf7, 0xd8], 3),                       // neg %rax
+            (&[0x48, 0x85, 0xc0], 3),                       // test %rax, %rax
+            (&[0x44, 0x89, 0xc7], 3),                       // mov %r8d, %edi
+            (&[0x41, 0x89, 0x04, 0x25, 1, 2, 3, 4], 8),     // mov %eax, abs32
+            (&[0x0f, 0x84, 1, 0, 0, 0], 6),                 // je
+            (&[0xe9, 1, 0, 0, 0], 5),                       // jmp
+            (&[0x49, 0xba, 1, 2, 3, 4, 5, 6, 7, 8], 10),    // movabs
+            (&[0x0f, 0xb6, 0xc0], 3),                       // movzbl %al, %eax
+        ] {
+            assert_eq!(site(after).map(|site| site.len()), Some(len + 2), "{after:02x?}");
+        }
+        assert_eq!(site(&[0xc3, 0x90, 0x90]).map(|site| site.len()), Some(3));
+        assert_eq!(site(&[0xc3, 0x66, 0x2e, 0x0f, 0x1f]).map(|site| site.len()), Some(3));
+    }
+
+    #[test]
+    fn leaves_what_would_mean_something_else() {
+        for after in [
+            &[0x48, 0x8b, 0x05, 1, 2, 3, 4][..], // mov disp(%rip), %rax
+            &[0xe8, 1, 2, 3, 4],                 // call
+            &[0xff, 0xd0, 0x90],                 // call *%rax
+            &[0x85, 0xc0, 0x90],                 // test: too short, the next would be split
+            &[0x5b, 0x90, 0x90],                 // pop
+            &[0xeb, 0x10, 0x90],                 // short jump
+            &[0x74, 0x10, 0x90],                 // short branch
+            &[0xc3, 0x48, 0x89],                 // ret, and code behind it
+            &[0xc3],
+            &[0xf7, 0xf1, 0x90],       // div
+            &[0x0f, 0x05, 0x90],       // syscall
+            &[0xc7, 0xf8, 1, 0, 0, 0], // xbegin: relative to rip
+            &[0x48, 0x3d, 0x00],       // cut off
+            &[],
+        ] {
+            assert_eq!(site(after), None, "{after:02x?}");
+        }
+        assert_eq!(Site::decode(&[0x0f, 0x34, 0x48, 0x89, 0xc7]), None, "no syscall instruction");
+    }
+
+    #[test]
+    fn a_slot_calls_then_does_what_was_displaced() {
+        let cmp = site(&[0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff]).expect("can be displaced");
+        let slot = cmp.slot(0x1000, 0x20_0100, 0x20_0000).expect("in reach");
+        let code = slot.bytes();
+        assert_eq!(&code[..7], [0x48, 0x8d, 0x0d, 8, 0, 0, 0]);
+        assert_eq!(&code[7..9], [0xff, 0x25]);
+        assert_eq!(i32::from_le_bytes(code[9..13].try_into().unwrap()), 0x20_0000 - (0x20_0100 + 13));
+        assert_eq!(&code[SLOT_TRAP..SLOT_CALLED], SYSCALL);
+        assert_eq!(&code[SLOT_CALLED..slot.tail], [0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff]);
+        assert_eq!(code[slot.tail], 0xe9);
+        let back = i32::from_le_bytes(code[slot.tail + 1..].try_into().unwrap());
+        assert_eq!(i64::from(back), 0x1008 - (0x20_0100 + code.len() as i64));
+    }
+
+    #[test]
+    fn branches_keep_their_targets() {
+        let je = site(&[0x0f, 0x84, 0x10, 0, 0, 0]).expect("can be displaced");
+        let slot = je.slot(0x1000, 0x3000, 0x2000).expect("in reach");
+        let code = slot.bytes();
+        let taken = i32::from_le_bytes(code[SLOT_CALLED + 2..SLOT_CALLED + 6].try_into().unwrap());
+        assert_eq!(0x3000 + SLOT_CALLED as i64 + 6 + i64::from(taken), 0x1008 + 0x10);
+        let jump = site(&[0xe9, 0xf0, 0xff, 0xff, 0xff]).expect("can be displaced");
+        let slot = jump.slot(0x1000, 0x3000, 0x2000).expect("in reach");
+        assert_eq!(slot.tail, slot.bytes().len(), "nothing behind an unconditional jump");
+    }
+
+    #[test]
+    fn jumps_always_trap_in_their_middle() {
+        let mut found = 0;
+        for slot in (0x10_0000_u64..0x10_4000).step_by(16) {
+            if let Some(jump) = Site::jump(0x1234, slot) {
+                found += 1;
+                assert!(traps(jump[2]));
+                let distance = i32::from_le_bytes(jump[1..].try_into().unwrap());
+                assert_eq!(0x1234 + 5 + i64::from(distance), slot as i64);
+            }
+        }
+        assert!(found > 0, "16 KiB of slots always hold one that is legal");
+        assert_eq!(Site::jump(0, 1 << 33), None, "out of reach");
+    }
+
+    #[test]
+    fn any_16_kib_hold_a_legal_slot() {
+        for start in 0..256_u32 {
+            let legal = (0..64).any(|window| traps(((start + window) % 256) as u8));
+            assert!(legal, "windows from {start:#x} on");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Patched call sites: who sees the jumps, who the file, and when they go.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use usermem::memmap::Mappable;
+use usermem::platform::{Access, AddressSpace, Prot};
+use usermem::ptr::UserMemory;
+use usermem::{Addr, PAGE_SIZE, host};
+use vm_memory::VolatileSlice;
+
+use super::fake::{FakeSpace, Guest, HostFile, file_request, layout, memory, space};
+use crate::{CallSite, Grow, Limits, MapRequest, Mm, NewMm, Placement, Sharing, TextCache};
+
+const ENTRY: u64 = 0x7ff1_2345_6000;
+/// Pages of the library: headers, text, data.
+const TEXT: u64 = 2;
+const TEXT_PAGES: u64 = 20;
+const PAGES: u64 = 30;
+/// A site in the library: `syscall; cmp $-4096, %rax`.
+const SITE: u64 = 5 * PAGE_SIZE + 0x120;
+const SITE_CODE: [u8; 8] = [0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff];
+/// One that cannot be patched: `syscall; call`.
+const CALL_SITE: u64 = 6 * PAGE_SIZE;
+/// Of getppid(2).
+const NR: u64 = 110;
+
+fn library() -> Arc<HostFile> {
+    let file = HostFile::new(7, PAGES, 0);
+    for (at, mut code) in [(SITE, SITE_CODE), (CALL_SITE, [0x0f, 0x05, 0xe8, 1, 0, 0, 0, 0x90])] {
+        host::pwritev(file.file.as_fd(), &[VolatileSlice::from(&mut code[..])], at).unwrap();
+    }
+    file
+}
+
+struct Sandbox {
+    memory: Arc<usermem::memfile::MemoryFile>,
+    cache: Arc<TextCache>,
+    file: Arc<HostFile>,
+}
+
+impl Sandbox {
+    fn new() -> Self {
+        let memory = memory();
+        Self { cache: TextCache::new(Arc::clone(&memory), Addr(ENTRY)), file: library(), memory }
+    }
+
+    /// A process that has loaded the library as ld.so does: all of it, then its text over it, then data.
+    fn process(&self) -> (Guest, u64) {
+        let space: Arc<FakeSpace> = space(&self.memory);
+        let mm = Mm::new(NewMm {
+            space: Arc::clone(&space) as Arc<dyn AddressSpace>,
+            memory: Arc::clone(&self.memory),
+            layout: layout(),
+            limits: Limits::default(),
+            text: Some(Arc::clone(&self.cache)),
+        });
+        let guest = Guest { mm, space };
+        let object = || Arc::clone(&self.file) as Arc<dyn Mappable>;
+        let all = file_request(object(), 0, PAGES, 0, Prot::READ, Sharing::Private);
+        let base = guest.mm.map(&MapRequest { placement: Placement::Hint(Addr(0)), ..all }).unwrap().0;
+        let at = |page, pages, prot| {
+            let request =
+                file_request(object(), base + page * PAGE_SIZE, pages, page * PAGE_SIZE, prot, Sharing::Private);
+            guest.mm.map(&request).unwrap()
+        };
+        at(TEXT, TEXT_PAGES, Prot::READ | Prot::EXEC);
+        at(TEXT + TEXT_PAGES, PAGES - TEXT - TEXT_PAGES, Prot::READ | Prot::WRITE);
+        (guest, base)
+    }
+
+    fn patched(&self) -> (Guest, u64) {
+        let (guest, base) = self.process();
+        guest.load(base + SITE).unwrap();
+        for _ in 0..8 {
+            assert_eq!(guest.mm.note_call(Addr(base + SITE + 2), NR), CallSite::Open);
+        }
+        (guest, base)
+    }
+}
+
+/// What guest code finds at a site: the slot that it jumps to, if it does.
+fn slot_of(guest: &Guest, site: u64) -> Option<u64> {
+    let code = guest.load(site).unwrap().to_le_bytes();
+    let [0xe9, distance @ .., _, _, _] = code else {
+        assert_eq!(code, SITE_CODE);
+        return None;
+    };
+    let distance = i32::from_le_bytes(distance);
+    Some((site + 5).wrapping_add_signed(i64::from(distance)))
+}
+
+#[test]
+fn a_hot_site_jumps_to_a_slot_that_calls_and_comes_back() {
+    let sandbox = Sandbox::new();
+    let (guest, base) = sandbox.patched();
+    let slot = slot_of(&guest, base + SITE).expect("patched");
+    let slots = base + PAGES * PAGE_SIZE;
+    assert!((slots..slots + (64 << 10)).contains(&slot), "behind the library");
+    assert_eq!(guest.load(slots), Ok(ENTRY));
+    assert_eq!(guest.load(slot).unwrap().to_le_bytes()[..3], [0x48, 0x8d, 0x0d]);
+    // The instruction pointers in between stand for the site.
+    let visible = |ip| guest.mm.visible_ip(Addr(ip)).0 - base;
+    assert_eq!(visible(slot), SITE);
+    assert_eq!(visible(slot + 13), SITE, "a call to be restarted");
+    assert_eq!(visible(slot + 15), SITE + 2);
+    assert_eq!(visible(slot + 21), SITE + 8);
+    assert_eq!(guest.mm.visible_ip(Addr(slots)).0, slots, "no code");
+    assert_eq!(guest.mm.visible_ip(Addr(base + SITE)).0, base + SITE);
+    assert_eq!(guest.mm.displaced_ip(Addr(base + SITE + 2)), Some(Addr(slot + 15)));
+    assert_eq!(guest.mm.displaced_ip(Addr(base + SITE + 8)), None);
+    assert_eq!(guest.mm.displaced_ip(Addr(0x1234)), None);
+}
+
+#[test]
+fn later_processes_start_patched_and_old_ones_follow() {
+    let sandbox = Sandbox::new();
+    let (other, other_base) = sandbox.process();
+    other.load(other_base + SITE).unwrap();
+    let (guest, base) = sandbox.patched();
+    let (third, third_base) = sandbox.process();
+    assert_eq!(slot_of(&third, third_base + SITE).unwrap() - third_base, slot_of(&guest, base + SITE).unwrap() - base);
+    assert_eq!(slot_of(&other, other_base + SITE), None);
+    assert_eq!(other.mm.note_call(Addr(other_base + SITE + 2), NR), CallSite::Open);
+    assert!(slot_of(&other, other_base + SITE).is_some());
+    // A child has what its parent has.
+    let child = guest.fork();
+    assert!(slot_of(&child, base + SITE).is_some());
+    assert!(child.mm.displaced_ip(Addr(base + SITE + 2)).is_some());
+    drop(guest);
+    assert!(slot_of(&child, base + SITE).is_some());
+}
+
+#[test]
+fn sites_that_cannot_be_patched_are_settled() {
+    let sandbox = Sandbox::new();
+    let (guest, base) = sandbox.process();
+    for _ in 0..7 {
+        assert_eq!(guest.mm.note_call(Addr(base + CALL_SITE + 2), NR), CallSite::Open);
+    }
+    assert_eq!(guest.mm.note_call(Addr(base + CALL_SITE + 2), NR), CallSite::Settled);
+    assert_eq!(guest.mm.note_call(Addr(base + SITE + 2), 15), CallSite::Settled, "rt_sigreturn never returns");
+    assert_eq!(guest.mm.note_call(Addr(0x4444), NR), CallSite::Settled, "nothing mapped");
+    assert_eq!(guest.mm.note_call(Addr(0), NR), CallSite::Settled);
+    let heap = guest.map_anonymous(0x5555_0000, 1, Prot::all()).unwrap();
+    assert_eq!(guest.mm.note_call(Addr(heap.0 + 2), NR), CallSite::Settled, "made at run time");
+}
+
+#[test]
+fn only_the_cpu_sees_the_jumps() {
+    let sandbox = Sandbox::new();
+    let (guest, base) = sandbox.patched();
+    let mut bytes = [0; 8];
+    guest.mm.read(Addr(base + SITE), &mut bytes).unwrap();
+    assert_eq!(bytes, SITE_CODE);
+    let listed = guest.mm.vmas();
+    assert_eq!(listed.len(), 3, "slots are not listed: {listed:?}");
+    assert_eq!(guest.mm.stat().total, PAGES * PAGE_SIZE);
+    assert!(guest.mm.vma_at(Addr(base + PAGES * PAGE_SIZE)).is_none());
+}
+
+#[test]
+fn writable_text_is_the_files_own() {
+    let sandbox = Sandbox::new();
+    let (guest, base) = sandbox.patched();
+    let text = (Addr(base + TEXT * PAGE_SIZE), TEXT_PAGES * PAGE_SIZE);
+    guest.mm.protect(text.0, text.1, Prot::all(), Grow::No).unwrap();
+    assert_eq!(slot_of(&guest, base + SITE), None);
+    guest.store(base + SITE + 8, 1).unwrap();
+    assert_eq!(slot_of(&guest, base + SITE), None);
+    guest.mm.protect(text.0, text.1, Prot::READ | Prot::EXEC, Grow::No).unwrap();
+    assert_eq!(slot_of(&guest, base + SITE), None);
+    assert_eq!(guest.mm.note_call(Addr(base + SITE + 2), NR), CallSite::Settled, "the guest's own copy");
+    assert_eq!(guest.load(base + SITE + 8), Ok(1));
+}
+
+#[test]
+fn a_debugger_writes_to_the_files_bytes() {
+    let sandbox = Sandbox::new();
+    let (guest, base) = sandbox.patched();
+    guest.mm.write_remote(Addr(base + SITE + 16), &[0xcc]).unwrap();
+    assert_eq!(slot_of(&guest, base + SITE), None);
+    assert_eq!(guest.load(base + SITE + 16).unwrap() & 0xff, 0xcc);
+}
+
+#[test]
+fn who_names_the_slots_loses_them() {
+    let sandbox = Sandbox::new();
+    let slots = PAGES * PAGE_SIZE;
+    let (guest, base) = sandbox.patched();
+    guest.map_anonymous(base + slots, 1, Prot::READ).unwrap();
+    assert_eq!(slot_of(&guest, base + SITE), None);
+    assert_eq!(guest.load(base + slots), Ok(0));
+    let (guest, base) = sandbox.patched();
+    assert!(guest.mm.unmap(Addr(base + slots + PAGE_SIZE), PAGE_SIZE).is_ok());
+    assert_eq!(slot_of(&guest, base + SITE), None);
+    assert!(guest.load(base + slots).is_err());
+}
+
+#[test]
+fn slots_go_with_their_library() {
+    let sandbox = Sandbox::new();
+    let (guest, base) = sandbox.patched();
+    guest.mm.unmap(Addr(base), PAGES * PAGE_SIZE).unwrap();
+    assert!(guest.mm.handle_fault(Addr(base + PAGES * PAGE_SIZE), Access::Exec).is_err());
+    assert!(guest.mm.vmas().is_empty());
+    // The place is free again.
+    let (other, again) = sandbox.process();
+    assert_eq!(again, base);
+    assert!(slot_of(&other, again + SITE).is_some());
+}
+
+#[test]
+fn nothing_is_left_of_it() {
+    let sandbox = Sandbox::new();
+    let (guest, base) = sandbox.patched();
+    let child = guest.fork();
+    assert!(slot_of(&child, base + SITE).is_some());
+    drop((guest, child));
+    let Sandbox { memory, cache, .. } = sandbox;
+    drop(cache);
+    memory.reclaim();
+    assert_eq!(memory.usage(), 0);
+}

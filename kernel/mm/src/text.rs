@@ -1,0 +1,321 @@
+//! Text whose system calls do not trap: per executable file, copies of the runs that hold hot `syscall` instructions, with
+//! these turned into jumps ([`arch::x86_64::patch`]), and the slots they jump to. Shared by all processes of a sandbox and
+//! kept for later ones.
+//!
+//! ```text
+//! address space:  | text | rodata | data | bss || slots |        slots: a hidden mapping behind the file's own
+//! memory file:      └ some runs: copies with jumps    └ one area per file
+//! ```
+//! - A site is known only because it was executed; after [`THRESHOLD`] traps it is patched.
+//! - The slots lie at the same distance from the text in every process, so that the copies are the same everywhere: that
+//!   distance is part of the key. Where there is no room for them, or the guest touches them, text stays as it is.
+//! - Copies are never changed once mapped: one more site makes a new copy of its run. No code is modified under a thread.
+//! - What is patched is private, executable, not writable, and in a host file; the key holds the file's identity and times.
+//!   The kernel's own reads (`/proc/[pid]/mem`, write(2)) see the file.
+//!
+//! **Locks.** An image's lock is taken inside that of an address space, the map's alone.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use arch::x86_64::patch::{JUMP_LEN, SITE_WINDOW, SLOT_CALLED, SLOT_MAX, Site, Slot};
+use hashbrown::HashMap;
+use sync::{LockClass, Mutex};
+use usermem::host::FileIdentity;
+use usermem::memfile::MemoryFile;
+use usermem::{Addr, PAGE_SIZE};
+
+use crate::pool::Pool;
+
+/// Text is copied in aligned runs of this size.
+pub(crate) const TEXT_RUN: u64 = 8 * PAGE_SIZE;
+
+/// Size of a file's slots: every second byte of a displacement occurs once, so that each site finds legal ones.
+pub(crate) const SLOTS_LEN: u64 = 64 << 10;
+
+/// Traps after which a site is patched.
+const THRESHOLD: u8 = 8;
+
+/// Most files that are remembered.
+const MAX_IMAGES: usize = 256;
+
+/// Most sites that are remembered of a file.
+const MAX_SITES: usize = 4096;
+
+/// `rt_sigreturn` never returns to its site.
+const RT_SIGRETURN: u64 = 15;
+
+const IMAGES: LockClass = LockClass::new("mm.text images", 30_010);
+const IMAGE: LockClass = LockClass::new("mm.text image", 30_020);
+
+/// Slots of 256 bytes, in which the second byte of a displacement is the same or the next.
+const WINDOW: u32 = 256;
+const WINDOWS: usize = (SLOTS_LEN / WINDOW as u64) as usize;
+
+/// Where the entry's address lies in the slots.
+const ENTRY: u32 = 0;
+
+/// Which text: a file in a state, and the distance from its first byte to its slots.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Key {
+    pub(crate) file: FileIdentity,
+    pub(crate) distance: u64,
+}
+
+/// The patched text of a sandbox.
+pub struct TextCache {
+    pool: Pool,
+    entry: Addr,
+    images: Mutex<Images>,
+}
+
+#[derive(Default)]
+struct Images {
+    map: HashMap<Key, (u64, Arc<Image>)>,
+    clock: u64,
+}
+
+impl TextCache {
+    /// An empty cache. Patched sites will jump to `entry` ([`usermem::platform::Platform::call_entry`]).
+    pub fn new(memory: Arc<MemoryFile>, entry: Addr) -> Arc<Self> {
+        Arc::new(Self { pool: Pool::new(memory), entry, images: Mutex::new(IMAGES, Images::default()) })
+    }
+
+    /// What is known of a text.
+    pub(crate) fn image(&self, key: Key) -> Arc<Image> {
+        let mut images = self.images.lock();
+        images.clock += 1;
+        let clock = images.clock;
+        if let Some((used, image)) = images.map.get_mut(&key) {
+            *used = clock;
+            return Arc::clone(image);
+        }
+        if images.map.len() >= MAX_IMAGES
+            && let Some(oldest) = images.map.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key)
+        {
+            images.map.remove(&oldest);
+        }
+        let image = Arc::new(Image {
+            pool: self.pool.clone(),
+            entry: self.entry,
+            distance: key.distance,
+            state: Mutex::new(IMAGE, Known::default()),
+        });
+        images.map.insert(key, (clock, Arc::clone(&image)));
+        image
+    }
+}
+
+impl std::fmt::Debug for TextCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TextCache").field("entry", &self.entry).finish_non_exhaustive()
+    }
+}
+
+/// What is known of one text.
+pub(crate) struct Image {
+    pool: Pool,
+    entry: Addr,
+    distance: u64,
+    state: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Where the slots are in the memory file, once there are any.
+    slots: Option<u64>,
+    /// Bytes taken of each window of the slots.
+    taken: Vec<u16>,
+    /// By offset in the file.
+    sites: BTreeMap<u64, SiteState>,
+    /// By offset in the slots.
+    patched: BTreeMap<u32, Patched>,
+    /// Where the current copies are in the memory file, by offset in the file.
+    runs: BTreeMap<u64, u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum SiteState {
+    /// It has trapped so often.
+    Seen(u8),
+    /// It stays as it is.
+    Never,
+    /// It jumps to the slot at this offset.
+    Patched(u32),
+}
+
+/// A site and its slot.
+#[derive(Clone, Copy, Debug)]
+struct Patched {
+    site: u64,
+    /// Bytes from the site to the instruction behind the displaced one.
+    len: u64,
+    /// Bytes from the slot's start to the jump back, and to its end.
+    tail: u32,
+    end: u32,
+}
+
+/// What a trap at a site means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Trapped {
+    /// Not yet.
+    Counted,
+    /// It will always trap.
+    Settled,
+    /// It is patched in the copy of its run.
+    Patched,
+}
+
+impl Image {
+    /// A site at `offset` in the file has trapped with call number `nr`. At the threshold it is patched, out of `source`.
+    pub(crate) fn trapped(&self, offset: u64, nr: u64, source: &OwnedFd) -> Trapped {
+        let mut known = self.state.lock();
+        let seen = match known.sites.get(&offset) {
+            Some(SiteState::Never) => return Trapped::Settled,
+            Some(SiteState::Patched(_)) => return Trapped::Patched,
+            Some(SiteState::Seen(seen)) => seen + 1,
+            None if known.sites.len() >= MAX_SITES || nr == RT_SIGRETURN => return Trapped::Settled,
+            None => 1,
+        };
+        if seen < THRESHOLD {
+            known.sites.insert(offset, SiteState::Seen(seen));
+            return Trapped::Counted;
+        }
+        if self.pool.is_full() {
+            return Trapped::Counted;
+        }
+        if known.patch(self, offset, source).is_none() {
+            known.sites.insert(offset, SiteState::Never);
+            return Trapped::Settled;
+        }
+        Trapped::Patched
+    }
+
+    /// The copies of runs of `[start, end)` of the file, as (offset in the file, offset in the memory file); the caller
+    /// owns a reference on each.
+    pub(crate) fn runs(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
+        let known = self.state.lock();
+        let from = start & !(TEXT_RUN - 1);
+        let runs = known.runs.range(from..end.max(from)).map(|(run, copy)| (*run, *copy));
+        runs.filter(|(_, copy)| self.pool.inc_ref(*copy, TEXT_RUN).is_ok()).collect()
+    }
+
+    /// Where the slots are in the memory file; the caller owns a reference. `None`: there are none yet.
+    pub(crate) fn slots(&self) -> Option<u64> {
+        let slots = self.state.lock().slots?;
+        self.pool.inc_ref(slots, SLOTS_LEN).ok()?;
+        Some(slots)
+    }
+
+    /// The offset in the file that code at `offset` in the slots stands for.
+    pub(crate) fn stands_for(&self, offset: u64) -> Option<u64> {
+        let at = u32::try_from(offset).ok()?;
+        let known = self.state.lock();
+        let (start, patched) = known.patched.range(..=at).next_back()?;
+        let within = at - start;
+        Some(match within {
+            _ if within >= patched.end => return None,
+            _ if within < SLOT_CALLED as u32 => patched.site,
+            _ if within < patched.tail || patched.tail == patched.end => patched.site + 2,
+            _ => patched.site + patched.len,
+        })
+    }
+
+    /// The offset in the slots of the displaced instruction that started at `offset` in the file.
+    pub(crate) fn displaced(&self, offset: u64) -> Option<u64> {
+        match self.state.lock().sites.get(&offset.checked_sub(2)?)? {
+            SiteState::Patched(slot) => Some(u64::from(*slot) + SLOT_CALLED as u64),
+            _ => None,
+        }
+    }
+}
+
+impl Known {
+    /// Makes a slot for the site and a copy of its run with all known jumps. `None`: cannot be.
+    fn patch(&mut self, image: &Image, offset: u64, source: &OwnedFd) -> Option<()> {
+        let run = offset & !(TEXT_RUN - 1);
+        let within = offset - run;
+        // The jump does not cross a page: neighbouring pages may be copies of different ages, or none.
+        if within % PAGE_SIZE + JUMP_LEN as u64 > PAGE_SIZE {
+            return None;
+        }
+        let pool = &image.pool;
+        let copy = pool.allocate(TEXT_RUN).ok()?;
+        let done = self.fill(image, run, copy, offset, source);
+        if done.is_none() {
+            pool.dec_ref(copy, TEXT_RUN);
+            return None;
+        }
+        if let Some(old) = self.runs.insert(run, copy) {
+            pool.dec_ref(old, TEXT_RUN);
+        }
+        Some(())
+    }
+
+    fn fill(&mut self, image: &Image, run: u64, copy: u64, offset: u64, source: &OwnedFd) -> Option<()> {
+        let pool = &image.pool;
+        pool.read_host(source, run, copy, TEXT_RUN).ok()?;
+        let mut code = [0; SITE_WINDOW];
+        let left = TEXT_RUN - (offset - run);
+        let len = usize::try_from(left).ok()?.min(SITE_WINDOW);
+        let code = code.get_mut(..len)?;
+        pool.read(copy + (offset - run), code).ok()?;
+        let site = Site::decode(code)?;
+        let slots = self.take_slots(image)?;
+        let (at, slot) = self.take_slot(image, offset, &site)?;
+        pool.write(slots + u64::from(at), slot.bytes()).ok()?;
+        let end = u32::try_from(slot.bytes().len()).ok()?;
+        let tail = u32::try_from(slot.tail).ok()?;
+        self.patched.insert(at, Patched { site: offset, len: site.len() as u64, tail, end });
+        self.sites.insert(offset, SiteState::Patched(at));
+        for (site, state) in self.sites.range(run..run + TEXT_RUN) {
+            let SiteState::Patched(slot) = state else { continue };
+            let jump = Site::jump(*site, image.distance.wrapping_add(u64::from(*slot)))?;
+            pool.write(copy + (site - run), &jump).ok()?;
+        }
+        Some(())
+    }
+
+    fn take_slots(&mut self, image: &Image) -> Option<u64> {
+        if let Some(slots) = self.slots {
+            return Some(slots);
+        }
+        let slots = image.pool.allocate(SLOTS_LEN).ok()?;
+        if image.pool.write(slots + u64::from(ENTRY), &image.entry.0.to_le_bytes()).is_err() {
+            image.pool.dec_ref(slots, SLOTS_LEN);
+            return None;
+        }
+        self.taken = vec![0; WINDOWS];
+        *self.taken.first_mut()? = 16;
+        self.slots = Some(slots);
+        Some(slots)
+    }
+
+    /// A free slot that the site can jump to, and its code.
+    fn take_slot(&mut self, image: &Image, offset: u64, site: &Site) -> Option<(u32, Slot)> {
+        let address = |at: u32| image.distance.wrapping_add(u64::from(at));
+        for (window, taken) in self.taken.iter_mut().enumerate() {
+            let at = u32::try_from(window).ok()? * WINDOW + u32::from(*taken);
+            if usize::from(*taken) + SLOT_MAX > WINDOW as usize || Site::jump(offset, address(at)).is_none() {
+                continue;
+            }
+            let slot = site.slot(offset, address(at), address(ENTRY))?;
+            *taken += u16::try_from(slot.bytes().len()).ok()?.next_multiple_of(8);
+            return Some((at, slot));
+        }
+        None
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let known = self.state.get_mut();
+        for copy in known.runs.values() {
+            self.pool.dec_ref(*copy, TEXT_RUN);
+        }
+        if let Some(slots) = known.slots {
+            self.pool.dec_ref(slots, SLOTS_LEN);
+        }
+    }
+}
