@@ -5,10 +5,11 @@ use clap::Args;
 
 use crate::bench;
 use crate::cargo::{cargo, check};
+use crate::fuzz_guest::FuzzGuest;
 use crate::test::Test;
 use crate::tidy::Tidy;
 
-/// Format, lints, tidy, documentation, tests, release build, one round of the bench: what CI runs.
+/// Format, lints, tidy, documentation, tests, random calls, release build, one round of the bench: what CI runs.
 #[derive(Args)]
 pub(crate) struct Ci {}
 
@@ -23,6 +24,7 @@ impl Ci {
         )?;
         Test::default().run()?;
         Test::scenarios().run()?;
+        FuzzGuest::of(100_000, false).run()?;
         bench::smoke()
     }
 }

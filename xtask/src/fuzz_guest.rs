@@ -219,7 +219,6 @@ impl Job<'_> {
     }
 
     fn judge(&self, summary: &Summary, started: Instant) -> Result<()> {
-        #[allow(clippy::cast_precision_loss, reason = "a share in percent")]
         let share = summary.past as f64 * 100.0 / summary.judged.max(1) as f64;
         let missing: Vec<&str> =
             self.rows.iter().map(|row| row.name.as_str()).filter(|name| !summary.reached.contains(*name)).collect();

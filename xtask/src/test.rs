@@ -9,7 +9,6 @@ use clap::Args;
 
 use crate::build::Build;
 use crate::cargo::{cargo, check, output, target_dir};
-use crate::fuzz_guest::FuzzGuest;
 use crate::{programs, scenarios};
 
 /// Package of the tests that run twice: natively and inside Casemate.
@@ -67,11 +66,7 @@ impl Test {
                 models()?;
             }
         }
-        self.guest_tests(&binary, &executables)?;
-        if self.guest {
-            return Ok(());
-        }
-        if self.long { FuzzGuest::of(10_000_000, true) } else { FuzzGuest::of(100_000, false) }.run()
+        self.guest_tests(&binary, &executables)
     }
 
     fn guest_tests(&self, casemate: &Path, executables: &[PathBuf]) -> Result<()> {

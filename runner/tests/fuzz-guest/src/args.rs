@@ -484,7 +484,9 @@ impl Gen {
 
     /// An argument of `kind`.
     pub(crate) fn arg(&mut self, kind: &Kind) -> u64 {
-        if self.rng.chance(1) && !matches!(kind, Kind::Pid | Kind::Tid | Kind::SigEvent | Kind::FcntlArg) {
+        if self.rng.chance(1)
+            && !matches!(kind, Kind::Pid | Kind::Tid | Kind::SigEvent | Kind::FcntlCmd | Kind::FcntlArg)
+        {
             return self.rng.interesting();
         }
         match kind {

@@ -249,6 +249,8 @@ fn work(plan: &'static Plan, shared: &'static Shared, batch: u64) -> End {
 fn watch(pid: i32, shared: &Shared) -> End {
     let set = child_signal();
     let mut seen = [(0, 0); arena::THREADS as usize];
+    // A worker that is not yet there, or no longer: opening the files of the one before it can take for ever.
+    let mut absent = 0;
     loop {
         let mut status = 0;
         // SAFETY: fills the status.
@@ -256,7 +258,9 @@ fn watch(pid: i32, shared: &Shared) -> End {
         if ended != 0 {
             return if status == 0 { End::Finished } else { End::Signal };
         }
-        let mut stuck = false;
+        absent =
+            if shared.threads.iter().any(|thread| thread.tid.load(Ordering::Relaxed) != 0) { 0 } else { absent + 1 };
+        let mut stuck = absent > 10 * KILL_AFTER;
         for (thread, (calls, still)) in shared.threads.iter().zip(&mut seen) {
             let tid = thread.tid.load(Ordering::Relaxed);
             let now = thread.calls.load(Ordering::Relaxed);

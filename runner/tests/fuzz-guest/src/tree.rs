@@ -116,6 +116,23 @@ pub(crate) const PATHS: &[&[u8]] = &[
 const FOLDERS: &[(&str, u32)] =
     &[("/", 0o755), ("/tmp", 0o1777), ("/dev", 0o755), ("/dev/shm", 0o1777), ("/run", 0o755)];
 
+/// Device nodes that workers may have replaced by something else, and their minor numbers.
+const NODES: &[(&str, u32)] = &[("/dev/null", 3), ("/dev/zero", 5), ("/dev/full", 7), ("/dev/urandom", 9)];
+
+/// Puts the device nodes back.
+fn reset_nodes() {
+    for &(path, minor) in NODES {
+        let fresh = "/dev/casemate-fuzz";
+        let _ = fs::remove_file(fresh);
+        let Ok(name) = CString::new(fresh) else { continue };
+        // SAFETY: a path that ends, inside Casemate.
+        if unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o666, libc::makedev(1, minor)) } == 0 {
+            let _ = fs::set_permissions(fresh, fs::Permissions::from_mode(0o666));
+            let _ = fs::rename(fresh, path);
+        }
+    }
+}
+
 /// A program of one page that exits with 3.
 pub(crate) fn program() -> Vec<u8> {
     let mut out = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -162,6 +179,7 @@ pub(crate) fn reset(rng: &mut Rng) {
     for &(folder, mode) in FOLDERS {
         let _ = fs::set_permissions(folder, fs::Permissions::from_mode(mode));
     }
+    reset_nodes();
     let root = Path::new(ROOT);
     clear(root);
     clear(Path::new("/dev/shm"));
@@ -226,12 +244,12 @@ pub(crate) fn open_all() {
         }
         next += 1;
     };
+    let nonblock = libc::O_NONBLOCK;
     let open = |path: &str, flags: i32| {
         let Ok(path) = CString::new(path) else { return -1 };
         // SAFETY: a path that ends.
-        i64::from(unsafe { libc::open(path.as_ptr(), flags, 0o666) })
+        i64::from(unsafe { libc::open(path.as_ptr(), flags | nonblock, 0o666) })
     };
-    let nonblock = libc::O_NONBLOCK;
     keep(open("f", libc::O_RDWR));
     keep(open("f", libc::O_RDONLY));
     keep(open("f", libc::O_WRONLY | libc::O_APPEND));
@@ -279,13 +297,13 @@ pub(crate) fn open_all() {
         ("/proc/self", libc::O_RDONLY),
         ("/sys/devices/system/cpu", libc::O_RDONLY),
         ("/proc/self/maps", libc::O_RDONLY),
-        ("fifo", libc::O_RDWR | nonblock),
+        ("fifo", libc::O_RDWR),
         ("/proc/self/mem", libc::O_RDWR),
         ("big", libc::O_RDWR),
         ("/usr/bin/true", libc::O_RDONLY),
         ("/usr/bin", libc::O_RDONLY),
         ("/dev/shm/fz1", libc::O_RDWR | libc::O_CREAT),
-        ("/dev/ptmx", libc::O_RDWR | nonblock),
+        ("/dev/ptmx", libc::O_RDWR),
         ("d", libc::O_TMPFILE | libc::O_RDWR),
     ] {
         keep(open(path, flags));

@@ -83,7 +83,7 @@ fn prepare(rng: &mut Rng) {
     made(libc::SYS_setsid, [0; 6]);
     made(libc::SYS_close_range, [0, u32::MAX.into(), 0, 0, 0, 0]);
     for _ in 0..3 {
-        made(libc::SYS_open, [c"/dev/null".as_ptr() as u64, 2, 0, 0, 0, 0]);
+        made(libc::SYS_open, [c"/dev/null".as_ptr() as u64, 0o4002, 0, 0, 0, 0]);
     }
     let _ = std::env::set_current_dir(tree::ROOT);
     // Files and mappings that fill the sandbox's memory would leave none for the supervisor.
