@@ -251,9 +251,8 @@ impl Filesystem for Composed {
     fn statfs(&self) -> Result<StatFs, Errno> {
         let empty = StatFs { block_size: 4096, name_max: 255, ..StatFs::default() };
         let parts = self.grafts.iter().filter_map(|fs| fs.statfs().ok());
-        let largest = parts.max_by_key(|part| {
-            part.blocks.saturating_sub(part.blocks_free).saturating_mul(part.block_size)
-        });
+        let largest =
+            parts.max_by_key(|part| part.blocks.saturating_sub(part.blocks_free).saturating_mul(part.block_size));
         Ok(StatFs { magic: abi::stat::TMPFS_MAGIC, fsid: self.device, ..largest.unwrap_or(empty) })
     }
 
