@@ -111,7 +111,7 @@ impl Composer {
         let mut maker =
             Maker { device: new_device_id(), next: AtomicU64::new(1), now: SystemClock.now(), grafts: Vec::new() };
         let root = maker.directory(self.looks, self.entries);
-        Arc::new(Composed { device: maker.device, root, _grafts: maker.grafts })
+        Arc::new(Composed { device: maker.device, root, grafts: maker.grafts })
     }
 }
 
@@ -235,7 +235,7 @@ struct Composed {
     device: u64,
     root: Arc<Node>,
     /// Kept while their roots are shown.
-    _grafts: Vec<Arc<dyn Filesystem>>,
+    grafts: Vec<Arc<dyn Filesystem>>,
 }
 
 impl Filesystem for Composed {
@@ -247,14 +247,13 @@ impl Filesystem for Composed {
         Arc::clone(&self.root) as Inode
     }
 
+    /// The figures of the largest part: most of them lie on one file system of the host.
     fn statfs(&self) -> Result<StatFs, Errno> {
-        Ok(StatFs {
-            magic: abi::stat::TMPFS_MAGIC,
-            block_size: 4096,
-            name_max: 255,
-            fsid: self.device,
-            ..StatFs::default()
-        })
+        let empty = StatFs { block_size: 4096, name_max: 255, ..StatFs::default() };
+        let parts = self.grafts.iter().filter_map(|fs| fs.statfs().ok());
+        let largest =
+            parts.max_by_key(|part| part.blocks.saturating_sub(part.blocks_free).saturating_mul(part.block_size));
+        Ok(StatFs { magic: abi::stat::TMPFS_MAGIC, fsid: self.device, ..largest.unwrap_or(empty) })
     }
 
     fn device(&self) -> u64 {

@@ -56,9 +56,4 @@ impl Observers {
     pub(crate) fn truncated(&self, object: u64, offset: u64, len: u64) {
         self.tell(object, offset, len, Truncated::Yes);
     }
-
-    /// Bytes from `offset` on are elsewhere now.
-    pub(crate) fn moved(&self, object: u64, offset: u64, len: u64) {
-        self.tell(object, offset, len, Truncated::No);
-    }
 }

@@ -1,7 +1,7 @@
 //! Bytes in the memory file: what a tmpfs file, a memfd and a shared anonymous mapping are made of.
 //!
-//! A [`MemoryObject`] maps its offsets to runs of the memory file; what is in no run is a hole and reads as zeros. Runs are
-//! reserved a little ahead, since untouched pages cost nothing.
+//! A [`MemoryObject`] maps its offsets to runs of the memory file; what is in no run is a hole and reads as zeros. Something
+//! is reserved ahead of the last run that grew, since untouched pages cost nothing.
 //!
 //! **Locks.** `writers` orders writers and truncations and may be held over a user copy. `state` is taken by the fault
 //! path ([`Mappable::locate`]) and, inside user copies, around the copy itself; so bytes that a reader sees are those of
@@ -31,23 +31,26 @@ const MAX_STEP: u64 = 1 << 20;
 /// How far ahead runs are reserved once an object has grown past it, in bytes.
 const AHEAD: u64 = 64 * 1024;
 
-/// A limit on bytes shared by the files of one file system.
+/// A limit on bytes shared by the files of one file system, maybe within one that several file systems share.
 pub(crate) struct Budget {
     limit: u64,
     used: AtomicU64,
+    within: Option<Arc<Budget>>,
 }
 
 impl Budget {
-    pub(crate) const fn new(limit: u64) -> Self {
-        Self { limit, used: AtomicU64::new(0) }
+    pub(crate) const fn new(limit: u64, within: Option<Arc<Self>>) -> Self {
+        Self { limit, used: AtomicU64::new(0), within }
     }
 
     pub(crate) fn limit(&self) -> u64 {
         self.limit
     }
 
-    pub(crate) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+    /// Bytes that can still be taken.
+    pub(crate) fn left(&self) -> u64 {
+        let own = self.limit.saturating_sub(self.used.load(Ordering::Relaxed));
+        self.within.as_ref().map_or(own, |within| own.min(within.left()))
     }
 
     /// Takes `bytes`; `ENOSPC`. Relaxed: the counter guards no other memory.
@@ -56,12 +59,21 @@ impl Budget {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 used.checked_add(bytes).filter(|sum| *sum <= self.limit)
             })
-            .map(|_| ())
-            .map_err(|_| Errno::ENOSPC)
+            .map_err(|_| Errno::ENOSPC)?;
+        match self.within.as_ref().map(|within| within.take(bytes)) {
+            Some(Err(error)) => {
+                self.used.fetch_sub(bytes, Ordering::Relaxed);
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn give(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(within) = &self.within {
+            within.give(bytes);
+        }
     }
 }
 
@@ -79,9 +91,17 @@ impl Segment for Run {
     }
 }
 
+/// Reserved for the bytes of an object from `at` on, and not used yet: it counts nowhere.
+struct Ahead {
+    at: u64,
+    range: FileRange,
+}
+
 struct State {
     size: u64,
     runs: SegmentMap<Run>,
+    ahead: Option<Ahead>,
+    /// Pages in `runs`.
     pages: u64,
     seals: Seals,
 }
@@ -112,7 +132,10 @@ impl MemoryObject {
             budget,
             id: next_mappable_id(),
             writers: Mutex::new(lockclass::INODE_WRITE, ()),
-            state: RwLock::new(lockclass::INODE_DATA, State { size, runs: SegmentMap::new(), pages: 0, seals }),
+            state: RwLock::new(
+                lockclass::INODE_DATA,
+                State { size, runs: SegmentMap::new(), ahead: None, pages: 0, seals },
+            ),
             observers: Observers::new(),
         }
     }
@@ -232,41 +255,65 @@ impl MemoryObject {
         }
         let start = page_down(at);
         let wanted = page_up(at.checked_add(len).ok_or(Errno::EFBIG)?).ok_or(Errno::EFBIG)?;
-        let ahead = if start >= AHEAD { wanted.checked_next_multiple_of(AHEAD).unwrap_or(wanted) } else { wanted };
         let limit = state.runs.at_or_after(start).map_or(u64::MAX, |(range, _)| range.start);
-        let mut end = ahead.min(limit);
-        if self.take_room(end - start).is_err() {
-            // Not enough for what lies ahead: what is needed now, or at least a page.
-            end = wanted.min(limit);
-            if self.take_room(end - start).is_err() {
-                end = start + PAGE_SIZE;
-                self.take_room(PAGE_SIZE)?;
+        let range = match Self::take_ahead(state, start, wanted.min(limit)) {
+            Some(range) => {
+                self.take_budget(range.len()).inspect_err(|_| self.drop_range(range))?;
+                range
             }
+            None => self.reserve(state, start, wanted, limit)?,
+        };
+        let end = start + range.len();
+        state.pages += range.len() / PAGE_SIZE;
+        if state.runs.insert(start..end, Run(range.start)).is_err() {
+            return Err(Errno::EIO);
         }
-        self.reserve(state, start..end)?;
-        let run = state.runs.get(at).map_or(start, |(range, run)| run.0 + (at - range.start));
-        Ok(FileRange::of_len(run, len.min(end - at)))
+        Ok(FileRange::of_len(range.start + (at - start), len.min(end - at)))
     }
 
-    /// Gives the hole `hole` (page-aligned) a run, for which room has been taken; the room is given back on failure.
-    fn reserve(&self, state: &mut State, hole: Range<u64>) -> Result<(), Errno> {
-        let len = hole.end - hole.start;
-        let place = match state.runs.before(hole.start) {
-            Some((range, run)) if range.end == hole.start => Place::At(run.0 + (range.end - range.start)),
+    /// What was reserved for `start`, up to `end`.
+    fn take_ahead(state: &mut State, start: u64, end: u64) -> Option<FileRange> {
+        let ahead = state.ahead.take_if(|ahead| ahead.at == start)?;
+        let taken = ahead.range.part(0, end - start);
+        let rest = FileRange { start: taken.end, end: ahead.range.end };
+        if !rest.is_empty() {
+            state.ahead = Some(Ahead { at: start + taken.len(), range: rest });
+        }
+        Some(taken)
+    }
+
+    /// Reserves `start..wanted`, or less when there is little room, and something ahead of it; all below `limit`.
+    fn reserve(&self, state: &mut State, start: u64, wanted: u64, limit: u64) -> Result<FileRange, Errno> {
+        let mut end = wanted.min(limit);
+        if self.take_room(end - start).is_err() {
+            end = start + PAGE_SIZE;
+            self.take_room(PAGE_SIZE)?;
+        }
+        let ahead = if start >= AHEAD { end.checked_next_multiple_of(AHEAD).unwrap_or(end).min(limit) } else { end };
+        let place = match state.runs.before(start) {
+            Some((range, run)) if range.end == start => Place::At(run.0 + (range.end - range.start)),
             _ => Place::Anywhere,
         };
-        let range = self.memory.allocate(len, place).map_err(|error| {
-            self.give_room(len);
+        let all = self.memory.allocate(ahead - start, place).map_err(|error| {
+            self.give_room(end - start);
             if error == Errno::ENOMEM { Errno::ENOSPC } else { error }
         })?;
-        state.pages += len / PAGE_SIZE;
-        state.runs.insert(hole, Run(range.start)).map_err(|_| Errno::EIO)
+        let taken = all.part(0, end - start);
+        if ahead > end {
+            let range = FileRange { start: taken.end, end: all.end };
+            if let Some(old) = state.ahead.replace(Ahead { at: end, range }) {
+                self.drop_range(old.range);
+            }
+        }
+        Ok(taken)
+    }
+
+    fn take_budget(&self, bytes: u64) -> Result<(), Errno> {
+        self.budget.as_ref().map_or(Ok(()), |budget| budget.take(bytes))
     }
 
     fn take_room(&self, bytes: u64) -> Result<(), Errno> {
-        if let Some(budget) = &self.budget {
-            budget.take(bytes)?;
-        }
+        self.take_budget(bytes)?;
         if self.memory.would_exceed(bytes) {
             if let Some(budget) = &self.budget {
                 budget.give(bytes);
@@ -311,9 +358,13 @@ impl MemoryObject {
     fn free(&self, ranges: Vec<FileRange>) {
         for range in ranges {
             self.give_room(range.len());
-            if let Err(error) = self.memory.dec_ref(range) {
-                log::error!("memory object: {range:?} was not ours: {error:?}");
-            }
+            self.drop_range(range);
+        }
+    }
+
+    fn drop_range(&self, range: FileRange) {
+        if let Err(error) = self.memory.dec_ref(range) {
+            log::error!("memory object: {range:?} was not ours: {error:?}");
         }
     }
 
@@ -399,8 +450,14 @@ impl MemoryObject {
                 Some((run, _)) if run.start <= at => at = run.end,
                 next => {
                     let hole = at..next.map_or(range.end, |(run, _)| run.start.min(range.end));
-                    self.take_room(hole.end - hole.start)?;
-                    self.reserve(state, hole.clone())?;
+                    let len = hole.end - hole.start;
+                    self.take_room(len)?;
+                    let run = self.memory.allocate(len, Place::Anywhere).map_err(|error| {
+                        self.give_room(len);
+                        if error == Errno::ENOMEM { Errno::ENOSPC } else { error }
+                    })?;
+                    state.pages += len / PAGE_SIZE;
+                    state.runs.insert(hole.clone(), Run(run.start)).map_err(|_| Errno::EIO)?;
                     at = hole.end;
                     added.push(hole);
                 }
@@ -452,7 +509,11 @@ impl Drop for MemoryObject {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         let all = Self::take_runs(state, 0..u64::MAX);
+        let ahead = state.ahead.take();
         self.free(all);
+        if let Some(ahead) = ahead {
+            self.drop_range(ahead.range);
+        }
     }
 }
 

@@ -86,6 +86,9 @@ fn one_file_system_over_several() {
     }
     // A merged directory does not say how many directories it holds, one that is still whole does.
     assert_eq!((stat(b"/").unwrap().nlink, stat(b"deep/two").unwrap().nlink), (1, 3));
+    let figures = root.statfs().unwrap();
+    assert_eq!(figures.blocks_free * figures.block_size, 64 << 20, "what can be written");
+    assert!(figures.blocks > figures.blocks_free, "what is there below is used");
     at.rename(b"one/f", &root, b"deep/two/moved", RenameFlags::empty()).unwrap();
     assert_eq!(stat(b"one/f").unwrap_err(), Errno::ENOENT);
     assert_eq!(stat(b"deep/two/moved").unwrap().size, 4);

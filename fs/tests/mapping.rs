@@ -92,7 +92,7 @@ fn memory_comes_back() {
 }
 
 #[test]
-fn a_mapping_follows_its_file_through_copy_up() {
+fn a_mapping_stays_with_the_original_through_copy_up() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("f"), vec![b'a'; 5000]).unwrap();
     let memory = memory();
@@ -114,13 +114,22 @@ fn a_mapping_follows_its_file_through_copy_up() {
     assert!(matches!(located, Located::Host { offset: 0, .. }));
     assert_eq!(run, 8192);
 
-    let writer = at.open(b"f", &OpenHow::from_open(OpenFlags::O_RDWR.bits(), 0)).unwrap();
-    assert_eq!(*told.0.lock().unwrap(), [(mapping.id(), 0, u64::MAX, Truncated::No)]);
+    // A program that runs is written anew: its text stays.
+    let flags = abi::fs::O_RDWR | OpenFlags::O_TRUNC.bits();
+    let writer = at.open(b"f", &OpenHow::from_open(flags, 0)).unwrap();
     writer.write(&ctx, &mut KernelSrc::new(b"b")).unwrap();
-    assert_eq!(byte(&memory, &mapping.locate(0, 4096, false).unwrap().0), b'b');
-    assert_eq!(writer.mappable().unwrap().id(), mapping.id());
-    told.0.lock().unwrap().clear();
-    writer.truncate(&ctx, 100).unwrap();
-    assert_eq!(*told.0.lock().unwrap(), [(mapping.id(), 4096, u64::MAX, Truncated::Yes)]);
-    assert_eq!(mapping.size(), 100);
+    assert_eq!(*told.0.lock().unwrap(), []);
+    assert_eq!(mapping.size(), 5000);
+    assert!(matches!(mapping.locate(4096, 4096, false).unwrap().0, Located::Host { offset: 4096, .. }));
+    // Who reads or maps from now on gets the copy.
+    let mut one = [0; 2];
+    assert_eq!(file.read_at(&ctx, &mut KernelDst::new(&mut one), 0), Ok(1));
+    let anew = file.mappable().unwrap();
+    assert_eq!((one[0], anew.size()), (b'b', 1));
+    assert_eq!(byte(&memory, &anew.locate(0, 4096, false).unwrap().0), b'b');
+    assert_eq!(writer.mappable().unwrap().id(), anew.id());
+    assert_ne!(anew.id(), mapping.id());
+    anew.attach(&observer);
+    writer.truncate(&ctx, 0).unwrap();
+    assert_eq!(*told.0.lock().unwrap(), [(anew.id(), 0, u64::MAX, Truncated::Yes)]);
 }

@@ -555,3 +555,45 @@ fn room_is_reserved_as_a_whole_or_not_at_all() {
     assert_eq!(file.allocate(&world.ctx, FallocFlags::empty(), 100, 100_000), Ok(()));
     assert_eq!(file.inode().attr().unwrap().blocks, 25 * 8);
 }
+
+/// Several file systems in memory share one limit, and what they do not hold is not counted.
+#[test]
+fn rooms_are_counted() {
+    let memory = memory();
+    let account = tmpfs::Account::new(256 << 10);
+    let make = || tmpfs::new_within(&memory, &tmpfs::TmpfsOptions::of_size(256 << 10), &account).unwrap();
+    let ns = MountNs::new(Mount::of(make(), b"a", MountOptions::default()));
+    let kernel = KernelContext::default();
+    let world = World { ctx: kernel.context(), root: ns.root() };
+    let place = world.at().mkdir(b"mnt", 0o755).unwrap();
+    ns.mount_fs(&place, make(), b"b", MountOptions::default()).unwrap();
+    let create = |name: &str| world.open(name, OpenFlags::O_RDWR | OpenFlags::O_CREAT, 0o600).unwrap();
+    let write_at = |file: &File, len: usize, at: u64| file.write_at(&world.ctx, &mut KernelSrc::new(&vec![1; len]), at);
+    let blocks = |file: &File| file.attr().unwrap().blocks;
+
+    // Pages that hold something count, holes between them do not.
+    let sparse = create("sparse");
+    write_at(&sparse, 1, 0).unwrap();
+    write_at(&sparse, 1, 16_384).unwrap();
+    assert_eq!(blocks(&sparse), 16);
+    write_at(&sparse, 1, 1 << 20).unwrap();
+    assert_eq!(blocks(&sparse), 24);
+    assert_eq!(sparse.seek(&world.ctx, 5000, Whence::Data).unwrap(), 16_384);
+    // Growing in small steps comes to the same as at once.
+    let grown = create("grown");
+    for step in 0..200 {
+        write_at(&grown, 500, step * 500).unwrap();
+    }
+    assert_eq!(blocks(&grown), 100_000_u64.div_ceil(4096) * 8);
+
+    let used = (3 + 25) * 4096;
+    let free =
+        |path: &str| world.at().lookup(path.as_bytes(), LookupFlags::empty()).unwrap().statfs().unwrap().blocks_free;
+    assert_eq!((free("/"), free("mnt")), (64 - 28, 64 - 28));
+    let other = create("mnt/other");
+    assert_eq!(write_at(&other, 256 << 10, 0).unwrap(), (256 << 10) - used);
+    assert_eq!(write_at(&sparse, 1, 2 << 20).unwrap_err(), Errno::ENOSPC);
+    grown.truncate(&world.ctx, 0).unwrap();
+    assert_eq!(write_at(&sparse, 1, 2 << 20).unwrap(), 1);
+    assert_eq!((free("/"), free("mnt")), (24, 24));
+}

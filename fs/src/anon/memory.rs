@@ -21,7 +21,7 @@ impl SharedMemory {
     /// Objects made here are in `memory`, whose limit is their only one.
     pub fn new(memory: &Arc<MemoryFile>) -> Self {
         let options = TmpfsOptions { inodes: u64::MAX, ..TmpfsOptions::of_size(u64::MAX) };
-        Self { fs: TmpFs::create(memory, &options) }
+        Self { fs: TmpFs::create(memory, &options, None) }
     }
 
     /// `memfd_create(2)`: an unnamed file open for reading and writing. `EINVAL` for a long name or huge pages. Whether

@@ -99,10 +99,6 @@ impl OvlInode {
             });
         }
         self.upper.get_or_init(|| upper);
-        if regular {
-            // Who maps the file maps the original: from the next access on, the copy.
-            self.observers.moved(self.mappable_id, 0, u64::MAX);
-        }
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use abi::Errno;
 use abi::fs::{FallocFlags, OpenFlags};
 use usermem::bytes::{IoDst, IoSrc};
-use usermem::memmap::{Located, Mappable, MappingObserver};
+use usermem::memmap::Mappable;
 
 use crate::Context;
 use crate::overlay::copy::CopyData;
@@ -96,67 +96,9 @@ impl FileOps for OvlFile {
         self.ops(ctx)?.allocate(ctx, mode, offset, len)
     }
 
+    /// What is mapped stays what it was when the file is copied up later, as on Linux: a program that runs goes on when
+    /// its file is written anew.
     fn mappable(&self, file: &File) -> Result<Arc<dyn Mappable>, Errno> {
-        let lower = match &self.lower {
-            Some(lower) => Some(lower.mappable(file)?),
-            None => None,
-        };
-        Ok(Arc::new(OvlMapping { inode: Arc::clone(&self.inode), lower, upper: OnceLock::new() }))
-    }
-}
-
-/// A file of an overlay as an address space sees it.
-struct OvlMapping {
-    inode: Arc<OvlInode>,
-    lower: Option<Arc<dyn Mappable>>,
-    upper: OnceLock<Arc<dyn Mappable>>,
-}
-
-impl OvlMapping {
-    fn current(&self) -> Result<&Arc<dyn Mappable>, Errno> {
-        if let Some(upper) = self.upper.get() {
-            return Ok(upper);
-        }
-        let Some(above) = self.inode.upper.get() else { return self.lower.as_ref().ok_or(Errno::EIO) };
-        let mapping = above.mapping().ok_or(Errno::ENODEV)?;
-        Ok(self.upper.get_or_init(|| {
-            // The upper file tells those who map it; through this it tells ours.
-            mapping.attach(self.inode.forward());
-            mapping
-        }))
-    }
-}
-
-impl Drop for OvlMapping {
-    fn drop(&mut self) {
-        if let Some(upper) = self.upper.get() {
-            upper.detach(self.inode.forward());
-        }
-    }
-}
-
-impl Mappable for OvlMapping {
-    fn id(&self) -> u64 {
-        self.inode.mappable_id
-    }
-
-    fn locate(&self, offset: u64, len: u64, write: bool) -> Result<(Located, u64), Errno> {
-        self.current()?.locate(offset, len, write)
-    }
-
-    fn size(&self) -> u64 {
-        self.current().map_or(0, |mapping| mapping.size())
-    }
-
-    fn sync(&self, offset: u64, len: u64) -> Result<(), Errno> {
-        self.current()?.sync(offset, len)
-    }
-
-    fn attach(&self, observer: &Arc<dyn MappingObserver>) {
-        self.inode.observers.attach(observer);
-    }
-
-    fn detach(&self, observer: &Arc<dyn MappingObserver>) {
-        self.inode.observers.detach(observer);
+        self.ops_open()?.mappable(file)
     }
 }

@@ -6,10 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use abi::Errno;
 use abi::fs::{OpenFlags, XattrFlags};
 use sync::Mutex;
-use usermem::memmap::{MappingObserver, Truncated};
 
-use crate::host::next_mappable_id;
-use crate::mapping::Observers;
 use crate::overlay::copy::CopyData;
 use crate::overlay::file::OvlFile;
 use crate::overlay::{OWN_XATTRS, OverlayFs};
@@ -34,10 +31,6 @@ pub(super) struct OvlInode {
     unlinked: AtomicBool,
     /// Held while it is copied up.
     pub(super) copying: Mutex<()>,
-    pub(super) mappable_id: u64,
-    pub(super) observers: Observers,
-    /// Passes on what the upper file tells its mappings; set with the first mapping of the upper file.
-    forward: OnceLock<Arc<dyn MappingObserver>>,
     slots: InodeSlots,
 }
 
@@ -67,9 +60,6 @@ impl OvlInode {
             place: place.map(|(parent, name)| (Arc::clone(parent), Arc::from(name))),
             unlinked: AtomicBool::new(false),
             copying: Mutex::new(lockclass::COPY_UP, ()),
-            mappable_id: next_mappable_id(),
-            observers: Observers::new(),
-            forward: OnceLock::new(),
             slots: InodeSlots::new(),
         }))
     }
@@ -128,11 +118,6 @@ impl OvlInode {
         }
         Ok(())
     }
-
-    /// What to register with the upper file so that our observers hear of its truncations.
-    pub(super) fn forward(&self) -> &Arc<dyn MappingObserver> {
-        self.forward.get_or_init(|| Arc::new(Forward { inode: self.this.clone() }))
-    }
 }
 
 impl Drop for OvlInode {
@@ -144,20 +129,6 @@ impl Drop for OvlInode {
                 Ok(mut only) => only.place.take().map(|(parent, _)| parent),
                 Err(_) => None,
             };
-        }
-    }
-}
-
-struct Forward {
-    inode: Weak<OvlInode>,
-}
-
-impl MappingObserver for Forward {
-    fn invalidate(&self, _object: u64, offset: u64, len: u64, truncated: Truncated) {
-        let Some(inode) = self.inode.upgrade() else { return };
-        match truncated {
-            Truncated::Yes => inode.observers.truncated(inode.mappable_id, offset, len),
-            Truncated::No => inode.observers.moved(inode.mappable_id, offset, len),
         }
     }
 }

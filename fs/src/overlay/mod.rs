@@ -6,8 +6,8 @@
 //! has a lower part is `EXDEV`, which makes programs copy.
 //!
 //! An `OvlInode` stands for one object for good: its number is that of its lowest origin and stays through copy-up, and
-//! the table of inodes in use makes two lookups of one object (hard links too) meet. A file that is open or mapped while
-//! it is copied up goes on with the copy; Linux would go on with the original.
+//! the table of inodes in use makes two lookups of one object (hard links too) meet. A file that is open while it is copied
+//! up goes on with the copy; what is mapped stays the original, as on Linux.
 
 mod copy;
 mod dir;
@@ -226,10 +226,17 @@ impl Filesystem for OverlayTree {
         Arc::clone(&self.root) as Inode
     }
 
+    /// What can be written is the upper layer's; what is there is on all of them.
     fn statfs(&self) -> Result<StatFs, Errno> {
-        let shown = self.upper.as_ref().or(self.layers.first()).ok_or(Errno::EIO)?;
-        let magic = abi::stat::OVERLAYFS_SUPER_MAGIC;
-        Ok(StatFs { magic, fsid: self.fs.device, ..shown.statfs()? })
+        let mut layers = self.upper.iter().chain(&self.layers);
+        let mut shown = layers.next().ok_or(Errno::EIO)?.statfs()?;
+        for layer in layers {
+            let below = layer.statfs()?;
+            let used = below.blocks.saturating_sub(below.blocks_free).saturating_mul(below.block_size);
+            shown.blocks = shown.blocks.saturating_add(used / shown.block_size.max(1));
+            shown.files = shown.files.saturating_add(below.files.saturating_sub(below.files_free));
+        }
+        Ok(StatFs { magic: abi::stat::OVERLAYFS_SUPER_MAGIC, fsid: self.fs.device, ..shown })
     }
 
     fn device(&self) -> u64 {

@@ -156,10 +156,6 @@ impl InodeOps for TmpInode {
         Ok(Arc::new(MemFile { inode: self, object }))
     }
 
-    fn mapping(&self) -> Option<Arc<dyn Mappable>> {
-        self.object().map(|object| Arc::clone(object) as Arc<dyn Mappable>)
-    }
-
     fn dir(&self) -> Option<&dyn DirOps> {
         matches!(self.body, Body::Dir(_)).then_some(self as &dyn DirOps)
     }

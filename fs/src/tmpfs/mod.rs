@@ -49,6 +49,17 @@ impl TmpfsOptions {
     }
 }
 
+/// A limit on the contents of several tmpfs together.
+#[derive(Clone)]
+pub struct Account(Arc<Budget>);
+
+impl Account {
+    /// An account of `limit` bytes.
+    pub fn new(limit: u64) -> Self {
+        Self(Arc::new(Budget::new(limit, None)))
+    }
+}
+
 /// What the inodes of one tmpfs share.
 pub(crate) struct TmpFs {
     pub(crate) memory: Arc<MemoryFile>,
@@ -61,11 +72,12 @@ pub(crate) struct TmpFs {
 }
 
 impl TmpFs {
-    pub(crate) fn create(memory: &Arc<MemoryFile>, options: &TmpfsOptions) -> Arc<Self> {
+    pub(crate) fn create(memory: &Arc<MemoryFile>, options: &TmpfsOptions, account: Option<&Account>) -> Arc<Self> {
+        let within = account.map(|Account(budget)| Arc::clone(budget));
         Arc::new(Self {
             memory: Arc::clone(memory),
             device: new_device_id(),
-            budget: Arc::new(Budget::new(options.size)),
+            budget: Arc::new(Budget::new(options.size, within)),
             max_inodes: options.inodes,
             inodes: AtomicU64::new(0),
             next_ino: AtomicU64::new(1),
@@ -107,7 +119,24 @@ impl TmpFs {
 
 /// A tmpfs whose contents are in `memory`.
 pub fn new(memory: &Arc<MemoryFile>, options: &TmpfsOptions) -> Result<Arc<dyn Filesystem>, Errno> {
-    let fs = TmpFs::create(memory, options);
+    build(memory, options, None)
+}
+
+/// A tmpfs whose contents are in `memory` and count in `account`, too.
+pub fn new_within(
+    memory: &Arc<MemoryFile>,
+    options: &TmpfsOptions,
+    account: &Account,
+) -> Result<Arc<dyn Filesystem>, Errno> {
+    build(memory, options, Some(account))
+}
+
+fn build(
+    memory: &Arc<MemoryFile>,
+    options: &TmpfsOptions,
+    account: Option<&Account>,
+) -> Result<Arc<dyn Filesystem>, Errno> {
+    let fs = TmpFs::create(memory, options, account);
     let node = NewNode { kind: NodeKind::Directory, mode: options.mode, uid: options.uid, gid: options.gid };
     let root = fs.make(&node, SystemClock.now())?;
     Ok(Arc::new(TmpTree { fs, root }))
@@ -130,7 +159,7 @@ impl Filesystem for TmpTree {
 
     fn statfs(&self) -> Result<StatFs, Errno> {
         let blocks = self.fs.budget.limit() / PAGE_SIZE;
-        let free = blocks.saturating_sub(self.fs.budget.used().div_ceil(PAGE_SIZE));
+        let free = self.fs.budget.left() / PAGE_SIZE;
         Ok(StatFs {
             magic: abi::stat::TMPFS_MAGIC,
             block_size: PAGE_SIZE,

@@ -257,11 +257,6 @@ pub trait InodeOps: Any + Send + Sync {
         Ok(None)
     }
 
-    /// What to map of a regular file in memory, without opening it; for layers above.
-    fn mapping(&self) -> Option<Arc<dyn usermem::memmap::Mappable>> {
-        None
-    }
-
     /// A dentry of this inode went out of use; for file systems that watch their names.
     fn forget(&self) {}
 }

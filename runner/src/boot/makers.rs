@@ -6,7 +6,7 @@ use abi::Errno;
 use auth::{Gid, Uid};
 use fs::anon::SharedMemory;
 use fs::host::{Access, Belief, HostOptions, Ids};
-use fs::tmpfs::TmpfsOptions;
+use fs::tmpfs::{Account, TmpfsOptions};
 use fs::vfs::{Devices, Filesystem, MountOptions};
 use kernel::Kernel;
 use usermem::memfile::MemoryFile;
@@ -22,10 +22,11 @@ pub(super) struct FromHost {
     memory: Arc<MemoryFile>,
     ids: Ids,
     limit: u64,
+    account: Account,
 }
 
 impl FromHost {
-    /// Contents of every tmpfs come from `memory`, which limits their sum; each alone may take `limit` bytes.
+    /// Contents of every tmpfs come from `memory`; they may take `limit` bytes together, which leaves the rest to programs.
     pub(super) fn new(memory: &Arc<MemoryFile>, ids: IdMap, limit: u64) -> Self {
         let ids = match ids {
             IdMap::All => Ids::All,
@@ -36,7 +37,7 @@ impl FromHost {
                 gid: Gid(gid),
             },
         };
-        Self { memory: Arc::clone(memory), ids, limit }
+        Self { memory: Arc::clone(memory), ids, limit, account: Account::new(limit) }
     }
 
     /// Mounts what only a kernel can answer for: `/dev`, `/proc`, `/sys`, and an empty `/run` over the host's.
@@ -74,7 +75,7 @@ pub(super) enum GuestRoot {
 
 impl Makers for FromHost {
     fn tmpfs(&self, mode: u32) -> Result<Arc<dyn Filesystem>, Errno> {
-        fs::tmpfs::new(&self.memory, &TmpfsOptions { mode, ..TmpfsOptions::of_size(self.limit) })
+        fs::tmpfs::new_within(&self.memory, &TmpfsOptions { mode, ..TmpfsOptions::of_size(self.limit) }, &self.account)
     }
 
     fn host(&self, tree: HostTree) -> Result<Arc<dyn Filesystem>, Errno> {
