@@ -1,4 +1,4 @@
-//! `shmdt(2)`: mappings that belong together go together.
+//! Mappings let go of what they map: `shmdt(2)`, and the end of a process.
 
 use std::sync::Arc;
 
@@ -8,7 +8,45 @@ use usermem::{Addr, AddrRange};
 use crate::mm::Mm;
 use crate::types::MappedFile;
 
+/// In place of a file that is closed.
+struct Closed;
+
+impl MappedFile for Closed {
+    fn path(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn dev(&self) -> u64 {
+        0
+    }
+
+    fn ino(&self) -> u64 {
+        0
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
 impl Mm {
+    /// Closes the files of all mappings, of an address space that nobody will run in any more: what that does for others
+    /// (locks on files, attachments of segments) is done when it returns, however long the host takes over the rest.
+    pub fn close_files(&self) {
+        let closed: Arc<dyn MappedFile> = Arc::new(Closed);
+        let mut files = Vec::new();
+        let mut state = self.lock();
+        let everywhere = state.layout.user;
+        state.vmas.update(everywhere, |_, vma| {
+            if let Some(file) = &mut vma.file {
+                files.push(std::mem::replace(&mut file.file, Arc::clone(&closed)));
+            }
+        });
+        drop(state);
+        // Dropped without the lock, as closing is no business of an address space.
+        drop(files);
+    }
+
     /// Removes what is left of the mapping of a whole object that began at `addr`, and says of which; only objects for
     /// which `is_meant` says so count. `EINVAL` if there is none.
     pub fn detach(&self, addr: Addr, is_meant: &dyn Fn(&dyn MappedFile) -> bool) -> Result<Arc<dyn MappedFile>, Errno> {

@@ -98,6 +98,10 @@ impl Task {
             // The host takes its time with an address space, for which nobody has to wait unless too many pile up.
             let last = (remaining == Remaining::None).then(|| Arc::clone(self.mm()));
             drop(self);
+            // What others see of its end comes before they are told of it. A vfork(2) child's is its parent's too.
+            if let Some(mm) = last.as_ref().filter(|mm| Arc::strong_count(mm) == 1) {
+                mm.close_files();
+            }
             if let Some(vfork) = vfork {
                 vfork.complete();
             }

@@ -6,7 +6,7 @@ dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
 /usr/bin/find doc -type f -printf '%P %s %m %T@\n' | /usr/bin/sort | /usr/bin/md5sum
 /usr/bin/tar -C /usr/share -czf doc.tgz doc/bash; /usr/bin/tar -tzf doc.tgz | /usr/bin/wc -l
 /usr/bin/tar -cJf - -C /usr/share doc/bash | /usr/bin/tar -tJf - | /usr/bin/wc -l
-/usr/bin/head -c 4M doc.tar > part; for c in gzip xz zstd bzip2; do
+/usr/bin/head -c 1M doc.tar > part; for c in gzip xz zstd bzip2; do
   command -v $c >/dev/null || continue
   /usr/bin/$c -k -c part > part.$c 2>/dev/null; /usr/bin/$c -d -c part.$c | /usr/bin/cmp - part && echo $c ok; done
 /usr/bin/zstd -q -T2 -k part -o p.zst; /usr/bin/zstd -q -d p.zst -o p2; /usr/bin/cmp part p2 && echo threads ok

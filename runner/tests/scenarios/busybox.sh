@@ -7,7 +7,7 @@ i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; done > lines; $b wc -l l
 $b sort -rn -k2 lines | $b head -n 3 | $b tr a-z A-Z; $b sed -n '5{s/line/row/;p}' lines; $b awk '{ s += $2 } END { print s }' lines
 f() { local a=1; echo "$1 $a"; return 9; }; f x; echo $?; ( exit 3 ); echo $?; { echo group; } | $b cat
 trap 'echo usr1' USR1; kill -USR1 $$; trap 'echo bye' EXIT; $b sleep 0.05 & wait $!; echo waited $?
-$b sleep 10 & p=$!; kill $p; wait $p; echo $?; $b cat <<X
+$b sleep 10 & p=$!; until $b grep -q sleep /proc/$p/cmdline; do :; done; kill $p; wait $p 2>/dev/null; echo $?; $b cat <<X
 here $i $((6 * 7)) $(echo nested)
 X
 $b mkdir -p a/b/c; $b touch a/b/c/f; $b find a | $b sort; $b ln -s nowhere a/l; $b readlink a/l; $b stat -c '%s %F %a' lines; $b chmod 600 lines; $b ls -l lines | $b cut -c1-10

@@ -13,7 +13,7 @@ set -- a b c; shift; echo "$# $*"; case abc in a*) echo match;; esac
 here $i
 X
 echo "$(echo sub | /usr/bin/tr a-z A-Z)"
-/usr/bin/sleep 10 & p=$!; kill $p; wait $p; echo $?
+/usr/bin/sleep 10 & p=$!; until /usr/bin/grep -q sleep /proc/$p/cmdline; do :; done; kill $p; wait $p 2>/dev/null; echo $?
 /usr/bin/test -f lines && echo file; /usr/bin/mkdir d; cd d; pwd | /usr/bin/sed "s,$dir,,"
 for f in /bin/sh /bin/ls; do [ -x $f ] && echo $f; done
 /usr/bin/printf '%05d %s\n' 42 x; umask; ulimit -c 0; ulimit -c

@@ -38,6 +38,7 @@ pub(super) struct Mode {
 
 const NONE: &[&str] = &[];
 const SECCOMP: &[&str] = &["--isolation=seccomp"];
+const NO_PATCH: &[&str] = &["--no-patch"];
 const NO_SPIN: &[&str] = &["--spin=off"];
 
 /// All of them.
@@ -53,6 +54,7 @@ const MODES: &[Mode] = &[
         traced: false,
         routine: false,
     },
+    Mode { name: "no-patch", user: User::Caller, wrapper: NONE, arguments: NO_PATCH, traced: false, routine: false },
     Mode { name: "no-spin", user: User::Caller, wrapper: NONE, arguments: NO_SPIN, traced: false, routine: false },
     Mode {
         name: "one-cpu",
