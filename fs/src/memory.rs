@@ -257,11 +257,12 @@ impl MemoryObject {
         let wanted = page_up(at.checked_add(len).ok_or(Errno::EFBIG)?).ok_or(Errno::EFBIG)?;
         let limit = state.runs.at_or_after(start).map_or(u64::MAX, |(range, _)| range.start);
         let range = match Self::take_ahead(state, start, wanted.min(limit)) {
-            Some(range) => {
-                self.take_budget(range.len()).inspect_err(|_| self.drop_range(range))?;
-                range
+            Some(range) if self.take_budget(range.len()).is_ok() => range,
+            ahead => {
+                // Too little room for all of it: what there is room for.
+                ahead.into_iter().for_each(|range| self.drop_range(range));
+                self.reserve(state, start, wanted, limit)?
             }
-            None => self.reserve(state, start, wanted, limit)?,
         };
         let end = start + range.len();
         state.pages += range.len() / PAGE_SIZE;
