@@ -38,7 +38,6 @@ const WORKERS: usize = 2;
 const DECLINED: &[(&str, &str)] = &[
     ("rseq", "issue 5: the C library registers it per thread and goes without"),
     ("seccomp", "issue 7: file(1) asks which filters there are, and goes without"),
-    ("get_mempolicy", "as without CONFIG_NUMA: Node.js asks for nodes, and takes one for granted"),
 ];
 
 /// Which scenarios run, and how.
