@@ -36,6 +36,7 @@ pub const HOST_CALLS: &[HostCallRule] = &[
         args: &[&[(2, u32::MAX as u64, libc::SEEK_DATA as u64)], &[(2, u32::MAX as u64, libc::SEEK_HOLE as u64)]],
         reason: "usermem: which pages of the memory file hold data",
     },
+    HostCallRule { nr: libc::SYS_fstatfs, args: &[], reason: "usermem: whether a host file may be mapped as text" },
     HostCallRule { nr: libc::SYS_fstat, args: &[], reason: "usermem: how much memory the memory file holds" },
     HostCallRule { nr: libc::SYS_newfstatat, args: &[], reason: "usermem: as fstat, which is how glibc calls it" },
     HostCallRule { nr: libc::SYS_ftruncate, args: &[], reason: "usermem: sizes of memfds" },
@@ -217,6 +218,15 @@ pub fn identity(file: BorrowedFd<'_>) -> Result<FileIdentity, Errno> {
         modified: (stat.st_mtime, stat.st_mtime_nsec),
         changed: (stat.st_ctime, stat.st_ctime_nsec),
     })
+}
+
+/// fstatfs(2): whether the file's mount forbids to map it as text. A host that does not say does not forbid.
+pub fn is_noexec(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: an all-zero statvfs is a valid value of the C struct.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and `stat` is live.
+    let asked = unsafe { libc::fstatvfs(file.as_raw_fd(), &mut stat) } == 0;
+    asked && stat.f_flag & libc::ST_NOEXEC != 0
 }
 
 /// memfd_create(2), close-on-exec.

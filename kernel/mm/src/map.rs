@@ -17,7 +17,7 @@ impl Mm {
     ///
     /// Errors: `EINVAL` (length zero, unaligned address or offset), `ENOMEM` (no room, RLIMIT_AS, RLIMIT_DATA, too many
     /// mappings, more than there is), `EOVERFLOW` (offset plus length), `EPERM` (below the first address that may be
-    /// mapped; locking not permitted), `EAGAIN` (RLIMIT_MEMLOCK), `EEXIST` (FixedNoReplace), `EACCES` (protection beyond
+    /// mapped; locking not permitted; shared text of a host's noexec mount), `EAGAIN` (RLIMIT_MEMLOCK), `EEXIST` (FixedNoReplace), `EACCES` (protection beyond
     /// what the file allows).
     pub fn map(&self, request: &MapRequest) -> Result<Addr, Errno> {
         // Nothing is told to the platform yet: the first fault will.
@@ -90,7 +90,14 @@ impl State {
                 (Some(file), source.max_prot)
             }
         };
-        Ok(Vma { prot: request.prot, max_prot, sharing: request.sharing, flags, file, label: request.label })
+        let mut vma = Vma { prot: request.prot, max_prot, sharing: request.sharing, flags, file, label: request.label };
+        if vma.prot.contains(Prot::EXEC) {
+            vma.note_noexec();
+            if vma.flags.contains(VmaFlags::NOEXEC) && !vma.is_private() {
+                return Err(Errno::EPERM);
+            }
+        }
+        Ok(vma)
     }
 
     /// The range to map, and whether what is there is replaced.

@@ -52,9 +52,16 @@ impl State {
         let mut outcome = Ok(());
         let mut at = range.start;
         let mut data = self.usage.data;
-        for (piece, vma) in self.vmas.within(range) {
+        let mut noexec = false;
+        for (piece, mut vma) in self.vmas.within(range) {
+            if prot.contains(Prot::EXEC) && !vma.prot.contains(Prot::EXEC) {
+                vma.note_noexec();
+                noexec |= vma.flags.contains(VmaFlags::NOEXEC);
+            }
             let refused = if piece.start != at {
                 Some(Errno::ENOMEM)
+            } else if vma.flags.contains(VmaFlags::NOEXEC) && prot.contains(Prot::EXEC) && !vma.is_private() {
+                Some(Errno::EACCES)
             } else if !vma.max_prot.contains(prot) {
                 Some(Errno::EACCES)
             } else {
@@ -84,7 +91,12 @@ impl State {
         if self.vmas.len() + 2 > MAX_MAP_COUNT && self.cuts(range) {
             return Err(Errno::ENOMEM);
         }
-        self.change_vmas(range, |vma| vma.prot = prot);
+        self.change_vmas(range, |vma| {
+            vma.prot = prot;
+            if noexec {
+                vma.note_noexec();
+            }
+        });
         let mut batch = Batch::default();
         if prot.contains(Prot::WRITE) {
             self.drop_text(range, &mut batch);

@@ -1,10 +1,11 @@
 //! What the guest asked for: one [`Vma`] for each run of addresses mapped alike.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use usermem::memmap::Mappable;
+use usermem::memmap::{Located, Mappable};
 use usermem::platform::{Access, Prot};
-use usermem::{Addr, AddrRange};
+use usermem::{Addr, AddrRange, PAGE_SIZE, host};
 
 use crate::addrmap::Piece;
 use crate::types::{MappedFile, Sharing, Text};
@@ -43,6 +44,8 @@ bitflags::bitflags! {
         const HEAP = 1 << 13;
         /// Slots of patched call sites: not listed anywhere, not counted.
         const HIDDEN = 1 << 14;
+        /// Of a host file that the host does not let be text.
+        const NOEXEC = 1 << 15;
     }
 }
 
@@ -99,7 +102,19 @@ impl Vma {
 
     /// Whether its bytes have to be copied to be executed.
     pub(crate) fn copies_text(&self) -> bool {
-        self.prot.contains(Prot::EXEC) && self.file.as_ref().is_some_and(|file| file.file.text() == Text::Copied)
+        self.prot.contains(Prot::EXEC)
+            && (self.flags.contains(VmaFlags::NOEXEC)
+                || self.file.as_ref().is_some_and(|file| file.file.text() == Text::Copied))
+    }
+
+    /// Finds out whether the host lets its file be text, before it becomes text.
+    pub(crate) fn note_noexec(&mut self) {
+        let Some(file) = self.file.as_ref().filter(|_| !self.flags.contains(VmaFlags::NOEXEC)) else { return };
+        if let Ok((Located::Host { file, .. }, _)) = file.object.locate(0, PAGE_SIZE, false)
+            && host::is_noexec(file.as_fd())
+        {
+            self.flags |= VmaFlags::NOEXEC;
+        }
     }
 
     pub(crate) fn allows(&self, access: Access, force: Force) -> bool {
