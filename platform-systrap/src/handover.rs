@@ -7,20 +7,16 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use smallvec::SmallVec;
 
 use crate::host::{self, Gone, Listener};
 use crate::layout::line as at;
-use crate::line::{self, Seen, Wait, Word};
+use crate::line::{self, Futex, Seen, Wait, Word};
 use crate::machine::Machine;
 use crate::pace::{Ended, Pace, Plan, Seat};
 use crate::process::Process;
-
-/// How often the death of a stub is looked for while its guest code runs (futex only: an idle task waits elsewhere).
-const DEATH_CHECK: Duration = Duration::from_millis(50);
 
 /// Why a thread did not hand over again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +50,50 @@ impl Word for State<'_> {
         // Pairs with the stub's load: it sees the registers that we wrote.
         self.0.store(value, Ordering::Release);
     }
+}
+
+/// The word of a thread of a process, to sleep at.
+struct Bed<'a> {
+    state: State<'a>,
+    process: &'a Process,
+}
+
+impl Word for Bed<'_> {
+    fn load(&self) -> u32 {
+        self.state.load()
+    }
+
+    fn cas(&self, old: u32, new: u32) -> Result<(), u32> {
+        self.state.cas(old, new)
+    }
+
+    fn store(&self, value: u32) {
+        self.state.store(value);
+    }
+}
+
+impl Futex for Bed<'_> {
+    fn fence(&self) {
+        // Pairs with itself in the other thread.
+        fence(Ordering::SeqCst);
+    }
+
+    fn is_dead(&self) -> bool {
+        self.process.is_dead()
+    }
+
+    fn wait(&self, value: u32) {
+        host::futex_wait(self.state.0, value);
+    }
+
+    fn wake(&self) {
+        host::futex_wake(self.state.0);
+    }
+}
+
+/// Tells the kernel thread of the slab at `slab` that `process`, marked dead, will not hand over again.
+pub(crate) fn bury(machine: &Machine, process: &Process, slab: u64) {
+    line::bury(&Bed { state: State(machine.slabs.atomic_u32(slab + at::STATE)), process });
 }
 
 /// How a sleeping side is woken.
@@ -137,7 +177,11 @@ impl Handover {
 
     fn requested(&mut self, seen: Seen, machine: &Machine, seat: &Seat) -> Result<(), Lost> {
         self.pace.requested(seat, &machine.cores);
-        if seen == Seen::Impossible { Err(Lost::Nonsense) } else { Ok(()) }
+        match (seen, &self.bell) {
+            (Seen::Impossible, Bell::Futex { process }) if process.is_dead() => Err(Lost::Gone),
+            (Seen::Impossible, _) => Err(Lost::Nonsense),
+            _ => Ok(()),
+        }
     }
 
     /// Answers a stub that sleeps or is about to.
@@ -185,17 +229,7 @@ impl Handover {
                     }
                 }
             },
-            Bell::Futex { process } => loop {
-                let value = word.load();
-                match line::seen(value) {
-                    Seen::App => {}
-                    seen => return Ok(seen),
-                }
-                host::futex_wait(word.0, value, DEATH_CHECK);
-                if line::seen(word.load()) == Seen::App && process.has_ended() {
-                    return Err(Lost::Gone);
-                }
-            },
+            Bell::Futex { process } => line::sleep(&Bed { state: State(word.0), process }).ok_or(Lost::Gone),
         }
     }
 

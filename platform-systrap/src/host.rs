@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU32;
-use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -244,28 +243,17 @@ pub(crate) fn receive_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
     }
 }
 
-/// Waits until `word` is not `value`, is woken, or `timeout` has passed.
-pub(crate) fn futex_wait(word: &AtomicU32, value: u32, timeout: Duration) {
-    let timeout = libc::timespec {
-        tv_sec: timeout.as_secs() as libc::time_t,
-        tv_nsec: libc::c_long::from(timeout.subsec_nanos() as i32),
-    };
-    // SAFETY: the word is shared memory that lives as long as the reference; the timeout is valid for the call.
-    let _ = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const timeout) };
+/// Waits until `word` is not `value`, or is woken.
+pub(crate) fn futex_wait(word: &AtomicU32, value: u32) {
+    let forever = std::ptr::null::<libc::timespec>();
+    // SAFETY: the word is shared memory that lives as long as the reference; no timeout is read.
+    let _ = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, forever) };
 }
 
 /// Wakes one waiter of `word`.
 pub(crate) fn futex_wake(word: &AtomicU32) {
     // SAFETY: as in `futex_wait`.
     let _ = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
-}
-
-/// Whether the process behind `pidfd` has ended.
-pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one pollfd, valid for the call.
-    let answer = unsafe { libc::poll(&raw mut poll, 1, 0) };
-    answer != 0
 }
 
 /// Receives up to `data.len()` bytes and the descriptors that come with them. 0 bytes: the peer is gone.

@@ -20,6 +20,10 @@
 //! that finds `APP_*` may meet a stub that has gone on already, and the kernel, when it next finds the stub blocked with the
 //! word at `APP_*`, wakes it once more.
 //!
+//! A stub may die at any point, and a futex tells nobody. So one who watches for that marks the process dead, then writes
+//! [`GONE`] and wakes ([`bury`]); the kernel thread, before it sleeps, looks for the mark and then at the word
+//! ([`sleep`]). Its own last answer may have gone over [`GONE`]: then it sees the mark, by the fences between.
+//!
 //! The word lies in memory that guest code can write. A forged value makes one side wait for the other until a kick ends
 //! it, or read registers that mean nothing; both are that process's own loss.
 
@@ -31,6 +35,9 @@ pub const APP_SPINNING: u32 = 1;
 pub const REQ_SPINNING: u32 = 2;
 /// The stub has handed over and sleeps, or is about to.
 pub const REQ_BLOCKED: u32 = 3;
+
+/// The stub is dead. Written by the kernel; from a stub it is as impossible as any other value.
+pub const GONE: u32 = u32::MAX;
 
 /// The word. Loads acquire, stores release; each pairs with the other side's.
 pub trait Word {
@@ -102,6 +109,42 @@ pub fn give_up<W: Word>(word: &W) -> Seen {
 pub fn rest<W: Word>(word: &W) {
     // Whoever is not there is asleep already.
     let _ = word.cas(REQ_SPINNING, REQ_BLOCKED);
+}
+
+/// A word to sleep at: futex(2).
+pub trait Futex: Word {
+    /// Orders what is before it and what is after it, in one order for all (SeqCst).
+    fn fence(&self);
+    /// Whether the stub's process was marked dead.
+    fn is_dead(&self) -> bool;
+    /// Sleeps while the word is `value`, or shorter.
+    fn wait(&self, value: u32);
+    /// Wakes whoever sleeps there.
+    fn wake(&self);
+}
+
+/// The kernel thread sleeps until there is a request. `None`: the stub is dead.
+pub fn sleep<F: Futex>(word: &F) -> Option<Seen> {
+    loop {
+        // Pairs with the fence of `bury`: either we see the mark, or our last answer is older than GONE.
+        word.fence();
+        let dead = word.is_dead();
+        let value = word.load();
+        match seen(value) {
+            Seen::App if dead => return None,
+            Seen::App => word.wait(value),
+            Seen::Impossible if word.is_dead() => return None,
+            seen => return Some(seen),
+        }
+    }
+}
+
+/// Tells the kernel thread that the stub, already marked, is dead.
+pub fn bury<F: Futex>(word: &F) {
+    // Pairs with the fence of `sleep`.
+    word.fence();
+    word.store(GONE);
+    word.wake();
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sync::{LockClass, Mutex};
 use usermem::platform::PlatformError;
 
-use crate::handover::{Handover, MemoryThread};
+use crate::handover::{self, Handover, MemoryThread};
 use crate::host::{self, Gone, Listener, MAX_FDS, Reap, Transport};
 use crate::layout::{
     ALTSTACK, CHUNK, CHUNK_SLABS, FD_FREE, FD_OPS, FD_SLABS, MAX_SLABS, SLAB, SLABS, control, own_slab,
@@ -39,12 +39,34 @@ pub(crate) struct Process {
     /// In our pid namespace.
     pub(crate) pid: i32,
     pidfd: OwnedFd,
-    /// Set before the process is killed. Pairs with the loads in `is_dead`.
+    /// Set before the process is killed, or when it was found dead. Pairs with the loads in `is_dead`.
     dead: AtomicBool,
+    /// Slabs whose kernel threads may sleep at their words and must hear of its death; only where there are no listeners.
+    sleepers: Mutex<Vec<u64>>,
 }
 
 impl Process {
-    /// Whether [`Self::kill`] was called.
+    fn new(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd, dead: AtomicBool::new(false), sleepers: Mutex::new(SLEEPERS, Vec::new()) }
+    }
+
+    /// Starts the thread that tells sleepers of the process's death: a futex does not.
+    fn watch(self: &Arc<Self>, machine: &Arc<Machine>) -> io::Result<()> {
+        let (machine, process) = (Arc::downgrade(machine), Arc::downgrade(self));
+        let pidfd = self.pidfd.try_clone()?;
+        let body = move || {
+            host::wait_dead(pidfd.as_fd(), Reap::Leave);
+            if let (Some(machine), Some(process)) = (machine.upgrade(), process.upgrade()) {
+                // Pairs with the load in `is_dead`.
+                process.dead.store(true, Ordering::Release);
+                // Under the lock: a slab that is given back has left the list.
+                process.sleepers.lock().iter().for_each(|&slab| handover::bury(&machine, &process, slab));
+            }
+        };
+        std::thread::Builder::new().name("systrap-death".into()).stack_size(64 << 10).spawn(body).map(drop)
+    }
+
+    /// Whether [`Self::kill`] was called, or the process found dead.
     pub(crate) fn is_dead(&self) -> bool {
         // Pairs with the store in `kill`.
         self.dead.load(Ordering::Acquire)
@@ -53,11 +75,6 @@ impl Process {
     /// CPU time of all its threads; what it ended with once it has ended.
     pub(crate) fn cpu_time_ns(&self) -> u64 {
         sync::process_cpu_ns(self.pid).unwrap_or(0)
-    }
-
-    /// Whether the host says that the process has ended.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.is_dead() || host::has_ended(self.pidfd.as_fd())
     }
 
     /// Starts the death of the process; every wait for its threads ends with it.
@@ -114,6 +131,7 @@ pub(crate) struct Stub {
 }
 
 const INNER: LockClass = LockClass::new("systrap stub", 60_000);
+const SLEEPERS: LockClass = LockClass::new("systrap sleepers", 60_500);
 
 fn refused(what: &'static str, source: io::Error) -> PlatformError {
     PlatformError::Host { what, source }
@@ -135,8 +153,11 @@ impl Stub {
 
     /// Takes over a process that the zygote has forked and waits for its first threads.
     pub(crate) fn adopt(machine: Arc<Machine>, units: Units, born: Born) -> Result<Arc<Self>, PlatformError> {
-        let process = Arc::new(Process { pid: born.pid, pidfd: born.pidfd, dead: AtomicBool::new(false) });
+        let process = Arc::new(Process::new(born.pid, born.pidfd));
         let threads = (|| {
+            if machine.features.transport == Transport::Futex {
+                process.watch(&machine)?;
+            }
             let memory_thread = match receive_listener(&born.leader, &machine)? {
                 Some(listener) => {
                     let pending = listener.receive().map_err(|Gone| io::Error::other("the memory thread died"))?.id;
@@ -152,6 +173,7 @@ impl Stub {
             Ok(threads) => threads,
             Err(source) => {
                 process.kill();
+                process.sleepers.lock().clear();
                 machine.control.free(units.control);
                 machine.slabs.free(units.chunk);
                 return Err(refused("start of a stub", source));
@@ -170,7 +192,7 @@ impl Stub {
 
     /// Ends a process that the zygote has forked and that nobody wants.
     pub(crate) fn discard(born: Born) {
-        drop(Process { pid: born.pid, pidfd: born.pidfd, dead: AtomicBool::new(false) });
+        drop(Process::new(born.pid, born.pidfd));
     }
 
     /// Carries out a batch in the memory thread: at most [`BATCH`] operations, of which some name `files` as [`FD_FREE`]
@@ -278,6 +300,8 @@ impl Stub {
 impl Drop for Stub {
     fn drop(&mut self) {
         self.process.kill();
+        // Nobody sleeps there any more, and who gets the slabs next must not be told of this death.
+        self.process.sleepers.lock().clear();
         self.machine.control.free(self.control);
         for chunk in self.inner.get_mut().chunks.drain(..) {
             self.machine.slabs.free(chunk);
@@ -334,6 +358,9 @@ fn adopt_thread(
     slab: u64,
     own: u64,
 ) -> io::Result<Thread> {
+    if listener.is_none() {
+        process.sleepers.lock().push(file_offset);
+    }
     let handover = Handover::new(listener, process);
     let address = machine.base + SLABS + slab * SLAB;
     // What the leader's clone wrote. The guest may have changed it: then it misses kicks, and dies of that.

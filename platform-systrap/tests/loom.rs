@@ -2,6 +2,8 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p casemate-platform-systrap --test loom --release`
 #![cfg(loom)]
 
+#[path = "models/futex.rs"]
+mod futex_word;
 #[path = "models/line.rs"]
 mod line_word;
 
