@@ -52,13 +52,13 @@ impl Process {
 
     /// Starts the thread that tells sleepers of the process's death: a futex does not.
     fn watch(self: &Arc<Self>, machine: &Arc<Machine>) -> io::Result<()> {
-        let (machine, process) = (Arc::downgrade(machine), Arc::downgrade(self));
-        let pidfd = self.pidfd.try_clone()?;
+        // The process is killed before all others let go of it, so this thread ends.
+        let (machine, process) = (Arc::downgrade(machine), Arc::clone(self));
         let body = move || {
-            host::wait_dead(pidfd.as_fd(), Reap::Leave);
-            if let (Some(machine), Some(process)) = (machine.upgrade(), process.upgrade()) {
-                // Pairs with the load in `is_dead`.
-                process.dead.store(true, Ordering::Release);
+            host::wait_dead(process.pidfd.as_fd(), Reap::Leave);
+            // Pairs with the load in `is_dead`.
+            process.dead.store(true, Ordering::Release);
+            if let Some(machine) = machine.upgrade() {
                 // Under the lock: a slab that is given back has left the list.
                 process.sleepers.lock().iter().for_each(|&slab| handover::bury(&machine, &process, slab));
             }
