@@ -31,6 +31,52 @@ fn a_fork_bomb_ends_with_eagain() {
     }
 }
 
+/// Everybody forks for ever, as `:(){ :|:& };:` does; the first process ends it all after some seconds.
+const CHAIN: &str = r#"
+import errno, os, time
+end = time.monotonic() + SECONDS
+if os.fork() == 0:
+    while True:
+        try: os.fork()
+        except OSError as error:
+            if error.errno != errno.EAGAIN: print("errno", error.errno, flush=True)
+while time.monotonic() < end: time.sleep(0.1)
+print("up", flush=True)
+os._exit(3)
+"#;
+
+/// Numbers of processes and threads on the host: running, and in all.
+fn host_tasks() -> u64 {
+    let text = std::fs::read_to_string("/proc/loadavg").expect("loadavg");
+    let field = text.split_whitespace().nth(3).expect("running/all");
+    field.rsplit('/').next().and_then(|all| all.parse().ok()).expect("a number")
+}
+
+/// A bomb ends with the command that began it, and the host can fork all the while. With `CASEMATE_LONG` at the default of
+/// `--pids`.
+#[test]
+fn a_chain_of_forks_leaves_the_host_alone() {
+    let long = std::env::var_os("CASEMATE_LONG").is_some();
+    let script = CHAIN.replace("SECONDS", if long { "10" } else { "1" });
+    for who in everybody() {
+        let before = host_tasks();
+        let limit: &[&str] = if long { &[] } else { &["--pids", "100"] };
+        let bomb = command(who, &[&["run"], limit, &["--", "/usr/bin/python3", "-c", &script]].concat());
+        let running = std::thread::spawn(move || finish(bomb, b""));
+        let (mut most, mut forks) = (0, 0);
+        while !running.is_finished() {
+            most = most.max(host_tasks());
+            let status = std::process::Command::new("/bin/true").status().expect("the host can fork");
+            assert!(status.success());
+            forks += 1;
+        }
+        let done = running.join().expect("finished");
+        assert_eq!((done.out.as_str(), done.status), ("up\n", Some(3)), "{who:?}: {done:?}");
+        assert!(forks > 5, "{who:?}: {forks} forks of the host's in all that time");
+        assert!(long || most < before + 3000, "{who:?}: {most} tasks on the host, {before} before");
+    }
+}
+
 #[test]
 fn a_full_tmp_is_enospc() {
     let script = "dd if=/dev/zero of=/tmp/full bs=1M count=400 2>&1 | grep -o 'No space left on device'; \

@@ -32,6 +32,9 @@ pub(crate) struct Test {
     /// Run scenarios in this mode (repeatable), instead of those of every run; `--long` runs them in all.
     #[arg(long, requires = "scenarios")]
     mode: Vec<String>,
+    /// Only the loom models of the protocols between threads and processes; `--long` has them too.
+    #[arg(long)]
+    models: bool,
     /// Only guest tests or scenarios whose name contains this.
     filter: Option<String>,
 }
@@ -43,6 +46,9 @@ impl Test {
     }
 
     pub(crate) fn run(&self) -> Result<()> {
+        if self.models {
+            return models();
+        }
         programs::ensure()?;
         let binary = Build { release: false }.artifact()?;
         if self.scenarios {
@@ -73,6 +79,7 @@ impl Test {
         let mut modes: Vec<(&str, Vec<&str>)> = vec![("native", vec![]), ("casemate", vec!["run", "--"])];
         if self.long {
             modes.push(("casemate --isolation=seccomp", vec!["run", "--isolation=seccomp", "--"]));
+            modes.push(("casemate --spin=off", vec!["run", "--spin=off", "--"]));
         }
         let mut failed = Vec::new();
         for (mode, prefix) in modes {
