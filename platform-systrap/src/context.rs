@@ -60,6 +60,12 @@ impl Kick {
         kick::begin(&self.state)
     }
 
+    /// The task sleeps, or ends.
+    fn sleep(&self) {
+        self.seat.sleep(&self.machine.cores);
+        handover::rest(&self.machine, self.slab);
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
@@ -89,9 +95,10 @@ impl Interrupt for Kick {
         }
     }
 
-    fn rest(&self) {
-        self.seat.sleep(&self.machine.cores);
-        handover::rest(&self.machine, self.slab);
+    fn rest(&self, woken: &dyn Fn() -> bool) {
+        if !self.seat.nap(&self.machine.cores, woken) {
+            self.sleep();
+        }
     }
 
     fn wake(&self) {
@@ -194,7 +201,7 @@ impl Context for SystrapContext {
 
 impl Drop for SystrapContext {
     fn drop(&mut self) {
-        self.kick.rest();
+        self.kick.sleep();
         if let Some(mut thread) = self.thread.take() {
             thread.renew();
             self.stub.park(thread);

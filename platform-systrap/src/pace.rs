@@ -29,6 +29,8 @@ const STREAK: u32 = 16;
 const WORTH: u32 = 64;
 /// The row of quick calls doubles with each failure, this many times at most: half a second's worth.
 const MOST_FAILURES: u32 = 12;
+/// Naps in vain double the sleeps before the next one, this many times at most.
+const MOST_VAIN_NAPS: u32 = 10;
 /// Longest time from one request to the next that counts: longer than other programs keep a thread waiting for its core.
 const LONGEST: Duration = Duration::from_millis(8);
 
@@ -119,9 +121,14 @@ impl Cores {
     }
 }
 
-/// What a context counts as. Changed by the context's own kernel thread only, so that all accesses are Relaxed.
+/// What a context counts as, and how its task's sleeps went. Changed by the context's own kernel thread only, so that all
+/// accesses are Relaxed.
 #[derive(Debug, Default)]
 pub(crate) struct Seat {
+    /// Sleeps that begin without a nap before.
+    skip: AtomicU32,
+    /// Naps in a row that were followed by a sleep.
+    vain_naps: AtomicU32,
     /// Its task runs.
     awake: AtomicBool,
     /// It holds a core to watch on.
@@ -147,6 +154,27 @@ impl Seat {
             self.awake.store(false, Ordering::Relaxed);
             cores.remove();
         }
+    }
+
+    /// Watches for the end of a sleep that has not begun, if a core is free and the last sleeps were that short. Whether it
+    /// has come.
+    pub(crate) fn nap(&self, cores: &Cores, mut woken: impl FnMut() -> bool) -> bool {
+        let skip = self.skip.load(Ordering::Relaxed);
+        if skip > 0 {
+            self.skip.store(skip - 1, Ordering::Relaxed);
+            return false;
+        }
+        if cores.cpus < 2 || cores.crowded() {
+            return false;
+        }
+        if watch(cores, cores.scale.patience, || woken().then_some(())).is_ok() {
+            self.vain_naps.store(0, Ordering::Relaxed);
+            return true;
+        }
+        let vain = (self.vain_naps.load(Ordering::Relaxed) + 1).min(MOST_VAIN_NAPS);
+        self.vain_naps.store(vain, Ordering::Relaxed);
+        self.skip.store((1 << vain) - 1, Ordering::Relaxed);
+        false
     }
 
     fn is_watching(&self) -> bool {
@@ -321,30 +349,34 @@ impl Pace {
     }
 
     /// Watches until `look` answers something, for as long as it may.
-    pub(crate) fn watch<T>(&self, cores: &Cores, mut look: impl FnMut() -> Option<T>) -> Result<T, Ended> {
+    pub(crate) fn watch<T>(&self, cores: &Cores, look: impl FnMut() -> Option<T>) -> Result<T, Ended> {
         let scale = &cores.scale;
-        let patience = if self.watched == 0 { scale.first_patience } else { scale.patience };
-        let begun = ticks();
-        let mut last = begun;
-        loop {
-            for _ in 0..LOOKS {
-                if let Some(found) = look() {
-                    return Ok(found);
-                }
-                core::hint::spin_loop();
+        watch(cores, if self.watched == 0 { scale.first_patience } else { scale.patience }, look)
+    }
+}
+
+/// Watches until `look` answers something, `patience` is over, or the core is lost or wanted.
+fn watch<T>(cores: &Cores, patience: Ticks, mut look: impl FnMut() -> Option<T>) -> Result<T, Ended> {
+    let begun = ticks();
+    let mut last = begun;
+    loop {
+        for _ in 0..LOOKS {
+            if let Some(found) = look() {
+                return Ok(found);
             }
-            let now = ticks();
-            if cores.crowded() {
-                return Err(Ended::Crowded);
-            }
-            if now.saturating_sub(last) > scale.gap {
-                return Err(Ended::Gap);
-            }
-            if now.saturating_sub(begun) > patience {
-                return Err(Ended::InVain);
-            }
-            last = now;
+            core::hint::spin_loop();
         }
+        let now = ticks();
+        if cores.crowded() {
+            return Err(Ended::Crowded);
+        }
+        if now.saturating_sub(last) > cores.scale.gap {
+            return Err(Ended::Gap);
+        }
+        if now.saturating_sub(begun) > patience {
+            return Err(Ended::InVain);
+        }
+        last = now;
     }
 }
 
@@ -482,6 +514,29 @@ mod tests {
             task.seat.sleep(&cores);
         }
         assert!(begun < 10, "{begun}");
+    }
+
+    #[test]
+    fn naps_in_vain_become_rare_and_short_sleeps_bring_them_back() {
+        let cores = cores(2);
+        let task = Task::new(&cores);
+        let mut looked = 0;
+        for _ in 0..4_000 {
+            let before = looked;
+            assert!(!task.seat.nap(&cores, || {
+                looked += u32::from(looked == before);
+                false
+            }));
+        }
+        assert!((5..20).contains(&looked), "{looked}");
+        let slept = (0..2_000).take_while(|_| !task.seat.nap(&cores, || true)).count();
+        assert!(slept < 1 << super::MOST_VAIN_NAPS);
+        assert!((0..100).all(|_| task.seat.nap(&cores, || true)));
+        // Never while more tasks than cores run.
+        let others = [Task::new(&cores), Task::new(&cores)];
+        assert!(!task.seat.nap(&cores, || true));
+        others.iter().for_each(|other| other.seat.sleep(&cores));
+        assert!(task.seat.nap(&cores, || true));
     }
 
     #[test]

@@ -189,9 +189,10 @@ pub trait Context: Send {
 pub trait Interrupt: Send + Sync {
     /// Makes `switch` return soon. Never blocks.
     fn interrupt(&self);
-    /// The context's own kernel thread is about to sleep, so that its next `switch` will not come soon. A hint, for
-    /// platforms that would wait for it actively.
-    fn rest(&self) {}
+    /// The context's own kernel thread is about to sleep, so that its next `switch` will not come soon: platforms that
+    /// would wait for it actively need not. Returns early, perhaps after some microseconds, when `woken` says that the
+    /// sleep has become needless; platforms that know a free core may wait that long for it.
+    fn rest(&self, _woken: &dyn Fn() -> bool) {}
     /// The end of that sleep.
     fn wake(&self) {}
 }

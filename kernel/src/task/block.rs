@@ -98,7 +98,7 @@ impl Sleeper {
         self.kernel.pauses().asleep(&self.thread);
         let context = self.thread.interrupter();
         if let Some(context) = &context {
-            context.rest();
+            context.rest(&|| self.thread.parker().has_wake());
         }
         self.thread.parker().park(deadline_ns);
         if let Some(context) = &context {

@@ -105,6 +105,11 @@ impl Parker {
         protocol::unpark(&self.word);
     }
 
+    /// Whether a wake is pending, so that a park would return at once. Nothing is ordered by it: the park is still needed.
+    pub fn has_wake(&self) -> bool {
+        self.word.load(Ordering::Relaxed) == protocol::NOTIFIED
+    }
+
     /// Takes back a pending wake; says whether there was one.
     pub fn clear(&self) -> bool {
         protocol::Word::cas(&self.word, protocol::NOTIFIED, protocol::EMPTY)
