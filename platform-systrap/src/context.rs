@@ -14,7 +14,7 @@ use usermem::platform::{Context, Exit, Interrupt, PlatformError};
 use crate::handover::{self, Lost};
 use crate::host;
 use crate::kick;
-use crate::layout::KICK_SIGNAL;
+use crate::layout::{ANSWERS, ANSWERS_LEN, KICK_SIGNAL};
 use crate::machine::Machine;
 use crate::pace::Seat;
 use crate::process::{Process, Stub};
@@ -95,6 +95,14 @@ impl Interrupt for Kick {
         }
     }
 
+    fn publish(&self, number: u16, answer: Option<u64>) {
+        if u64::from(number) < ANSWERS_LEN {
+            // The largest value has no room for the one that is added, and comes to us.
+            let word = answer.and_then(|answer| answer.checked_add(1)).unwrap_or(0);
+            self.machine.slabs.write_u64(self.slab + ANSWERS + u64::from(number) * 8, word);
+        }
+    }
+
     fn rest(&self, woken: &dyn Fn() -> bool) {
         if !self.seat.nap(&self.machine.cores, woken) {
             self.sleep();
@@ -125,6 +133,10 @@ impl SystrapContext {
             None => stub.machine.xsave.initial(),
         };
         let mut thread = stub.take_thread()?;
+        // Of the last context on this thread.
+        for number in 0..ANSWERS_LEN {
+            stub.machine.slabs.write_u64(thread.slab() + ANSWERS + number * 8, 0);
+        }
         let condemn = |Impossible(why)| stub.process.condemn(why);
         thread.write_image(image).map_err(condemn)?;
         let kick = Arc::new(Kick {

@@ -151,6 +151,12 @@ pub(crate) mod line {
     pub(crate) const SAVE: u32 = 8;
 }
 
+/// Offset in a slab of the answers: for each call below [`ANSWERS_LEN`] what it answers plus one, or 0 when it has to come
+/// to us. The guest can write them, and then lies to itself.
+pub(crate) const ANSWERS: u64 = 0x800;
+/// Calls that may have an answer.
+pub(crate) const ANSWERS_LEN: u64 = 256;
+
 /// Offsets in the first slab of a stub, which belongs to no thread.
 pub(crate) mod own_slab {
     /// Where the leader reads its commands to.
@@ -203,6 +209,10 @@ pub(crate) mod frame {
     pub(crate) const INFO_CODE: u64 = INFO + 8;
     /// `si_addr`.
     pub(crate) const INFO_ADDR: u64 = INFO + 16;
+    /// Offset of `si_code` in `siginfo`.
+    pub(crate) const CODE: u64 = INFO_CODE - INFO;
+    /// Offset of `si_arch` in `siginfo`.
+    pub(crate) const ARCH: u64 = INFO_ARCH - INFO;
     /// `si_arch` of SIGSYS.
     pub(crate) const INFO_ARCH: u64 = INFO + 28;
     /// End of what we read.
@@ -210,4 +220,5 @@ pub(crate) mod frame {
 }
 
 static_assertions::const_assert!(SLABS.is_multiple_of(SLAB));
+static_assertions::const_assert!(ANSWERS + 8 * ANSWERS_LEN <= ALTSTACK);
 static_assertions::const_assert!(CONTROL + CONTROL_LEN <= SLABS);

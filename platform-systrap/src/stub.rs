@@ -97,6 +97,27 @@ casemate_stub_trap:
     mov rbx, rdx
     and rbx, -{SLAB}
     mov [rbx + {L_FRAME}], rdx
+    cmp edi, {SIGSYS}
+    jne 17f
+    // A call that has an answer here?
+    mov eax, [rdx + {RAX}]
+    cmp eax, {ANSWERS_LEN}
+    jae 17f
+    mov rcx, [rbx + {ANSWERS} + 8 * rax]
+    sub rcx, 1
+    jb 17f
+    cmp dword ptr [rsi + {CODE}], {SYS_SECCOMP}
+    jne 17f
+    cmp dword ptr [rsi + {ARCH}], {ARCH_X86_64}
+    jne 17f
+    test dword ptr [rdx + {EFLAGS}], {SLOW_FLAGS}
+    jnz 17f
+    cmp word ptr [rdx + {SEGMENTS}], {CODE_64}
+    jne 17f
+    mov [rdx + {RAX}], rcx
+    mov dword ptr [rbx + {L_FLAGS}], {FAST_EXIT}
+    jmp .Lcs_exit
+17:
     mov [rbx + {L_SIGNAL}], edi
     rdfsbase rax
     mov [rbx + {L_FS}], rax
@@ -708,6 +729,15 @@ casemate_stub_end:
     FUTEX_WAIT = const libc::FUTEX_WAIT,
     FUTEX_WAKE = const libc::FUTEX_WAKE,
     L_FRAME = const line::FRAME,
+    ANSWERS = const crate::layout::ANSWERS,
+    ANSWERS_LEN = const crate::layout::ANSWERS_LEN,
+    SIGSYS = const libc::SIGSYS,
+    CODE = const frame::CODE,
+    ARCH = const frame::ARCH,
+    SYS_SECCOMP = const crate::thread::SYS_SECCOMP,
+    ARCH_X86_64 = const crate::thread::ARCH_X86_64,
+    SLOW_FLAGS = const crate::thread::SLOW_FLAGS,
+    CODE_64 = const crate::thread::CODE_64,
     L_SIGNAL = const line::SIGNAL,
     L_FS = const line::FS_BASE,
     L_GS = const line::GS_BASE,

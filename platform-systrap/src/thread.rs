@@ -22,11 +22,11 @@ use crate::pace::Seat;
 /// Flags that a program can set with popf; the rest is the host's.
 const USER_FLAGS: u64 = 0x24_4dd5 | 0x1_0000;
 /// Flags with which the fast exit must not be taken: it restores flags before rip, and TF would trap in between.
-const SLOW_FLAGS: u64 = 0x100 | 0x4000 | 0x1_0000;
+pub(crate) const SLOW_FLAGS: u64 = 0x100 | 0x4000 | 0x1_0000;
 /// Interrupts enabled, and the bit that is always one.
 const FIXED_FLAGS: u64 = 0x202;
 
-const CODE_64: u16 = 0x33;
+pub(crate) const CODE_64: u16 = 0x33;
 const CODE_32: u16 = 0x23;
 const DATA: u64 = 0x2b;
 
@@ -41,9 +41,9 @@ const VSYSCALL: std::ops::Range<u64> = 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1
 /// `SI_KERNEL`.
 const SI_KERNEL: i32 = 0x80;
 /// `SYS_SECCOMP`, the code of a SIGSYS that a filter sent.
-const SYS_SECCOMP: i32 = 1;
+pub(crate) const SYS_SECCOMP: i32 = 1;
 /// `AUDIT_ARCH_X86_64`.
-const ARCH_X86_64: u32 = 0xc000_003e;
+pub(crate) const ARCH_X86_64: u32 = 0xc000_003e;
 /// -ENOSYS.
 const ENOSYS: u64 = (-(libc::ENOSYS as i64)) as u64;
 /// General protection.

@@ -11,6 +11,7 @@
 
 mod absent;
 mod anon;
+mod answers;
 mod args;
 mod attrs;
 mod copy;
@@ -42,6 +43,7 @@ mod walk;
 
 use kernel::syscall::{Counters, Dispatch, NUMBERS, RawArgs, SysResult, SyscallDef, by_number};
 use kernel::task::Task;
+use kernel::task::published::Fact;
 
 pub use docs::{table_json, table_markdown, table_text};
 pub use strace::Strace;
@@ -119,6 +121,10 @@ impl Dispatch for Linux {
 
     fn name(&self, nr: u64) -> Option<&'static str> {
         row(nr).map(|def| def.name)
+    }
+
+    fn answers(&self) -> &'static [(Fact, u16)] {
+        if self.strace.is_some() { &[] } else { answers::ANSWERS }
     }
 }
 

@@ -189,6 +189,11 @@ pub trait Context: Send {
 pub trait Interrupt: Send + Sync {
     /// Makes `switch` return soon. Never blocks.
     fn interrupt(&self);
+    /// From now on call `number` may be answered with `answer`, without an exit and whatever its arguments; `None`: it may
+    /// not. A platform that always exits ignores it; one that does not forgets all answers when the context ends, and the
+    /// caller sees to it that nothing is published after that. What was published before guest code could observe another
+    /// value holds for its next call. Never blocks.
+    fn publish(&self, _number: u16, _answer: Option<u64>) {}
     /// The context's own kernel thread is about to sleep, so that its next `switch` will not come soon: platforms that
     /// would wait for it actively need not. Returns early, perhaps after some microseconds, when `woken` says that the
     /// sleep has become needless; platforms that know a free core may wait that long for it.

@@ -21,6 +21,7 @@ pub use handler::{Handler, IntoRet, args_of, ret_of};
 pub use crate::error::{SysErr, SysResult};
 use crate::ids::Tid;
 use crate::task::Task;
+use crate::task::published::Fact;
 
 /// Numbers below this may have a row; Linux 6.12 ends at 462.
 pub const NUMBERS: usize = 512;
@@ -37,6 +38,11 @@ pub trait Dispatch: Send + Sync {
 
     /// The call's name, for our own diagnostics; `None` without a row.
     fn name(&self, nr: u64) -> Option<&'static str>;
+
+    /// Calls, below 256, that only ask for a fact, so that a platform may answer them. None while each call has to be seen.
+    fn answers(&self) -> &'static [(Fact, u16)] {
+        &[]
+    }
 }
 
 /// How much of Linux's behaviour a call has.

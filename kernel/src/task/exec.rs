@@ -401,6 +401,7 @@ impl Task {
             entry.execed = true;
             entry.exit_signal = entry.exit_signal.map(|_| Signal::CHLD);
         }
+        self.publish_all();
     }
 
     /// A thread that executes becomes its process's leader and takes its number (execve(2)).

@@ -325,6 +325,7 @@ fn adopt(tree: &mut Tree, pid: Pid, tid: Tid, successor: Option<Tid>, news: &mut
             continue;
         }
         entry.parent = reaper;
+        entry.publish_kin();
         let (pgrp, is_zombie) = (entry.pgrp, entry.zombie.is_some());
         // As Linux: an orphan ends with SIGCHLD whatever it was made with.
         entry.exit_signal = Some(Signal::CHLD);

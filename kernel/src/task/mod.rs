@@ -15,6 +15,7 @@ mod exit;
 pub mod group;
 mod jobs;
 pub mod pidfd;
+pub mod published;
 pub(crate) mod run;
 pub(crate) mod set;
 #[cfg(test)]
@@ -267,6 +268,7 @@ impl Task {
         let creds = Arc::new(creds);
         self.thread.set_creds(Arc::clone(&creds));
         self.creds = creds;
+        self.publish_new_creds();
     }
 
     /// Whether exec may grant privileges.

@@ -140,6 +140,7 @@ impl Task {
             // clone(2): CLONE_CHILD_SETTID; a bad address is the guest's loss, as on Linux.
             let _ = UserPtr::<u32>::new(addr).write(self.mem(), &self.tid().0);
         }
+        self.publish_all();
         self.arm_cpu_limit();
         loop {
             CRASH.set(Some(Crash { tid: self.tid().0, call: self.thread().current_call(), state: state.name() }));

@@ -309,6 +309,7 @@ impl Tree {
         let Some(entry) = self.groups.get_mut(&pid) else { return };
         let from = std::mem::replace(&mut entry.pgrp, to);
         entry.session = Arc::clone(session);
+        entry.publish_kin();
         if from == to {
             return;
         }

@@ -10,8 +10,8 @@
 //! Either the kicker sees `in_guest` and interrupts, or the task sees the flag and does not enter the guest. An interrupt
 //! that comes late is remembered by the platform and costs one turn of the loop.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use auth::Creds;
 use mm::Mm;
@@ -127,6 +127,8 @@ pub struct Thread {
     flags: AtomicU32,
     in_guest: AtomicBool,
     interrupter: Mutex<Option<Arc<dyn Interrupt>>>,
+    /// Calls that its platform may answer; unset before its first context.
+    pub(super) answers: OnceLock<&'static [(super::published::Fact, u16)]>,
     parker: Arc<Parker>,
     pub(crate) signals: Mutex<ThreadSignals>,
     parts: Mutex<Parts>,
@@ -175,6 +177,7 @@ impl Thread {
             flags: AtomicU32::new(0),
             in_guest: AtomicBool::new(false),
             interrupter: Mutex::new(INTERRUPTER, None),
+            answers: OnceLock::new(),
             parker: Arc::new(Parker::new()),
             signals: Mutex::new(THREAD_SIGNALS, ThreadSignals { mask, ..ThreadSignals::default() }),
             parts: Mutex::new(THREAD_PARTS, parts),
@@ -270,6 +273,13 @@ impl Thread {
     pub(crate) fn set_interrupter(&self, interrupter: Option<Arc<dyn Interrupt>>) {
         let old = std::mem::replace(&mut *self.interrupter.lock(), interrupter);
         drop(old);
+    }
+
+    /// Lets its platform answer call `number`. Under the lock, so that nothing reaches a context that is gone.
+    pub(super) fn publish_answer(&self, number: u16, answer: u64) {
+        if let Some(context) = &*self.interrupter.lock() {
+            context.publish(number, Some(answer));
+        }
     }
 
     /// What interrupts its guest code; none before it has a context.

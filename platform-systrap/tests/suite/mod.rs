@@ -1,4 +1,5 @@
 //! The platform's promises, with guest code in assembly; each hand-over runs all of them.
+mod answers;
 mod calls;
 
 use std::os::fd::OwnedFd;
