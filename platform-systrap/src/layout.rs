@@ -156,6 +156,8 @@ pub(crate) mod line {
 pub(crate) const ANSWERS: u64 = 0x800;
 /// Calls that may have an answer.
 pub(crate) const ANSWERS_LEN: u64 = 256;
+// The entry of patched sites looks at the bits above the lowest eight.
+static_assertions::const_assert!(ANSWERS_LEN == 256);
 
 /// Offsets in the first slab of a stub, which belongs to no thread.
 pub(crate) mod own_slab {

@@ -97,6 +97,7 @@ casemate_stub_trap:
     mov rbx, rdx
     and rbx, -{SLAB}
     mov [rbx + {L_FRAME}], rdx
+    mov dword ptr [rbx + {L_LIVE}], 0
     cmp edi, {SIGSYS}
     jne 17f
     // A call that has an answer here?
@@ -123,7 +124,6 @@ casemate_stub_trap:
     mov [rbx + {L_FS}], rax
     rdgsbase rax
     mov [rbx + {L_GS}], rax
-    mov dword ptr [rbx + {L_LIVE}], 0
 .Lcs_handoff:
     // rbx = the line, complete. The protocol of its word: `line`.
     mov eax, {APP_SPINNING}
@@ -263,6 +263,19 @@ casemate_stub_call_window:
     lea rcx, [r11 - 2]
     jmp rcx
 13:
+    // A call below 256 that has an answer? rcx and r11 are free, flags are not.
+    mov ecx, eax
+    mov cl, 0
+    jrcxz 18f
+    jmp 19f
+18:
+    movzx ecx, al
+    mov rcx, gs:[8 * rcx + {ANSWERS}]
+    jrcxz 19f
+    lea rax, [rcx - 1]
+.Lcs_answered:
+    jmp r11
+19:
     mov rcx, gs:[{L_FRAME}]
     xchg rcx, rsp
 casemate_stub_call_taken:
@@ -319,6 +332,13 @@ casemate_stub_kick:
     mov [rdx + {RIP}], rcx
     jmp .Lcs_trap
 2:
+    lea rcx, [rip + .Lcs_answered]
+    cmp rax, rcx
+    jne 20f
+    mov rcx, [rdx + {R11}]
+    mov [rdx + {RIP}], rcx
+    jmp .Lcs_trap
+20:
     lea rcx, [rip + .Lcs_call]
     cmp rax, rcx
     jb 14f

@@ -222,3 +222,65 @@ fn single_steps_go_by_the_instruction_that_traps() {
     }
     assert!(steps >= 4);
 }
+
+#[test]
+fn published_answers_come_without_an_exit_also_under_interrupts() {
+    crate::guest_code!(
+        code,
+        "2: mov eax, 39",
+        "stc",
+        call!(),
+        "jnc 3f",
+        "cmp rax, 77",
+        "jne 3f",
+        "inc r15",
+        "test r15, 0xffff",
+        "jnz 2b",
+        // The same low byte, and none that has an answer.
+        "mov eax, 0x127",
+        call!(),
+        "jmp 2b",
+        "3: ud2",
+    );
+    let machine = Machine::new();
+    let (_guest, mut context) = guest(&machine, code());
+    let interrupter = context.interrupter();
+    interrupter.publish(39, Some(77));
+    let mut user = start();
+    user.regs.r15 = 0;
+    [user.regs.rbx, user.regs.rbp, user.regs.r12, user.regs.r8] = [0xb, 0xbb, 0xc, 0x8];
+    let stop = AtomicBool::new(false);
+    let (mut calls, mut interrupts) = (0_u64, 0_u64);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut sent = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                interrupter.interrupt();
+                sent += 1;
+                for _ in 0..sent % 3000 {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        let begun = std::time::Instant::now();
+        while interrupts < 300 && begun.elapsed().as_secs() < 20 {
+            match context.switch(&mut user) {
+                Ok(Exit::Call) => {
+                    calls += 1;
+                    if (user.regs.orig_rax, user.regs.r15) != (0x127, calls << 16) {
+                        break;
+                    }
+                }
+                Ok(Exit::Interrupted) => interrupts += 1,
+                // The first after an interrupt in the entry comes by the trap.
+                Ok(Exit::Syscall) if user.regs.orig_rax == 0x127 => calls += 1,
+                _ => break,
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let r = &user.regs;
+    assert_eq!(r.r15, calls << 16, "{interrupts} interrupts, at {:#x}", r.rip);
+    assert_eq!([r.rbx, r.rbp, r.r12, r.r8], [0xb, 0xbb, 0xc, 0x8]);
+    assert!(calls > 10 && interrupts > 10, "{calls} calls, {interrupts} interrupts");
+}
