@@ -251,6 +251,7 @@ fn published_answers_come_without_an_exit_also_under_interrupts() {
     [user.regs.rbx, user.regs.rbp, user.regs.r12, user.regs.r8] = [0xb, 0xbb, 0xc, 0x8];
     let stop = AtomicBool::new(false);
     let (mut calls, mut interrupts) = (0_u64, 0_u64);
+    let begun = std::time::Instant::now();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut sent = 0_u64;
@@ -262,7 +263,6 @@ fn published_answers_come_without_an_exit_also_under_interrupts() {
                 }
             }
         });
-        let begun = std::time::Instant::now();
         while interrupts < 300 && begun.elapsed().as_secs() < 20 {
             match context.switch(&mut user) {
                 Ok(Exit::Call) => {
@@ -280,7 +280,10 @@ fn published_answers_come_without_an_exit_also_under_interrupts() {
         stop.store(true, Ordering::Relaxed);
     });
     let r = &user.regs;
-    assert_eq!(r.r15, calls << 16, "{interrupts} interrupts, at {:#x}", r.rip);
+    // The last interrupt came somewhere between two calls.
+    assert!((r.r15 >> 16) - calls <= 1, "{} of {calls} calls, {interrupts} interrupts, at {:#x}", r.r15, r.rip);
     assert_eq!([r.rbx, r.rbp, r.r12, r.r8], [0xb, 0xbb, 0xc, 0x8]);
-    assert!(calls > 10 && interrupts > 10, "{calls} calls, {interrupts} interrupts");
+    // Fewer on a machine that is busy for twenty seconds; anything wrong ends the loop at once.
+    let slow = begun.elapsed().as_secs() >= 20;
+    assert!(calls > 10 && (interrupts >= 300 || slow), "{calls} calls, {interrupts} interrupts, at {:#x}", r.rip);
 }
