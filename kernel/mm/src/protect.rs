@@ -60,9 +60,9 @@ impl State {
             }
             let refused = if piece.start != at {
                 Some(Errno::ENOMEM)
-            } else if vma.flags.contains(VmaFlags::NOEXEC) && prot.contains(Prot::EXEC) && !vma.is_private() {
-                Some(Errno::EACCES)
-            } else if !vma.max_prot.contains(prot) {
+            } else if !vma.max_prot.contains(prot)
+                || vma.flags.contains(VmaFlags::NOEXEC) && prot.contains(Prot::EXEC) && !vma.is_private()
+            {
                 Some(Errno::EACCES)
             } else {
                 let becomes_data = !vma.is_data() && {
