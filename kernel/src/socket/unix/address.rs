@@ -76,9 +76,12 @@ pub fn encode(name: Option<&Address>) -> Vec<u8> {
     out
 }
 
+/// Bound sockets by kind and abstract name.
+type Names = HashMap<(Kind, Vec<u8>), Weak<Socket>>;
+
 /// What the UNIX sockets of a sandbox share.
 pub struct Space {
-    names: Mutex<HashMap<(Kind, Vec<u8>), Weak<Socket>>>,
+    names: Mutex<Names>,
     pub(super) in_flight: InFlight,
 }
 
