@@ -200,18 +200,14 @@ fn a_program_may_rewrite_its_own_text() {
         if sys!(mprotect, page, 8192, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) != Ok(0) {
             return 1;
         }
-        // SAFETY: 1. the page is mapped, writable, and this is the only thread; two bytes of an instruction are replaced
-        // by two others.
-        let found = unsafe {
-            let bytes = site() as *mut [u8; 2];
-            let found = bytes.read_volatile();
-            // nop nop: no call is made.
-            bytes.write_volatile([0x90, 0x90]);
-            found
-        };
+        let bytes = site() as *mut [u8; 2];
+        // SAFETY: 1. the page is mapped and readable.
+        let found = unsafe { bytes.read_volatile() };
+        // SAFETY: 1. it is writable, and this is the only thread; nop nop: no call is made.
+        unsafe { bytes.write_volatile([0x90, 0x90]) };
         let unchanged = hot(1234, 0);
         // SAFETY: 1. as above.
-        unsafe { (site() as *mut [u8; 2]).write_volatile([0x0f, 0x05]) };
+        unsafe { bytes.write_volatile([0x0f, 0x05]) };
         let parent = hot(libc::SYS_getppid, 0);
         casemate_guest_tests::steps(&[found == [0x0f, 0x05], unchanged == 1234, sys!(getppid) == Ok(parent as i64)])
     });
