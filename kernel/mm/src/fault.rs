@@ -19,6 +19,9 @@ use crate::vma::{Force, Vma, VmaFlags, needs};
 /// Anonymous memory begins with runs of this size; where it grows contiguously, they become as long as what is there.
 const FIRST_RUN: u64 = 8 * PAGE_SIZE;
 
+/// Anonymous mappings up to this size are made as a whole.
+const SMALL_MAPPING: u64 = 16 * PAGE_SIZE;
+
 /// Private copies of file pages and of shared pages are made in aligned runs of this size.
 const COPY_RUN: u64 = 16 * PAGE_SIZE;
 
@@ -342,6 +345,9 @@ impl State {
     /// it continues what is there, as much again.
     fn anonymous_run(&self, page: Addr, range: AddrRange, wanted: u64) -> AddrRange {
         let hole = self.pmas.gap_around(page, range);
+        if range.len() <= SMALL_MAPPING {
+            return hole;
+        }
         let grown = if page.0 - hole.start.0 < FIRST_RUN {
             self.present_before(hole.start, range)
         } else if hole.end.0 - page.0 <= FIRST_RUN {
