@@ -404,7 +404,11 @@ impl Task {
     /// At the end of a thread: releases the robust futexes that it holds (get_robust_list(2)). Bounded, and an unreadable
     /// list ends it.
     pub(crate) fn release_robust_list(&mut self) {
-        let Some(head) = self.robust_list.take() else { return };
+        let head = self.thread().robust_list.swap(0, Ordering::Relaxed);
+        if head == 0 {
+            return;
+        }
+        let head = Addr(head);
         let kernel = Arc::clone(self.kernel());
         let _ = walk_robust_list(kernel.futexes(), self.mm(), head, self.tid());
     }

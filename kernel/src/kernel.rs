@@ -23,7 +23,8 @@ use crate::fsstate::FsState;
 use crate::futex::FutexTable;
 use crate::ids::{INIT_PID, Pid, Tid};
 use crate::ipc::Ipc;
-use crate::lock::{EXT, UTS};
+use crate::load::Load;
+use crate::lock::{EXT, LOAD, UTS};
 use crate::pause::Pauses;
 use crate::rlimit::Rlimits;
 use crate::signal::info::SigInfo;
@@ -36,7 +37,7 @@ use crate::task::exec::{ExecRequest, ExecTarget, Executor, first_task};
 use crate::task::group::{ExitStatus, Handlers, ThreadGroup};
 use crate::task::run::RunState;
 use crate::task::set::{ControllingTty, GroupEntry, Subreaper, TaskSet, first_session};
-use crate::task::thread::{Comm, Parts, Thread};
+use crate::task::thread::{Comm, CpuTimes, Parts, Thread};
 use crate::task::{NoNewPrivs, Task};
 use crate::time::thread::Timers;
 use crate::time::vdso::VdsoPages;
@@ -198,6 +199,10 @@ pub struct Kernel {
     futexes: FutexTable,
     unix_sockets: Arc<unix::Space>,
     ipc: Ipc,
+    load: Mutex<Load>,
+    /// CPU time of processes that have ended. Relaxed: only a sum.
+    gone_user_ns: AtomicU64,
+    gone_system_ns: AtomicU64,
     timers: Timers,
     pauses: Pauses,
     signal_quota: SignalQuota,
@@ -239,6 +244,9 @@ impl Kernel {
             futexes: FutexTable::new(),
             unix_sockets: unix::Space::new(),
             ipc: Ipc::new(),
+            load: Mutex::new(LOAD, Load::default()),
+            gone_user_ns: AtomicU64::new(0),
+            gone_system_ns: AtomicU64::new(0),
             timers: Timers::new(),
             pauses: Pauses::new(),
             signal_quota: SignalQuota::new(),
@@ -325,6 +333,7 @@ impl Kernel {
                 cwd: cwd.clone(),
                 limits: command.limits,
                 no_new_privs: NoNewPrivs::No,
+                persona: 0,
             };
             executor.prepare(&ExecRequest {
                 target: ExecTarget::Path {
@@ -636,6 +645,39 @@ impl Kernel {
             brk: self.random_u64(),
             at_random,
         }
+    }
+
+    /// For a program that asked not to be placed at random (ADDR_NO_RANDOMIZE): only AT_RANDOM is.
+    pub(crate) fn fixed_places(&self) -> Randomness {
+        let mut at_random = [0; 16];
+        self.entropy.fill(&mut at_random);
+        Randomness { stack: 0, stack_offset: 0, mmap: 0, exec: 0, brk: 0, at_random }
+    }
+
+    /// Averages of how many tasks used a processor, over 1, 5 and 15 minutes, in units of 1/65536.
+    pub fn load_averages(&self) -> [u64; 3] {
+        let used = self.cpu_times().total();
+        self.load.lock().read(self.uptime_ns(), used)
+    }
+
+    /// Extended states of the processor that programs may use, as bits of XCR0.
+    pub fn extended_state(&self) -> u64 {
+        self.cpu.xsave.features
+    }
+
+    /// CPU time of all processes, also of those that have ended.
+    pub fn cpu_times(&self) -> CpuTimes {
+        let gone = CpuTimes {
+            user_ns: self.gone_user_ns.load(Ordering::Relaxed),
+            system_ns: self.gone_system_ns.load(Ordering::Relaxed),
+        };
+        let groups = self.tasks.groups();
+        groups.iter().filter(|group| !group.has_ended()).fold(gone, |sum, group| sum.plus(group.cpu_times()))
+    }
+
+    pub(crate) fn add_gone(&self, times: CpuTimes) {
+        self.gone_user_ns.fetch_add(times.user_ns, Ordering::Relaxed);
+        self.gone_system_ns.fetch_add(times.system_ns, Ordering::Relaxed);
     }
 
     /// uname(2).

@@ -18,6 +18,7 @@ mod harness;
 pub mod ids;
 pub mod ipc;
 pub mod kernel;
+mod load;
 mod lock;
 pub mod mapped;
 mod pause;

@@ -38,6 +38,8 @@ pub(crate) const LIMITS: LockClass = LockClass::new("group.limits", 3020);
 pub(crate) const TIMERS: LockClass = LockClass::new("kernel.timers", 3100);
 /// Clock parameters and the page they are published on.
 pub(crate) const CLOCKS: LockClass = LockClass::new("kernel.clocks", 3105);
+/// Load averages.
+pub(crate) const LOAD: LockClass = LockClass::new("kernel.load", 3107);
 /// The host and domain name.
 pub(crate) const UTS: LockClass = LockClass::new("kernel.uts", 3110);
 /// Counts of queued signals.

@@ -180,8 +180,6 @@ syscalls! {
     pkey_alloc [330, 289] Unsupported(ENOSPC, "as on a CPU without protection keys")(Hex, Hex);
     /// Frees a memory protection key.
     pkey_free [331, 290] Unsupported(EINVAL, "as on a CPU without protection keys")(Int);
-    /// Compares kernel resources of two processes.
-    kcmp [312, 272] Unsupported(ENOSYS, "as without CONFIG_KCMP")(Int, Int, Int, Ulong, Ulong);
     /// Gets statistics of a filesystem by device number.
     ustat [136, -] Unsupported(ENOSYS, "obsolete; statfs tells")(Uint, Addr);
     /// Lists filesystem types.

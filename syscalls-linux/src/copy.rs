@@ -19,7 +19,7 @@ syscalls! {
     /// Copies between descriptors.
     sendfile [40, 71] Full("transfer::sendfile_copies_to_files_and_pipes");
     /// Copies between files.
-    copy_file_range [326, 285] Partial("never shares blocks");
+    copy_file_range [326, 285] Full("transfer::copy_file_range_copies");
 }
 
 /// Size of the buffer of copies between files.

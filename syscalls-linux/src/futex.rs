@@ -25,11 +25,11 @@ syscalls! {
     /// Sleeps on several words.
     futex_waitv [449, 449] Full("futexes::one_of_several_words_wakes");
     /// Wakes those who sleep on a word.
-    futex_wake [454, 454] Partial("32-bit words");
+    futex_wake [454, 454] Full("futexes::the_newer_calls_wait_wake_and_move");
     /// Sleeps on a word.
-    futex_wait [455, 455] Partial("32-bit words");
+    futex_wait [455, 455] Full("futexes::the_newer_calls_wait_wake_and_move");
     /// Moves those who sleep on a word to another.
-    futex_requeue [456, 456] Partial("32-bit words");
+    futex_requeue [456, 456] Full("futexes::the_newer_calls_wait_wake_and_move");
 }
 
 fn sharing(private: bool) -> Sharing {

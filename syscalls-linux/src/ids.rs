@@ -49,7 +49,7 @@ syscalls! {
     /// Sets the supplementary groups.
     setgroups [116, 159] Full("ids::supplementary_groups_are_set_by_root");
     /// Capabilities of a thread.
-    capget [125, 90] Partial("of the caller's own threads and processes it can name");
+    capget [125, 90] Full("ids::capabilities_are_read_and_dropped");
     /// Sets the caller's capabilities.
     capset [126, 91] Full("ids::capabilities_are_read_and_dropped");
 }

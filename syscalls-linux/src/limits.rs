@@ -1,6 +1,6 @@
 //! Limits, usage and scheduling.
 //!
-//! Scheduling is the host's: what a guest asks for is checked and answered as by a Linux with one policy and one niceness.
+//! Scheduling is the host's: what a guest asks for is checked, kept, inherited and told, and all threads run alike.
 
 use std::sync::Arc;
 
@@ -9,13 +9,14 @@ use abi::resource::{RUSAGE_CHILDREN, RUSAGE_SELF, RUSAGE_THREAD, Rlimit as AbiRl
 use abi::sched::{
     IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE, IOPRIO_CLASS_NONE, IOPRIO_CLASS_RT, IOPRIO_CLASS_SHIFT, IOPRIO_WHO_PGRP,
     IOPRIO_WHO_PROCESS, IOPRIO_WHO_USER, PRIO_PGRP, PRIO_PROCESS, PRIO_USER, SCHED_ATTR_SIZE_VER0, SCHED_BATCH,
-    SCHED_DEADLINE, SCHED_EXT, SCHED_FIFO, SCHED_IDLE, SCHED_NORMAL, SCHED_RESET_ON_FORK, SCHED_RR, SchedAttr,
-    SchedParam,
+    SCHED_DEADLINE, SCHED_EXT, SCHED_FIFO, SCHED_FLAG_KEEP_PARAMS, SCHED_FLAG_KEEP_POLICY, SCHED_FLAG_RESET_ON_FORK,
+    SCHED_IDLE, SCHED_NORMAL, SCHED_RESET_ON_FORK, SCHED_RR, SchedAttr, SchedParam,
 };
 use abi::time::{Timespec, Tms};
 use auth::{Caps, Uid};
 use kernel::rlimit::{Privilege, Resource, Rlimit};
 use kernel::syscalls;
+use kernel::task::attributes::Scheduling;
 use kernel::task::{Pid, Task, Thread, ThreadGroup, Tid};
 use mm::Limits;
 use usermem::Addr;
@@ -34,7 +35,7 @@ syscalls! {
     /// Gets and sets a limit of a process.
     prlimit64 [302, 261] Full("system::limits_are_read_and_lowered");
     /// Resources used.
-    getrusage [98, 165] Partial("no I/O counts");
+    getrusage [98, 165] Full("schedule::usage_of_children_is_summed");
     /// CPU times of the process and its children.
     times [100, 153] Full("schedule::usage_of_children_is_summed");
     /// Gets the niceness.
@@ -44,17 +45,17 @@ syscalls! {
     /// Gives up the CPU.
     sched_yield [24, 124] Full("process::orphans_go_to_init");
     /// Gets the scheduling policy.
-    sched_getscheduler [145, 120] Partial("always SCHED_OTHER");
+    sched_getscheduler [145, 120] Full("kept::policies_are_kept_and_inherited");
     /// Sets the scheduling policy.
-    sched_setscheduler [144, 119] Partial("no real-time policies, others without effect");
+    sched_setscheduler [144, 119] Partial("kept and told; the host schedules");
     /// Gets the scheduling parameters.
-    sched_getparam [143, 121] Partial("always priority 0");
+    sched_getparam [143, 121] Full("kept::policies_are_kept_and_inherited");
     /// Sets the scheduling parameters.
-    sched_setparam [142, 118] Partial("no real-time policies");
+    sched_setparam [142, 118] Partial("kept and told; the host schedules");
     /// Gets policy and parameters.
-    sched_getattr [315, 275] Partial("always SCHED_OTHER");
+    sched_getattr [315, 275] Full("kept::policies_are_kept_and_inherited");
     /// Sets policy and parameters.
-    sched_setattr [314, 274] Partial("no real-time policies, others without effect");
+    sched_setattr [314, 274] Partial("kept and told, no deadline policy; the host schedules");
     /// Highest priority of a policy.
     sched_get_priority_max [146, 125] Full("schedule::policies_are_told_and_checked");
     /// Lowest priority of a policy.
@@ -66,9 +67,9 @@ syscalls! {
     /// Restricts a thread to CPUs.
     sched_setaffinity [203, 122] Partial("kept and told; the host schedules");
     /// Gets the I/O priority.
-    ioprio_get [252, 31] Partial("always the default");
+    ioprio_get [252, 31] Full("kept::io_priorities_are_kept");
     /// Sets the I/O priority.
-    ioprio_set [251, 30] Partial("checked, otherwise without effect");
+    ioprio_set [251, 30] Partial("kept and told; the host schedules");
 }
 
 /// The thread with number `tid`; 0 is the caller. `EINVAL` for negative numbers, `ESRCH`.
@@ -222,28 +223,62 @@ fn sched_yield(_task: &mut Task) -> Result<(), Errno> {
 
 /// `sched_getscheduler(2)`.
 fn sched_getscheduler(task: &mut Task, tid: i32) -> Result<i32, Errno> {
-    thread(task, tid)?;
-    Ok(SCHED_NORMAL)
+    let scheduling = thread(task, tid)?.attributes().scheduling();
+    let reset = if scheduling.reset_on_fork { SCHED_RESET_ON_FORK } else { 0 };
+    Ok(scheduling.policy | reset)
 }
 
-/// Whether a policy may be set: ordinary ones with priority 0; `EPERM` for real time, of which there is none.
+/// Whether a policy and priority go together; `EINVAL`. Deadline scheduling is for those with a privilege that no guest
+/// has.
 fn check_policy(policy: i32, priority: i32) -> Result<(), Errno> {
-    match policy & !SCHED_RESET_ON_FORK {
+    match policy {
         SCHED_NORMAL | SCHED_BATCH | SCHED_IDLE if priority == 0 => Ok(()),
-        SCHED_FIFO | SCHED_RR if (1..=99).contains(&priority) => Err(Errno::EPERM),
+        SCHED_FIFO | SCHED_RR if (1..=99).contains(&priority) => Ok(()),
         SCHED_DEADLINE => Err(Errno::EPERM),
         _ => Err(Errno::EINVAL),
     }
 }
 
+/// Whether the caller may give `thread` this scheduling (`sched(7)`, "Privileges and resource limits"); `EPERM`.
+fn check_scheduling(task: &Task, thread: &Thread, new: Scheduling) -> Result<(), Errno> {
+    check_policy(new.policy, new.priority)?;
+    if task.creds().has(Caps::SYS_NICE) {
+        return Ok(());
+    }
+    let (creds, its) = (task.creds(), thread.creds());
+    let old = thread.attributes().scheduling();
+    let limit = |resource| thread.group().limit(resource).soft;
+    let real_time = matches!(new.policy, SCHED_FIFO | SCHED_RR);
+    let priority = u64::try_from(new.priority).unwrap_or(0);
+    let raises = real_time
+        && (new.policy != old.policy && limit(Resource::Rtprio) == 0
+            || new.priority > old.priority && priority > limit(Resource::Rtprio));
+    let leaves_idle = old.policy == SCHED_IDLE
+        && new.policy != SCHED_IDLE
+        && i64::from(20 - thread.nice()).cast_unsigned() > limit(Resource::Nice);
+    let foreign = creds.euid != its.ruid && creds.euid != its.euid;
+    if raises || leaves_idle || foreign || (old.reset_on_fork && !new.reset_on_fork) {
+        return Err(Errno::EPERM);
+    }
+    Ok(())
+}
+
+fn set_scheduling(task: &Task, thread: &Thread, new: Scheduling) -> Result<(), Errno> {
+    check_scheduling(task, thread, new)?;
+    thread.attributes().set_scheduling(new);
+    Ok(())
+}
+
 /// `sched_setscheduler(2)`.
 fn sched_setscheduler(task: &mut Task, tid: i32, policy: PolicyArg, param: In<SchedParam>) -> Result<(), Errno> {
-    if param.is_null() || policy.0 < 0 {
+    if param.is_null() || policy.0 < 0 || tid < 0 {
         return Err(Errno::EINVAL);
     }
     let param = param.read(task)?;
-    thread(task, tid)?;
-    check_policy(policy.0, param.sched_priority)
+    let thread = thread(task, tid)?;
+    let reset_on_fork = policy.0 & SCHED_RESET_ON_FORK != 0;
+    let policy = policy.0 & !SCHED_RESET_ON_FORK;
+    set_scheduling(task, &thread, Scheduling { policy, priority: param.sched_priority, reset_on_fork })
 }
 
 /// `sched_getparam(2)`.
@@ -251,18 +286,19 @@ fn sched_getparam(task: &mut Task, tid: i32, param: Out<SchedParam>) -> Result<(
     if param.is_null() {
         return Err(Errno::EINVAL);
     }
-    thread(task, tid)?;
-    param.write(task, &SchedParam { sched_priority: 0 })
+    let scheduling = thread(task, tid)?.attributes().scheduling();
+    param.write(task, &SchedParam { sched_priority: scheduling.priority })
 }
 
-/// `sched_setparam(2)`.
+/// `sched_setparam(2)`: the policy stays.
 fn sched_setparam(task: &mut Task, tid: i32, param: In<SchedParam>) -> Result<(), Errno> {
-    if param.is_null() {
+    if param.is_null() || tid < 0 {
         return Err(Errno::EINVAL);
     }
     let param = param.read(task)?;
-    thread(task, tid)?;
-    check_policy(SCHED_NORMAL, param.sched_priority)
+    let thread = thread(task, tid)?;
+    let old = thread.attributes().scheduling();
+    set_scheduling(task, &thread, Scheduling { priority: param.sched_priority, ..old })
 }
 
 /// `sched_getattr(2)`.
@@ -272,16 +308,25 @@ fn sched_getattr(task: &mut Task, tid: i32, attr: Addr, size: u32, flags: u32) -
     if attr.0 == 0 || flags != 0 || size < first || size > 4096 {
         return Err(Errno::EINVAL);
     }
-    thread(task, tid)?;
+    let thread = thread(task, tid)?;
+    let scheduling = thread.attributes().scheduling();
     let filled = size.min(size_of::<SchedAttr>());
-    let value = SchedAttr { size: u32::try_from(filled).unwrap_or(0), ..SchedAttr::default() };
+    let ordinary = matches!(scheduling.policy, SCHED_NORMAL | SCHED_BATCH);
+    let value = SchedAttr {
+        size: u32::try_from(filled).unwrap_or(0),
+        sched_policy: scheduling.policy.cast_unsigned(),
+        sched_flags: if scheduling.reset_on_fork { SCHED_FLAG_RESET_ON_FORK } else { 0 },
+        sched_nice: if ordinary { thread.nice() } else { 0 },
+        sched_priority: scheduling.priority.cast_unsigned(),
+        ..SchedAttr::default()
+    };
     let bytes = zerocopy::IntoBytes::as_bytes(&value);
     mem::write_bytes(task, attr, bytes.get(..filled).unwrap_or(bytes))
 }
 
 /// `sched_setattr(2)`: the structure says its size.
 fn sched_setattr(task: &mut Task, tid: i32, attr: In<SchedAttr>, flags: u32) -> Result<(), Errno> {
-    if attr.is_null() || flags != 0 {
+    if attr.is_null() || flags != 0 || tid < 0 {
         return Err(Errno::EINVAL);
     }
     let size: u32 = mem::read(task, attr.0)?;
@@ -291,9 +336,31 @@ fn sched_setattr(task: &mut Task, tid: i32, attr: In<SchedAttr>, flags: u32) -> 
         return Err(Errno::E2BIG);
     }
     let asked: SchedAttr = mem::read_extensible(task, attr.0, size, first)?;
-    thread(task, tid)?;
-    let policy = i32::try_from(asked.sched_policy).map_err(|_| Errno::EINVAL)?;
-    check_policy(policy, i32::try_from(asked.sched_priority).map_err(|_| Errno::EINVAL)?)
+    let thread = thread(task, tid)?;
+    let old = thread.attributes().scheduling();
+    let known = SCHED_FLAG_RESET_ON_FORK | SCHED_FLAG_KEEP_POLICY | SCHED_FLAG_KEEP_PARAMS;
+    if asked.sched_flags & !known != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let keeps = |flag| asked.sched_flags & flag != 0;
+    let policy = if keeps(SCHED_FLAG_KEEP_POLICY) {
+        old.policy
+    } else {
+        i32::try_from(asked.sched_policy).map_err(|_| Errno::EINVAL)?
+    };
+    let priority = if keeps(SCHED_FLAG_KEEP_PARAMS) {
+        old.priority
+    } else {
+        i32::try_from(asked.sched_priority).map_err(|_| Errno::EINVAL)?
+    };
+    let new = Scheduling { policy, priority, reset_on_fork: keeps(SCHED_FLAG_RESET_ON_FORK) };
+    let nice = asked.sched_nice.clamp(-20, 19);
+    check_scheduling(task, &thread, new)?;
+    if matches!(policy, SCHED_NORMAL | SCHED_BATCH) && !keeps(SCHED_FLAG_KEEP_PARAMS) {
+        set_nice(task, &thread, nice).map_err(|_| Errno::EPERM)?;
+    }
+    thread.attributes().set_scheduling(new);
+    Ok(())
 }
 
 fn priority_range(policy: i32) -> Result<(i32, i32), Errno> {
@@ -314,10 +381,14 @@ fn sched_get_priority_min(_task: &mut Task, policy: PolicyArg) -> Result<i32, Er
     priority_range(policy.0).map(|(min, _)| min)
 }
 
-/// `sched_rr_get_interval(2)`: one tick of a kernel with CONFIG_HZ=250.
+/// `sched_rr_get_interval(2)`: one tick of a kernel with CONFIG_HZ=250; of SCHED_RR 100 ms, of SCHED_FIFO none.
 fn sched_rr_get_interval(task: &mut Task, tid: i32, interval: Out<Timespec>) -> Result<(), Errno> {
-    thread(task, tid)?;
-    interval.write(task, &Timespec { tv_sec: 0, tv_nsec: 4_000_000 })
+    let tv_nsec = match thread(task, tid)?.attributes().scheduling().policy {
+        SCHED_FIFO => 0,
+        SCHED_RR => 100_000_000,
+        _ => 4_000_000,
+    };
+    interval.write(task, &Timespec { tv_sec: 0, tv_nsec })
 }
 
 /// All CPUs, as a mask in bytes: a multiple of 8 of them.
@@ -362,21 +433,39 @@ fn sched_setaffinity(task: &mut Task, tid: i32, len: u32, mask: Addr) -> Result<
     Ok(())
 }
 
-/// Checks the first two arguments of the I/O priority calls, in the terms of [`threads_of`].
-fn check_io_who(task: &Task, which: i32, who: i32) -> Result<(), Errno> {
+/// The threads that the I/O priority calls name, in the terms of [`threads_of`].
+fn io_threads(task: &Task, which: i32, who: i32) -> Result<Vec<Arc<Thread>>, Errno> {
     let which = match which {
         IOPRIO_WHO_PROCESS => PRIO_PROCESS,
         IOPRIO_WHO_PGRP => PRIO_PGRP,
         IOPRIO_WHO_USER => PRIO_USER,
         _ => return Err(Errno::EINVAL),
     };
-    threads_of(task, which, who).map(drop)
+    threads_of(task, which, who)
 }
 
-/// `ioprio_get(2)`: none of its own.
+/// The I/O priority that follows from the niceness while none has been set: best effort, in five levels.
+fn effective_io_priority(thread: &Thread) -> i32 {
+    let own = thread.attributes().io_priority();
+    if own >> IOPRIO_CLASS_SHIFT != IOPRIO_CLASS_NONE {
+        return own;
+    }
+    let scheduling = thread.attributes().scheduling();
+    let class = match scheduling.policy {
+        SCHED_IDLE => IOPRIO_CLASS_IDLE,
+        SCHED_FIFO | SCHED_RR => IOPRIO_CLASS_RT,
+        _ => IOPRIO_CLASS_BE,
+    };
+    (class << IOPRIO_CLASS_SHIFT) | ((thread.nice() + 20) / 5)
+}
+
+/// `ioprio_get(2)`: of several threads the highest.
 fn ioprio_get(task: &mut Task, which: i32, who: i32) -> Result<i32, Errno> {
-    check_io_who(task, which, who)?;
-    Ok(IOPRIO_CLASS_NONE << IOPRIO_CLASS_SHIFT)
+    let threads = io_threads(task, which, who)?;
+    if which == IOPRIO_WHO_PROCESS {
+        return Ok(threads.first().map_or(0, |thread| thread.attributes().io_priority()));
+    }
+    Ok(threads.iter().map(|thread| effective_io_priority(thread)).min().unwrap_or(0))
 }
 
 /// `ioprio_set(2)`.
@@ -391,7 +480,14 @@ fn ioprio_set(task: &mut Task, which: i32, who: i32, priority: i32) -> Result<()
         IOPRIO_CLASS_NONE if level == 0 => {}
         _ => return Err(Errno::EINVAL),
     }
-    check_io_who(task, which, who)
+    for thread in io_threads(task, which, who)? {
+        let (creds, its) = (task.creds(), thread.creds());
+        if its.ruid != creds.euid && its.ruid != creds.ruid && !creds.has(Caps::SYS_NICE) {
+            return Err(Errno::EPERM);
+        }
+        thread.attributes().set_io_priority(priority);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -407,10 +503,12 @@ mod tests {
     }
 
     #[test]
-    fn real_time_is_not_permitted() {
+    fn policies_and_priorities_go_together() {
         assert_eq!(check_policy(0, 0), Ok(()));
         assert_eq!(check_policy(0, 1), Err(Errno::EINVAL));
-        assert_eq!(check_policy(1, 5), Err(Errno::EPERM));
+        assert_eq!(check_policy(1, 0), Err(Errno::EINVAL));
+        assert_eq!(check_policy(1, 5), Ok(()));
+        assert_eq!(check_policy(6, 0), Err(Errno::EPERM));
         assert_eq!(check_policy(42, 0), Err(Errno::EINVAL));
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use abi::Errno;
 use abi::clone::{
-    CLONE_ARGS_SIZE_VER0, CSIGNAL, CloneArgs, CloneFlags, PIDFD_SIGNAL_PROCESS_GROUP, PIDFD_SIGNAL_THREAD, PidfdFlags,
+    CLONE_ARGS_SIZE_VER0, CSIGNAL, CloneArgs, CloneFlags, KCMP_EPOLL_TFD, KCMP_FILE, KCMP_FILES, KCMP_FS, KCMP_IO,
+    KCMP_SIGHAND, KCMP_SYSVSEM, KCMP_VM, PIDFD_SIGNAL_PROCESS_GROUP, PIDFD_SIGNAL_THREAD, PidfdFlags,
 };
 use abi::fs::AtFlags;
 use abi::resource::Rusage;
@@ -19,8 +20,8 @@ use kernel::syscall::SysResult;
 use kernel::syscalls;
 use kernel::task::pidfd::{self, Nonblocking, PidFd};
 use kernel::task::{
-    CloneRequest, ExecRequest, ExecTarget, Pid, Task, Thread, ThreadGroup, Tid, Usage, WaitOutcome, WaitRequest,
-    WaitWhich,
+    CloneRequest, Dumpable, ExecRequest, ExecTarget, Pid, Task, Thread, ThreadGroup, Tid, Usage, WaitOutcome,
+    WaitRequest, WaitWhich,
 };
 use mm::Mm;
 use usermem::Addr;
@@ -76,13 +77,15 @@ syscalls! {
     /// Names the list of futexes to release when the thread ends.
     set_robust_list [273, 99] Full("futexes::robust_words_tell_of_a_death");
     /// Asks for the list of futexes to release.
-    get_robust_list [274, 100] Partial("of the caller itself");
+    get_robust_list [274, 100] Full("kept::robust_lists_are_told");
     /// Opens a descriptor for a process.
     pidfd_open [434, 434] Partial("processes only");
     /// Sends a signal by descriptor.
     pidfd_send_signal [424, 424] Full("pidfd::pidfds_name_signal_and_wait");
     /// Duplicates a descriptor of another process.
     pidfd_getfd [438, 438] Full("pidfd::pidfds_give_descriptors_away");
+    /// Compares what two threads use.
+    kcmp [312, 272] Full("kept::objects_are_compared");
     /// Gives the caller its own copy of what it shares.
     unshare [272, 97] Partial("descriptors, working directory; no new namespaces");
     /// Enters a namespace.
@@ -353,16 +356,20 @@ fn set_robust_list(task: &mut Task, head: Addr, len: usize) -> Result<(), Errno>
     Ok(())
 }
 
-/// `get_robust_list(2)`: of another thread only a tracer may ask.
+/// `get_robust_list(2)`: of another's thread only who may trace it may ask.
 fn get_robust_list(task: &mut Task, tid: i32, head: Out<u64>, len: Out<u64>) -> Result<(), Errno> {
-    if tid != 0 && tid != task.tid().raw() {
-        let tid = Tid::from_raw(tid).ok_or(Errno::ESRCH)?;
-        task.kernel().tasks().thread(tid).ok_or(Errno::ESRCH)?;
+    let thread = match tid {
+        0 => Arc::clone(task.thread()),
+        tid => {
+            let tid = Tid::from_raw(tid).ok_or(Errno::ESRCH)?;
+            task.kernel().tasks().thread(tid).ok_or(Errno::ESRCH)?
+        }
+    };
+    if !may_trace(task, &thread) {
         return Err(Errno::EPERM);
     }
-    let list = task.robust_list().map_or(0, |addr| addr.0);
     len.write(task, &(size_of::<abi::futex::RobustListHead>() as u64))?;
-    head.write(task, &list)
+    head.write(task, &thread.robust_list())
 }
 
 /// `pidfd_open(2)`.
@@ -382,12 +389,21 @@ fn pidfd_group(task: &Task, fd: Fd) -> Result<Arc<ThreadGroup>, Errno> {
     file.ops_as::<PidFd>().map(|pidfd| Arc::clone(pidfd.group())).ok_or(Errno::EBADF)
 }
 
+/// A process that a pidfd or its directory in `/proc` stands for.
+fn process_of(task: &Task, fd: Fd) -> Result<Arc<ThreadGroup>, Errno> {
+    let file = task.fd(fd.0)?;
+    match file.ops_as::<PidFd>() {
+        Some(pidfd) => Ok(Arc::clone(pidfd.group())),
+        None => kernel::procfs::process_of(task.kernel(), &file),
+    }
+}
+
 /// `pidfd_send_signal(2)`.
 fn pidfd_send_signal(task: &mut Task, fd: Fd, signal: SignalArg, info: In<SigInfo>, flags: u32) -> Result<(), Errno> {
     if flags > PIDFD_SIGNAL_PROCESS_GROUP || flags.count_ones() > 1 {
         return Err(Errno::EINVAL);
     }
-    let group = pidfd_group(task, fd)?;
+    let group = process_of(task, fd)?;
     let signal = to_send(signal)?;
     if info.is_null() {
         return match flags {
@@ -413,7 +429,56 @@ fn may_trace(task: &Task, thread: &Thread) -> bool {
     let same = [other.ruid, other.euid, other.suid].iter().all(|&uid| uid == own.fsuid)
         && [other.rgid, other.egid, other.sgid].iter().all(|&gid| gid == own.fsgid)
         && own.permitted.contains(other.permitted);
-    task.pid() == thread.pid() || same || own.has(Caps::SYS_PTRACE)
+    let dumpable = thread.group().dumpable() == Dumpable::Yes;
+    task.pid() == thread.pid() || (same && dumpable) || own.has(Caps::SYS_PTRACE)
+}
+
+/// `kcmp(2)`: an order of two objects that says nothing but whether they are one.
+fn order(a: u64, b: u64) -> u32 {
+    match a.cmp(&b) {
+        std::cmp::Ordering::Equal => 0,
+        std::cmp::Ordering::Less => 1,
+        std::cmp::Ordering::Greater => 2,
+    }
+}
+
+/// `kcmp(2)`.
+fn kcmp(task: &mut Task, first: i32, second: i32, kind: i32, a: u64, b: u64) -> Result<u32, Errno> {
+    let threads = [first, second].map(|tid| {
+        let tid = Tid::from_raw(tid).ok_or(Errno::ESRCH)?;
+        task.kernel().tasks().thread(tid).ok_or(Errno::ESRCH)
+    });
+    let [one, two] = threads;
+    let (one, two) = (one?, two?);
+    if !may_trace(task, &one) || !may_trace(task, &two) {
+        return Err(Errno::EPERM);
+    }
+    // What a thread that ended has had is not there to compare.
+    let file = |thread: &Thread, fd: u64| -> Result<u64, Errno> {
+        let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
+        Ok(thread.fds().ok_or(Errno::EBADF)?.get(fd)?.id())
+    };
+    let address = |pointer: Option<*const ()>| pointer.map_or(0, |pointer| pointer.addr() as u64);
+    let mm = |thread: &Thread| address(thread.mm().map(|mm| Arc::as_ptr(&mm).cast()));
+    let fds = |thread: &Thread| address(thread.fds().map(|fds| Arc::as_ptr(&fds).cast()));
+    let fs = |thread: &Thread| address(thread.fs().map(|fs| Arc::as_ptr(&fs).cast()));
+    Ok(match kind {
+        KCMP_FILE => order(file(&one, a)?, file(&two, b)?),
+        KCMP_VM => order(mm(&one), mm(&two)),
+        KCMP_FILES => order(fds(&one), fds(&two)),
+        KCMP_FS => order(fs(&one), fs(&two)),
+        KCMP_SIGHAND => order(one.group().handlers_id(), two.group().handlers_id()),
+        // No thread shares an I/O context or a list of semaphore adjustments with another.
+        KCMP_IO | KCMP_SYSVSEM => order(u64::from(one.tid().0), u64::from(two.tid().0)),
+        KCMP_EPOLL_TFD => {
+            let slot: [u32; 3] = mem::read(task, Addr(b))?;
+            let [epoll, wanted, offset] = slot;
+            let set = two.fds().ok_or(Errno::EBADF)?.get(epoll.cast_signed())?;
+            let target = kernel::event::epoll::Epoll::of(&set)?.target(wanted.cast_signed(), offset)?;
+            order(file(&one, a)?, target)
+        }
+        _ => return Err(Errno::EINVAL),
+    })
 }
 
 /// `pidfd_getfd(2)`.

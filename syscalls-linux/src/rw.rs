@@ -59,11 +59,11 @@ syscalls! {
     /// Writes one filesystem back.
     syncfs [306, 267] Full("transfer::flushing_and_advising");
     /// Writes a range of a file back.
-    sync_file_range [277, 84] Partial("always the whole file");
+    sync_file_range [277, 84] Full("transfer::flushing_and_advising");
     /// Reads ahead.
-    readahead [187, 213] Partial("checked, otherwise without effect");
+    readahead [187, 213] Full("transfer::flushing_and_advising");
     /// Announces how a file will be used.
-    fadvise64 [221, 223] Partial("checked, otherwise without effect");
+    fadvise64 [221, 223] Full("transfer::flushing_and_advising");
     /// Allocates or frees room in a file.
     fallocate [285, 47] Full("transfer::fallocate_modes");
     /// Sets the size of an open file.

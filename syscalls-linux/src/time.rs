@@ -26,9 +26,9 @@ syscalls! {
     /// Reads the wall clock in seconds.
     time [201, -] Full("timers::old_clocks_agree");
     /// Reads and adjusts the wall clock's discipline.
-    adjtimex [159, 171] Partial("reading only");
+    adjtimex [159, 171] Partial("reading; setting is EPERM, the clock is the host's");
     /// Reads and adjusts a clock's discipline.
-    clock_adjtime [305, 266] Partial("reading only");
+    clock_adjtime [305, 266] Partial("reading; setting is EPERM, the clock is the host's");
 }
 
 /// Nanoseconds as a `struct timespec`.

@@ -120,6 +120,14 @@ impl Epoll {
         file.ops_arc::<Self>().ok_or(Errno::EINVAL)
     }
 
+    /// The number of the description that is the `offset`th in the set under `fd` (kcmp(2)); `ENOENT`.
+    pub fn target(&self, fd: i32, offset: u32) -> Result<u64, Errno> {
+        let state = self.state.lock();
+        let mut files: Vec<u64> = state.items.keys().filter(|key| key.0 == fd).map(|key| key.1).collect();
+        files.sort_unstable();
+        files.get(usize::try_from(offset).unwrap_or(usize::MAX)).copied().ok_or(Errno::ENOENT)
+    }
+
     /// Adds, changes or removes `file`, known to the caller as `fd`; epoll_ctl(2).
     pub fn control(self: &Arc<Self>, fd: i32, file: &Arc<File>, control: Control) -> Result<(), Errno> {
         let key = (fd, file.id());

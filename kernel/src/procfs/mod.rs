@@ -20,11 +20,11 @@ use std::sync::{Arc, Weak};
 use abi::Errno;
 use fs::Context;
 use fs::kernfs::{Directory, Link, Owned, StaticDir, StaticLink, Tree};
-use fs::vfs::{DirEntry, FileType, Filesystem, Inode};
+use fs::vfs::{DirEntry, File, FileType, Filesystem, Inode};
 
 use crate::ids::Pid;
 use crate::kernel::Kernel;
-use crate::task::Thread;
+use crate::task::{Thread, ThreadGroup};
 
 /// Inode number of the root.
 const ROOT_INO: u64 = 1;
@@ -69,6 +69,25 @@ pub fn filesystem(kernel: &Arc<Kernel>) -> Arc<dyn Filesystem> {
     let tree = proc.tree;
     let root = tree.dir(ROOT_INO, 0o555, Root { proc, fixed });
     tree.filesystem("proc", abi::stat::PROC_SUPER_MAGIC, root)
+}
+
+/// The process whose directory `file` is (pidfd_send_signal(2)), by the inode number that no other directory has; `EBADF`
+/// for other files, `ESRCH` when the process is gone.
+pub fn process_of(kernel: &Arc<Kernel>, file: &File) -> Result<Arc<ThreadGroup>, Errno> {
+    let is_proc = file.statfs().is_ok_and(|fs| fs.magic == abi::stat::PROC_SUPER_MAGIC);
+    if !is_proc || file.inode().file_type() != FileType::Directory {
+        return Err(Errno::EBADF);
+    }
+    let number = file.inode().identity().1;
+    let mut groups = kernel.tasks().groups().into_iter();
+    groups.find(|group| process::ino(group.pid().0, group.start_ns()) == number).ok_or_else(|| {
+        let path = file.path().d_path(&kernel.mounts().root());
+        let mut names = path.rsplit(|&byte| byte == b'/');
+        let name = names.next().unwrap_or_default();
+        let digits = name.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        // A thread's directory stands in one called `task`.
+        if digits > 0 && names.next() != Some(b"task".as_slice()) { Errno::ESRCH } else { Errno::EBADF }
+    })
 }
 
 /// The thread that asks.

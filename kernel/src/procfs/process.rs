@@ -23,7 +23,7 @@ use crate::fdtable::FdTable;
 use crate::fsstate::FsState;
 use crate::ids::{Pid, Tid};
 use crate::kernel::Kernel;
-use crate::task::{Comm, Thread, ThreadGroup};
+use crate::task::{Comm, Dumpable, Thread, ThreadGroup};
 
 /// Longest command line or environment that is shown, in bytes.
 const MAX_AREA: u64 = 4 << 20;
@@ -107,7 +107,8 @@ impl Subject {
         let (ours, theirs) = (ctx.creds, thread.creds());
         let same_user = [theirs.ruid, theirs.euid, theirs.suid].iter().all(|&uid| uid == ours.fsuid);
         let same_group = [theirs.rgid, theirs.egid, theirs.sgid].iter().all(|&gid| gid == ours.fsgid);
-        if same_user && same_group || ours.has(Caps::SYS_PTRACE) { Ok(()) } else { Err(Errno::EACCES) }
+        let dumpable = thread.group().dumpable() == Dumpable::Yes;
+        if same_user && same_group && dumpable || ours.has(Caps::SYS_PTRACE) { Ok(()) } else { Err(Errno::EACCES) }
     }
 
     /// Owner of its files.

@@ -29,6 +29,36 @@ fn cpu_times(subject: &Subject) -> Result<(CpuTimes, CpuTimes), Errno> {
     Ok((own, group.children_cpu_times()))
 }
 
+/// CPUs as words of 32 bits, the highest first, as many digits as there are CPUs for.
+fn cpu_mask(allowed: &[usize], cpus: usize) -> String {
+    let word =
+        |at: usize| allowed.iter().filter(|&&cpu| cpu / 32 == at).fold(0_u32, |word, cpu| word | 1 << (cpu % 32));
+    let last = cpus.saturating_sub(1) / 32;
+    let digits = (cpus - last * 32).div_ceil(4);
+    let mut text = format!("{:0digits$x}", word(last));
+    for at in (0..last).rev() {
+        let _ = write!(text, ",{:08x}", word(at));
+    }
+    text
+}
+
+/// CPUs as ranges: `0-2,5`.
+fn cpu_ranges(allowed: &[usize]) -> String {
+    let mut text = String::new();
+    let mut rest = allowed;
+    while let [first, ..] = rest {
+        let len = rest.iter().enumerate().take_while(|(at, cpu)| **cpu == first + at).count();
+        let (range, after) = rest.split_at(len);
+        let comma = if text.is_empty() { "" } else { "," };
+        let _ = match range.last() {
+            Some(last) if last != first => write!(text, "{comma}{first}-{last}"),
+            _ => write!(text, "{comma}{first}"),
+        };
+        rest = after;
+    }
+    text
+}
+
 /// What the process is doing.
 fn activity(subject: &Subject) -> Result<Activity, Errno> {
     let thread = subject.thread()?;
@@ -207,13 +237,18 @@ pub(super) fn status(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, E
         creds.ambient.bits(),
     );
     let cpus = subject.kernel()?.machine().cpus.max(1);
-    let mask = if cpus >= 64 { u64::MAX } else { (1 << cpus) - 1 };
+    let allowed = |cpu: usize| match thread.affinity() {
+        Some(mask) => mask.get(cpu / 8).is_some_and(|byte| byte >> (cpu % 8) & 1 != 0),
+        None => true,
+    };
+    let allowed: Vec<usize> = (0..cpus).filter(|&cpu| allowed(cpu)).collect();
     let (voluntary, involuntary) = thread.switches();
     let _ = write!(
         text,
-        "Cpus_allowed:\t{mask:x}\nCpus_allowed_list:\t{}\nMems_allowed:\t1\nMems_allowed_list:\t0\n\
+        "Cpus_allowed:\t{}\nCpus_allowed_list:\t{}\nMems_allowed:\t1\nMems_allowed_list:\t0\n\
          voluntary_ctxt_switches:\t{voluntary}\nnonvoluntary_ctxt_switches:\t{involuntary}\n",
-        crate::sysfs::cpu_list(cpus),
+        cpu_mask(&allowed, cpus),
+        cpu_ranges(&allowed),
     );
     Ok(text.into_bytes())
 }

@@ -8,7 +8,7 @@ use fs::kernfs::StaticDir;
 
 use super::{Proc, ROOT_INO};
 use crate::kernel::Kernel;
-use crate::task::Activity;
+use crate::task::{Activity, CpuTimes};
 
 /// Ticks per second in `/proc` (`USER_HZ`).
 pub(super) const USER_HZ: u64 = 100;
@@ -52,7 +52,11 @@ fn running(kernel: &Kernel) -> usize {
 fn loadavg(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
     let (threads, _) = kernel.tasks().counts();
     let last = kernel.tasks().last_pid();
-    Ok(format!("0.00 0.00 0.00 {}/{threads} {}\n", running(kernel).max(1), last.0).into_bytes())
+    let [one, five, fifteen] = kernel.load_averages().map(|load| {
+        let hundredths = load.saturating_mul(100) / 65_536;
+        format!("{}.{:02}", hundredths / 100, hundredths % 100)
+    });
+    Ok(format!("{one} {five} {fifteen} {}/{threads} {}\n", running(kernel).max(1), last.0).into_bytes())
 }
 
 fn meminfo(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
@@ -91,13 +95,7 @@ fn meminfo(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
 }
 
 fn stat(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
-    let mut user = 0;
-    let mut system = 0;
-    for group in kernel.tasks().groups() {
-        let times = group.cpu_times();
-        user += times.user_ns;
-        system += times.system_ns;
-    }
+    let CpuTimes { user_ns: user, system_ns: system } = kernel.cpu_times();
     let cpus = kernel.machine().cpus.max(1);
     let cpus_u64 = u64::try_from(cpus).unwrap_or(1);
     let up = kernel.uptime_ns();

@@ -8,6 +8,7 @@ use usermem::Addr;
 use usermem::platform::PlatformError;
 use usermem::ptr::UserPtr;
 
+use super::attributes::Reset;
 use super::group::{GroupStop, Handlers, ThreadGroup};
 use super::run::{RunState, VforkDone};
 use super::set::{GroupEntry, Subreaper, Tree};
@@ -249,6 +250,10 @@ impl Task {
                 sync::monotonic_now_ns(),
             );
             thread.set_nice(self.thread().nice());
+            if thread.attributes().inherit(self.thread().attributes()) == Reset::Yes {
+                // sched(7): a negative niceness goes too.
+                thread.set_nice(self.thread().nice().max(0));
+            }
             thread.set_affinity(self.thread().affinity());
             thread
         };
@@ -284,6 +289,9 @@ impl Task {
         let group = ThreadGroup::new(pid, handlers, self.group().limits(), sync::monotonic_now_ns());
         group.set_image(self.group().image());
         group.set_oom_score_adj(self.group().oom_score_adj());
+        group.set_dumpable(self.group().dumpable());
+        group.set_barriers(self.group().barriers());
+        group.set_thp_disabled(self.group().thp_disabled());
         group
     }
 

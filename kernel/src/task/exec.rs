@@ -19,9 +19,10 @@ use usermem::bytes::KernelDst;
 use usermem::platform::{Context, Prot};
 use usermem::ptr::UserMemory;
 
+use super::attributes::persona::{ADDR_NO_RANDOMIZE, CLEAR_ON_SETID};
 use super::block::Interruptible;
 use super::clone::out_of_room;
-use super::group::{ExitStatus, GroupStop, Image};
+use super::group::{Dumpable, ExitStatus, GroupStop, Image};
 use super::run::RunState;
 use super::thread::{Comm, Thread, Work};
 use super::{NoNewPrivs, Task};
@@ -103,6 +104,8 @@ pub(crate) struct Executor<'a> {
     pub(crate) cwd: Path,
     pub(crate) limits: Rlimits,
     pub(crate) no_new_privs: NoNewPrivs,
+    /// personality(2).
+    pub(crate) persona: u32,
 }
 
 impl Executor<'_> {
@@ -150,7 +153,11 @@ impl Executor<'_> {
                 egid: creds.egid.0,
                 secure,
             },
-            random: self.kernel.randomness(),
+            random: if self.persona & ADDR_NO_RANDOMIZE == 0 {
+                self.kernel.randomness()
+            } else {
+                self.kernel.fixed_places()
+            },
             hwcap: self.kernel.cpu().hwcap,
             hwcap2: self.kernel.cpu().hwcap2,
             min_sigstack: self.kernel.cpu().min_sigstack,
@@ -316,6 +323,7 @@ impl Task {
             cwd: self.fs().cwd(),
             limits: self.group().limits(),
             no_new_privs: self.no_new_privs,
+            persona: self.thread().attributes().persona(),
         };
         let prepared = executor.prepare(request)?;
         let mut signals = self.group().lock_signals();
@@ -392,10 +400,16 @@ impl Task {
         self.settled_sites = [0; super::run::SETTLED_SITES];
         self.thread().set_comm(comm);
         self.group().set_image(image);
+        self.group().set_barriers(0);
         self.group().timers.disarm_posix(self.kernel());
         if creds != **self.creds() {
+            let attributes = self.thread().attributes();
+            attributes.set_persona(attributes.persona() & !CLEAR_ON_SETID);
             self.set_death_signal(0);
+            self.group().set_dumpable(Dumpable::Yes);
             self.set_creds(creds);
+        } else {
+            self.group().set_dumpable(Dumpable::Yes);
         }
         if let Ok(entry) = self.kernel().tasks().lock().entry_mut(self.pid()) {
             entry.execed = true;

@@ -224,6 +224,7 @@ impl Kernel {
         entry.zombie = Some(Zombie { status, uid: last.creds().ruid.0 });
         let (pgrp, parent, exit_signal) = (entry.pgrp, entry.parent, entry.exit_signal);
         let session = Arc::clone(&entry.session);
+        self.add_gone(group.cpu_times());
         group.set_ended();
         news.ended = Some(Arc::clone(group));
         if session.id() == pid {

@@ -4,7 +4,7 @@
 //! ([`super::set::TaskSet`]) under its lock; what the threads of one group share is here, under the group's own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use fs::vfs::Path;
 use mm::Mm;
@@ -160,6 +160,11 @@ pub struct ThreadGroup {
     pub(crate) children_max_rss_kib: AtomicU64,
     /// `/proc/[pid]/oom_score_adj`.
     pub(crate) oom_score_adj: std::sync::atomic::AtomicI32,
+    dumpable: AtomicU8,
+    /// What membarrier(2) has registered. Relaxed: the barrier itself is the platform's.
+    barriers: AtomicU32,
+    /// PR_SET_THP_DISABLE: kept and told.
+    thp_disabled: AtomicBool,
     start_ns: u64,
     /// It is a zombie or gone. Release/Acquire: who sees it sees the zombie's status too.
     ended: AtomicBool,
@@ -230,6 +235,9 @@ impl ThreadGroup {
             max_rss_kib: AtomicU64::new(0),
             children_max_rss_kib: AtomicU64::new(0),
             oom_score_adj: std::sync::atomic::AtomicI32::new(0),
+            dumpable: AtomicU8::new(Dumpable::Yes as u8),
+            barriers: AtomicU32::new(0),
+            thp_disabled: AtomicBool::new(false),
             start_ns,
             ended: AtomicBool::new(false),
             image: Mutex::new(IMAGE, Arc::new(Image::default())),
@@ -254,6 +262,11 @@ impl ThreadGroup {
     pub(crate) fn set_image(&self, image: Arc<Image>) {
         let old = std::mem::replace(&mut *self.image.lock(), image);
         drop(old);
+    }
+
+    /// A number of its table of signal actions, which groups may share (CLONE_SIGHAND).
+    pub fn handlers_id(&self) -> u64 {
+        Arc::as_ptr(&self.lock_signals().handlers).addr() as u64
     }
 
     /// Whether it has ended.
@@ -314,6 +327,39 @@ impl ThreadGroup {
     /// Changes `/proc/[pid]/oom_score_adj`; the caller has checked range and privilege.
     pub fn set_oom_score_adj(&self, adj: i32) {
         self.oom_score_adj.store(adj, Ordering::Relaxed);
+    }
+
+    /// PR_GET_DUMPABLE.
+    pub fn dumpable(&self) -> Dumpable {
+        match self.dumpable.load(Ordering::Relaxed) {
+            0 => Dumpable::No,
+            _ => Dumpable::Yes,
+        }
+    }
+
+    /// PR_SET_DUMPABLE.
+    pub fn set_dumpable(&self, dumpable: Dumpable) {
+        self.dumpable.store(dumpable as u8, Ordering::Relaxed);
+    }
+
+    /// What membarrier(2) has registered, as its commands' bits.
+    pub fn barriers(&self) -> u32 {
+        self.barriers.load(Ordering::Relaxed)
+    }
+
+    /// Registers for commands of membarrier(2), and for no others.
+    pub fn set_barriers(&self, commands: u32) {
+        self.barriers.store(commands, Ordering::Relaxed);
+    }
+
+    /// PR_GET_THP_DISABLE.
+    pub fn thp_disabled(&self) -> bool {
+        self.thp_disabled.load(Ordering::Relaxed)
+    }
+
+    /// PR_SET_THP_DISABLE.
+    pub fn set_thp_disabled(&self, disabled: bool) {
+        self.thp_disabled.store(disabled, Ordering::Relaxed);
     }
 
     /// Largest resident set so far, KiB.
@@ -390,6 +436,16 @@ impl std::fmt::Debug for ThreadGroup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "process {}", self.pid)
     }
+}
+
+/// Whether others of the same user may look into a process (PR_SET_DUMPABLE, ptrace(2)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Dumpable {
+    /// Only with CAP_SYS_PTRACE.
+    No,
+    /// Yes.
+    Yes,
 }
 
 /// What [`ThreadGroup::signal_sets`] says.

@@ -7,6 +7,7 @@
 //! **Invariants.** A task's guest registers, platform context and run state are touched by its own host thread only.
 //! Nothing that must survive a stop lives on a host stack: it is in a `run::RunState` or a restart block.
 
+pub mod attributes;
 pub(crate) mod block;
 mod clone;
 pub(crate) mod cputime;
@@ -52,7 +53,7 @@ pub use crate::ids::{INIT_PID, Pid, Tid};
 pub use block::{Blocked, Patience};
 pub use clone::CloneRequest;
 pub use exec::{ExecRequest, ExecTarget};
-pub use group::{ExitStatus, Image, ThreadGroup};
+pub use group::{Dumpable, ExitStatus, Image, ThreadGroup};
 pub use set::{ControllingTty, GroupInfo, Session, Subreaper, TaskSet};
 pub use thread::{Activity, Comm, CpuTimes, Thread};
 pub use usage::Usage;
@@ -82,8 +83,6 @@ pub struct Task {
     settled_sites: [u64; run::SETTLED_SITES],
     /// set_tid_address(2), CLONE_CHILD_CLEARTID.
     pub(crate) clear_child_tid: Option<Addr>,
-    /// set_robust_list(2).
-    pub(crate) robust_list: Option<Addr>,
     /// Told when this task's first address space is no longer used by it (vfork(2)).
     pub(crate) vfork_done: Option<Arc<run::VforkDone>>,
     /// Filled into the new task's memory when it first runs (CLONE_CHILD_SETTID).
@@ -150,7 +149,6 @@ impl Task {
             last_fault: None,
             settled_sites: [0; run::SETTLED_SITES],
             clear_child_tid: None,
-            robust_list: None,
             vfork_done: None,
             set_child_tid: None,
             no_new_privs: NoNewPrivs::No,
@@ -265,6 +263,13 @@ impl Task {
 
     /// Replaces its credentials.
     pub fn set_creds(&mut self, creds: Creds) {
+        // prctl(2), PR_SET_DUMPABLE: a process that changes whom it acts as is not dumped.
+        let old = &self.creds;
+        if (old.euid, old.egid, old.fsuid, old.fsgid) != (creds.euid, creds.egid, creds.fsuid, creds.fsgid)
+            || !old.permitted.contains(creds.permitted)
+        {
+            self.group().set_dumpable(Dumpable::No);
+        }
         let creds = Arc::new(creds);
         self.thread.set_creds(Arc::clone(&creds));
         self.creds = creds;
@@ -303,12 +308,12 @@ impl Task {
 
     /// set_robust_list(2).
     pub fn set_robust_list(&mut self, head: Addr) {
-        self.robust_list = (head.0 != 0).then_some(head);
+        self.thread.robust_list.store(head.0, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// get_robust_list(2) of the task itself.
-    pub fn robust_list(&self) -> Option<Addr> {
-        self.robust_list
+    /// The word that is cleared when the task ends (PR_GET_TID_ADDRESS).
+    pub fn tid_address(&self) -> Option<Addr> {
+        self.clear_child_tid
     }
 
     /// The block that an interrupted sleep left, for `restart_syscall`.

@@ -18,6 +18,7 @@ use mm::Mm;
 use sync::{LockClass, Mutex, Parker};
 use usermem::platform::Interrupt;
 
+use super::attributes::Attributes;
 use super::cputime::ThreadClock;
 use super::group::{Image, ThreadGroup};
 use crate::fdtable::FdTable;
@@ -145,6 +146,9 @@ pub struct Thread {
     nice: AtomicI32,
     /// CPUs that it may run on, a bit for each; `None` is all. Kept and told; the host schedules.
     affinity: Mutex<Option<Arc<[u8]>>>,
+    attributes: Attributes,
+    /// set_robust_list(2); 0 is none. Relaxed: others only ask.
+    pub(crate) robust_list: AtomicU64,
     voluntary: AtomicU64,
     involuntary: AtomicU64,
     minor_faults: AtomicU64,
@@ -189,6 +193,8 @@ impl Thread {
             death_signal: AtomicI32::new(0),
             nice: AtomicI32::new(0),
             affinity: Mutex::new(AFFINITY, None),
+            attributes: Attributes::new(),
+            robust_list: AtomicU64::new(0),
             voluntary: AtomicU64::new(0),
             involuntary: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
@@ -378,6 +384,16 @@ impl Thread {
 
     pub(crate) fn count_fault(&self) {
         self.minor_faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What it asks to be treated like.
+    pub fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+
+    /// The head of its list of robust futexes, get_robust_list(2); 0 is none.
+    pub fn robust_list(&self) -> u64 {
+        self.robust_list.load(Ordering::Relaxed)
     }
 
     /// Niceness, setpriority(2): -20 to 19.
