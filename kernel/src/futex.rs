@@ -8,6 +8,8 @@
 //! taken in the order of their index. Sleepers are woken without locks. A waiter may be moved to another bucket while it
 //! sleeps: its place is read again after the lock is taken.
 
+mod pi;
+
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
@@ -33,6 +35,8 @@ use crate::task::{Blocked, Task};
 
 pub use mm::Sharing;
 
+use pi::PiWait;
+
 /// Number of buckets; a power of two.
 const BUCKETS: usize = 256;
 
@@ -46,6 +50,8 @@ struct Sleeper {
     woken: AtomicBool,
     place: Mutex<FutexKey>,
     who: Arc<dyn Waiter>,
+    /// It waits for the word's owner, not for a wake.
+    pi: Option<PiWait>,
 }
 
 impl Sleeper {
@@ -102,7 +108,8 @@ pub enum Deadline {
 }
 
 impl Deadline {
-    fn ns(self) -> Option<u64> {
+    /// On the monotonic clock; `None` is never.
+    pub fn ns(self) -> Option<u64> {
         match self {
             Self::Never => None,
             Self::Absolute(ns) | Self::Relative(ns) => Some(ns),
@@ -198,7 +205,7 @@ impl FutexTable {
             if from_key != to_key {
                 let mut at = 0;
                 while count < moved && at < source.len() {
-                    if *source[at].place.lock() != from_key {
+                    if source[at].pi.is_some() || *source[at].place.lock() != from_key {
                         at += 1;
                         continue;
                     }
@@ -249,7 +256,7 @@ impl FutexTable {
         who: Arc<dyn Waiter>,
     ) -> Result<Arc<Sleeper>, Errno> {
         let key = word.key(mm)?;
-        let sleeper = Arc::new(Sleeper { bitset, woken: AtomicBool::new(false), place: Mutex::new(PLACE, key), who });
+        let sleeper = Arc::new(Sleeper { bitset, woken: AtomicBool::new(false), place: Mutex::new(PLACE, key), who, pi: None });
         let mut bucket = self.bucket(key).lock();
         if mm.load_u32(word.addr)? != value {
             return Err(Errno::EAGAIN);
@@ -290,7 +297,7 @@ impl Default for FutexTable {
 fn take(bucket: &mut Vec<Arc<Sleeper>>, key: FutexKey, count: u32, bitset: u32, woken: &mut Woken) {
     let mut left = count;
     bucket.retain(|sleeper| {
-        if left == 0 || sleeper.bitset & bitset == 0 || *sleeper.place.lock() != key {
+        if left == 0 || sleeper.pi.is_some() || sleeper.bitset & bitset == 0 || *sleeper.place.lock() != key {
             return true;
         }
         left -= 1;
@@ -404,13 +411,14 @@ impl Task {
     /// At the end of a thread: releases the robust futexes that it holds (get_robust_list(2)). Bounded, and an unreadable
     /// list ends it.
     pub(crate) fn release_robust_list(&mut self) {
-        let head = self.thread().robust_list.swap(0, Ordering::Relaxed);
-        if head == 0 {
-            return;
-        }
-        let head = Addr(head);
         let kernel = Arc::clone(self.kernel());
-        let _ = walk_robust_list(kernel.futexes(), self.mm(), head, self.tid());
+        let head = self.thread().robust_list.swap(0, Ordering::Relaxed);
+        if head != 0 {
+            let _ = walk_robust_list(kernel.futexes(), self.mm(), Addr(head), self.tid());
+        }
+        if self.thread().contended.swap(false, Ordering::Relaxed) {
+            kernel.futexes().owner_ends(self.tid());
+        }
     }
 }
 

@@ -3,14 +3,14 @@
 use abi::Errno;
 use abi::futex::{
     FUTEX_BITSET_MATCH_ANY, FUTEX_CLOCK_REALTIME, FUTEX_CMD_MASK, FUTEX_CMP_REQUEUE, FUTEX_PRIVATE_FLAG, FUTEX_REQUEUE,
-    FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_WAITV_MAX, FUTEX_WAKE, FUTEX_WAKE_BITSET, FUTEX_WAKE_OP, FUTEX2_PRIVATE,
+    FUTEX_LOCK_PI, FUTEX_LOCK_PI2, FUTEX_TRYLOCK_PI, FUTEX_UNLOCK_PI, FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_WAITV_MAX, FUTEX_WAKE, FUTEX_WAKE_BITSET, FUTEX_WAKE_OP, FUTEX2_PRIVATE,
     FUTEX2_SIZE_U32, FutexWaitv,
 };
 use abi::time::Timespec;
 use kernel::futex::{Compare, Deadline, Sharing, WaitRequest, Word};
 use kernel::syscall::SysResult;
 use kernel::syscalls;
-use kernel::task::Task;
+use kernel::task::{Patience, Task};
 use kernel::time::{ClockId, timespec_to_ns};
 use usermem::Addr;
 
@@ -21,7 +21,7 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Sleeps on a word and wakes those who do.
-    futex [202, 98] Partial("no priority inheritance");
+    futex [202, 98] Partial("owned words without FUTEX_WAIT_REQUEUE_PI; the host schedules, so nobody inherits a priority");
     /// Sleeps on several words.
     futex_waitv [449, 449] Full("futexes::one_of_several_words_wakes");
     /// Wakes those who sleep on a word.
@@ -51,7 +51,8 @@ fn deadline(task: &Task, op: u32, timeout: Addr) -> Result<Deadline, Errno> {
         let span = timespec_to_ns(&timeout)?;
         return Ok(Deadline::Relative(task.kernel().clock_ns(ClockId::Monotonic).saturating_add(span)));
     }
-    let clock = if op & FUTEX_CLOCK_REALTIME != 0 { ClockId::Realtime } else { ClockId::Monotonic };
+    let wall = op & FUTEX_CLOCK_REALTIME != 0 || op & FUTEX_CMD_MASK == FUTEX_LOCK_PI;
+    let clock = if wall { ClockId::Realtime } else { ClockId::Monotonic };
     absolute(task, clock, &timeout)
 }
 
@@ -68,9 +69,9 @@ fn futex(
     let sharing = sharing(op & FUTEX_PRIVATE_FLAG != 0);
     let (first, second) = (Word { addr, sharing }, Word { addr: second, sharing });
     let command = op & FUTEX_CMD_MASK;
-    let waits = matches!(command, FUTEX_WAIT | FUTEX_WAIT_BITSET);
+    let waits = matches!(command, FUTEX_WAIT | FUTEX_WAIT_BITSET | FUTEX_LOCK_PI | FUTEX_LOCK_PI2);
     let deadline = if waits { deadline(task, op, Addr(fourth.0))? } else { Deadline::Never };
-    if op & FUTEX_CLOCK_REALTIME != 0 && command != FUTEX_WAIT_BITSET {
+    if op & FUTEX_CLOCK_REALTIME != 0 && !matches!(command, FUTEX_WAIT_BITSET | FUTEX_LOCK_PI2) {
         return Err(Errno::ENOSYS.into());
     }
     let count = u32::try_from(fourth.0 & 0xffff_ffff).unwrap_or(0);
@@ -91,6 +92,9 @@ fn futex(
             let compare = if command == FUTEX_REQUEUE { Compare::No } else { Compare::Value(third) };
             Ok(table.requeue(task.mm(), first, second, value, count, compare)?)
         }
+        FUTEX_LOCK_PI | FUTEX_LOCK_PI2 => task.futex_lock_pi(first, Patience::Wait, deadline.ns()).map(|()| 0),
+        FUTEX_TRYLOCK_PI => task.futex_lock_pi(first, Patience::None, None).map(|()| 0),
+        FUTEX_UNLOCK_PI => Ok(task.futex_unlock_pi(first).map(|()| 0)?),
         FUTEX_WAKE_OP => Ok(table.wake_op(task.mm(), first, second, value, count, third)?),
         _ => Err(Errno::ENOSYS.into()),
     }

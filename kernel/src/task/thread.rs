@@ -149,6 +149,8 @@ pub struct Thread {
     attributes: Attributes,
     /// set_robust_list(2); 0 is none. Relaxed: others only ask.
     pub(crate) robust_list: AtomicU64,
+    /// Somebody may wait for a futex that it owns. Relaxed: see `futex::pi`.
+    pub(crate) contended: AtomicBool,
     voluntary: AtomicU64,
     involuntary: AtomicU64,
     minor_faults: AtomicU64,
@@ -195,6 +197,7 @@ impl Thread {
             affinity: Mutex::new(AFFINITY, None),
             attributes: Attributes::new(),
             robust_list: AtomicU64::new(0),
+            contended: AtomicBool::new(false),
             voluntary: AtomicU64::new(0),
             involuntary: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
@@ -389,6 +392,11 @@ impl Thread {
     /// What it asks to be treated like.
     pub fn attributes(&self) -> &Attributes {
         &self.attributes
+    }
+
+    /// Whether it has begun to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.signals.lock().exiting
     }
 
     /// The head of its list of robust futexes, get_robust_list(2); 0 is none.

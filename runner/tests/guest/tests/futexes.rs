@@ -160,3 +160,119 @@ fn barriers_are_offered_and_made() {
         ])
     });
 }
+
+const LOCK_PI: i32 = 6;
+const UNLOCK_PI: i32 = 7;
+const TRYLOCK_PI: i32 = 8;
+const WAITERS: u32 = 0x8000_0000;
+const OWNER_DIED: u32 = 0x4000_0000;
+
+#[test]
+fn owned_words_are_handed_over() {
+    let word = AtomicU32::new(0);
+    let at = word.as_ptr() as u64;
+    let own = u32::try_from(sys!(gettid).unwrap()).unwrap();
+    assert_eq!(sys!(futex, at, UNLOCK_PI, 0, 0, 0, 0), Err(libc::EPERM));
+    assert_eq!(sys!(futex, at, LOCK_PI, 0, 0, 0, 0), Ok(0));
+    assert_eq!(word.load(Ordering::SeqCst), own);
+    assert_eq!(sys!(futex, at, LOCK_PI, 0, 0, 0, 0), Err(libc::EDEADLK));
+    assert_eq!(sys!(futex, at, TRYLOCK_PI, 0, 0, 0, 0), Err(libc::EDEADLK));
+    std::thread::scope(|scope| {
+        let tid = AtomicU32::new(0);
+        let waiter = scope.spawn(|| {
+            let own = u32::try_from(sys!(gettid).unwrap()).unwrap();
+            assert_eq!(sys!(futex, at, TRYLOCK_PI, 0, 0, 0, 0), Err(libc::EAGAIN));
+            assert_eq!(sys!(futex, at, UNLOCK_PI, 0, 0, 0, 0), Err(libc::EPERM));
+            tid.store(own, Ordering::SeqCst);
+            assert_eq!(sys!(futex, at, LOCK_PI, 0, 0, 0, 0), Ok(0));
+            assert_eq!(word.load(Ordering::SeqCst) & !WAITERS, own);
+            assert_eq!(sys!(futex, at, UNLOCK_PI, 0, 0, 0, 0), Ok(0));
+        });
+        while tid.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        let pid = sys!(getpid).unwrap();
+        casemate_guest_tests::until_asleep(pid, tid.load(Ordering::SeqCst).into());
+        assert_eq!(word.load(Ordering::SeqCst), own | WAITERS);
+        // A plain wake is not for those who wait for an owner.
+        assert!(sys!(futex, at, libc::FUTEX_WAKE, 1, 0, 0, 0) != Ok(1));
+        assert_eq!(sys!(futex, at, UNLOCK_PI, 0, 0, 0, 0), Ok(0));
+        waiter.join().unwrap();
+    });
+    assert_eq!(word.load(Ordering::SeqCst) & !WAITERS, 0);
+    // A deadline on the wall clock that has passed.
+    let held = std::thread::spawn(|| sys!(gettid).unwrap());
+    let gone = u32::try_from(held.join().unwrap()).unwrap();
+    let _ = gone;
+    let owner = AtomicU32::new(1);
+    let past = [1_u64, 0];
+    let outcome = sys!(futex, owner.as_ptr(), LOCK_PI, 0, past.as_ptr(), 0, 0);
+    assert!(matches!(outcome, Err(libc::ETIMEDOUT | libc::ESRCH | libc::EPERM)), "{outcome:?}");
+    assert_eq!(sys!(futex, at + 1, LOCK_PI, 0, 0, 0, 0), Err(libc::EINVAL));
+}
+
+#[test]
+fn the_heirs_of_a_dead_owner_take_over() {
+    let word = AtomicU32::new(0);
+    let at = word.as_ptr() as u64;
+    let owning = AtomicU32::new(0);
+    let leave = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(sys!(futex, at, LOCK_PI, 0, 0, 0, 0), Ok(0));
+            owning.store(1, Ordering::SeqCst);
+            while leave.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+        });
+        while owning.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        let tid = AtomicU32::new(0);
+        let heir = scope.spawn(|| {
+            let own = u32::try_from(sys!(gettid).unwrap()).unwrap();
+            tid.store(own, Ordering::SeqCst);
+            let got = sys!(futex, at, LOCK_PI, 0, 0, 0, 0);
+            (got, own, word.load(Ordering::SeqCst))
+        });
+        while tid.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        casemate_guest_tests::until_asleep(sys!(getpid).unwrap(), tid.load(Ordering::SeqCst).into());
+        leave.store(1, Ordering::SeqCst);
+        let (got, own, seen) = heir.join().unwrap();
+        assert_eq!((got, seen & !WAITERS), (Ok(0), own | OWNER_DIED));
+    });
+}
+
+#[test]
+fn mutexes_with_inheritance_exclude() {
+    // SAFETY: 1. plain data, initialised below before use.
+    let mut mutex: libc::pthread_mutex_t = unsafe { std::mem::zeroed() };
+    // SAFETY: 1. the attributes and the mutex are live and initialised in this order.
+    unsafe {
+        let mut attributes: libc::pthread_mutexattr_t = std::mem::zeroed();
+        assert_eq!(libc::pthread_mutexattr_init(&raw mut attributes), 0);
+        assert_eq!(libc::pthread_mutexattr_setprotocol(&raw mut attributes, libc::PTHREAD_PRIO_INHERIT), 0);
+        assert_eq!(libc::pthread_mutex_init(&raw mut mutex, &raw const attributes), 0);
+    }
+    let at = &raw mut mutex as usize;
+    let (count, inside) = (AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    // SAFETY: 1. the mutex outlives the scope.
+                    assert_eq!(unsafe { libc::pthread_mutex_lock(at as *mut libc::pthread_mutex_t) }, 0);
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    count.fetch_add(1, Ordering::SeqCst);
+                    std::thread::yield_now();
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    // SAFETY: 1. as above; this thread holds it.
+                    assert_eq!(unsafe { libc::pthread_mutex_unlock(at as *mut libc::pthread_mutex_t) }, 0);
+                }
+            });
+        }
+    });
+    assert_eq!(count.load(Ordering::SeqCst), 2000);
+}

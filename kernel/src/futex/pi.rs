@@ -1,0 +1,213 @@
+//! Futexes that know their owner: FUTEX_LOCK_PI and its kin (futex(2), "Priority-inheritance futexes").
+//!
+//! The word holds the owner's thread number, and FUTEX_WAITERS while somebody sleeps. An unlock hands the word to the
+//! first who waits; no time passes in which it is free. Priorities are the host's business: waiters come in their order.
+//!
+//! An owner that ends leaves its waiters as heirs, each of which may take the word over with FUTEX_OWNER_DIED. A waiter
+//! that comes while the owner ends either is found by it, or sees that it ends:
+//! ```text
+//!   waiter                                  owner
+//!   contended := true; into the bucket      ending := true
+//!   ending? -> heir                         contended? -> wakes all in the buckets who wait for it
+//! ```
+//! Both sides order their steps by the bucket's lock and the owner's signal lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use abi::Errno;
+use abi::futex::{FUTEX_BITSET_MATCH_ANY, FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS};
+use mm::FutexKey;
+use sync::Mutex;
+
+use super::{FutexTable, PLACE, Sleeper, Word, Woken, wake_all};
+use crate::error::{Restart, SysErr, SysResult};
+use crate::ids::Tid;
+use crate::task::{Blocked, Patience, Task, Thread};
+
+/// Attempts before a word that a guest changes all the time is given up for this time.
+const TRIES: u32 = 1024;
+
+/// What a sleeper on such a word has besides.
+pub(super) struct PiWait {
+    /// Who sleeps.
+    thread: Arc<Thread>,
+    /// The owner it waits for. Changed with the bucket locked.
+    owner: AtomicU32,
+    /// The owner ended. Release/Acquire, as `woken`.
+    died: AtomicBool,
+}
+
+/// What came of one attempt.
+enum Attempt {
+    Taken,
+    Sleep(Arc<Sleeper>, Arc<Thread>),
+    /// The word changed.
+    Again,
+}
+
+/// Whether the owner that a waiter waited for ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    None,
+    Heir,
+}
+
+impl Sleeper {
+    /// Waits for the owner of the word `key`.
+    fn waits_for_owner(&self, key: FutexKey) -> bool {
+        self.pi.is_some() && *self.place.lock() == key
+    }
+}
+
+/// Tells those who still wait on `key` who owns the word now.
+fn change_owner(bucket: &[Arc<Sleeper>], key: FutexKey, owner: &Thread) {
+    for pi in bucket.iter().filter(|sleeper| sleeper.waits_for_owner(key)).filter_map(|sleeper| sleeper.pi.as_ref()) {
+        pi.owner.store(owner.tid().0, Ordering::Relaxed);
+        owner.contended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl FutexTable {
+    fn try_lock(&self, task: &Task, word: Word, claim: Claim, patience: Patience) -> Result<Attempt, Errno> {
+        let (mm, own) = (task.mm(), task.tid().0);
+        let key = word.key(mm)?;
+        let seen = mm.load_u32(word.addr)? & FUTEX_TID_MASK;
+        // Before the bucket is locked: the tree's lock stands outside.
+        let owner = if seen == 0 { None } else { task.kernel().tasks().thread(Tid(seen)) };
+        let mut bucket = self.bucket(key).lock();
+        let old = mm.load_u32(word.addr)?;
+        if old & FUTEX_TID_MASK != seen {
+            return Ok(Attempt::Again);
+        }
+        if seen == own {
+            return Err(Errno::EDEADLK);
+        }
+        let inherits = claim == Claim::Heir && owner.as_ref().is_none_or(|owner| owner.is_ending());
+        if seen == 0 || inherits {
+            let waiters = bucket.iter().any(|sleeper| sleeper.waits_for_owner(key));
+            let mut new = own | old & FUTEX_OWNER_DIED;
+            if inherits {
+                new |= FUTEX_OWNER_DIED;
+            }
+            if waiters {
+                new |= FUTEX_WAITERS;
+            }
+            if mm.cmpxchg_u32(word.addr, old, new)?.is_err() {
+                return Ok(Attempt::Again);
+            }
+            change_owner(&bucket, key, task.thread());
+            return Ok(Attempt::Taken);
+        }
+        let owner = owner.ok_or(Errno::ESRCH)?;
+        if patience == Patience::None {
+            return Err(Errno::EAGAIN);
+        }
+        if old & FUTEX_WAITERS == 0 && mm.cmpxchg_u32(word.addr, old, old | FUTEX_WAITERS)?.is_err() {
+            return Ok(Attempt::Again);
+        }
+        let pi = PiWait { thread: Arc::clone(task.thread()), owner: AtomicU32::new(seen), died: AtomicBool::new(false) };
+        let sleeper = Arc::new(Sleeper {
+            bitset: FUTEX_BITSET_MATCH_ANY,
+            woken: AtomicBool::new(false),
+            place: Mutex::new(PLACE, key),
+            who: task.waiter(),
+            pi: Some(pi),
+        });
+        owner.contended.store(true, Ordering::Relaxed);
+        bucket.push(Arc::clone(&sleeper));
+        Ok(Attempt::Sleep(sleeper, owner))
+    }
+
+    fn unlock(&self, task: &Task, word: Word) -> Result<(), Errno> {
+        let mm = task.mm();
+        let key = word.key(mm)?;
+        let mut woken = Woken::new();
+        for _ in 0..TRIES {
+            let mut bucket = self.bucket(key).lock();
+            let old = mm.load_u32(word.addr)?;
+            if old & FUTEX_TID_MASK != task.tid().0 {
+                return Err(Errno::EPERM);
+            }
+            let mut waiting = bucket.iter().enumerate().filter(|(_, sleeper)| sleeper.waits_for_owner(key));
+            let next = waiting.next().map(|(at, sleeper)| (at, Arc::clone(sleeper)));
+            let more = if waiting.next().is_some() { FUTEX_WAITERS } else { 0 };
+            let heir = next.as_ref().and_then(|(_, sleeper)| sleeper.pi.as_ref()).map(|pi| Arc::clone(&pi.thread));
+            let new = heir.as_ref().map_or(0, |heir| heir.tid().0 | more);
+            if mm.cmpxchg_u32(word.addr, old, new)?.is_err() {
+                continue;
+            }
+            if let (Some((at, sleeper)), Some(heir)) = (next, heir) {
+                bucket.remove(at);
+                change_owner(&bucket, key, &heir);
+                sleeper.mark();
+                woken.push(sleeper);
+            }
+            drop(bucket);
+            wake_all(&woken);
+            return Ok(());
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    /// Thread `tid` ends: who waits for it may take over.
+    pub(super) fn owner_ends(&self, tid: Tid) {
+        for bucket in &self.buckets {
+            let mut woken = Woken::new();
+            bucket.lock().retain(|sleeper| match &sleeper.pi {
+                Some(pi) if pi.owner.load(Ordering::Relaxed) == tid.0 => {
+                    // Release pairs with the Acquire in `futex_lock_pi`.
+                    pi.died.store(true, Ordering::Release);
+                    woken.push(Arc::clone(sleeper));
+                    false
+                }
+                _ => true,
+            });
+            wake_all(&woken);
+        }
+    }
+}
+
+impl Task {
+    /// `FUTEX_LOCK_PI`, `FUTEX_LOCK_PI2`, and without patience `FUTEX_TRYLOCK_PI`.
+    pub fn futex_lock_pi(&mut self, word: Word, patience: Patience, deadline_ns: Option<u64>) -> SysResult<()> {
+        let kernel = Arc::clone(self.kernel());
+        let mut claim = Claim::None;
+        for _ in 0..TRIES {
+            let (sleeper, owner) = match kernel.futexes().try_lock(self, word, claim, patience)? {
+                Attempt::Taken => return Ok(()),
+                Attempt::Again => continue,
+                Attempt::Sleep(sleeper, owner) => (sleeper, owner),
+            };
+            loop {
+                if sleeper.is_woken() {
+                    return Ok(());
+                }
+                let died = sleeper.pi.as_ref().is_some_and(|pi| pi.died.load(Ordering::Acquire));
+                if died || owner.is_ending() {
+                    if kernel.futexes().leave(&sleeper) && !died {
+                        // Handed over at the last moment.
+                        return if sleeper.is_woken() { Ok(()) } else { Err(Errno::EAGAIN.into()) };
+                    }
+                    claim = Claim::Heir;
+                    break;
+                }
+                let Err(blocked) = self.sleep(deadline_ns) else { continue };
+                if kernel.futexes().leave(&sleeper) && sleeper.is_woken() {
+                    return Ok(());
+                }
+                return Err(match blocked {
+                    Blocked::TimedOut => Errno::ETIMEDOUT.into(),
+                    // The word is asked for again, whatever a handler says.
+                    Blocked::Interrupted => SysErr::Restart(Restart::NoIntr),
+                });
+            }
+        }
+        Err(Errno::EAGAIN.into())
+    }
+
+    /// `FUTEX_UNLOCK_PI`: `EPERM` unless the caller owns it.
+    pub fn futex_unlock_pi(&mut self, word: Word) -> Result<(), Errno> {
+        self.kernel().futexes().unlock(self, word)
+    }
+}
