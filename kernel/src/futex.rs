@@ -256,7 +256,8 @@ impl FutexTable {
         who: Arc<dyn Waiter>,
     ) -> Result<Arc<Sleeper>, Errno> {
         let key = word.key(mm)?;
-        let sleeper = Arc::new(Sleeper { bitset, woken: AtomicBool::new(false), place: Mutex::new(PLACE, key), who, pi: None });
+        let sleeper =
+            Arc::new(Sleeper { bitset, woken: AtomicBool::new(false), place: Mutex::new(PLACE, key), who, pi: None });
         let mut bucket = self.bucket(key).lock();
         if mm.load_u32(word.addr)? != value {
             return Err(Errno::EAGAIN);
@@ -416,7 +417,7 @@ impl Task {
         if head != 0 {
             let _ = walk_robust_list(kernel.futexes(), self.mm(), Addr(head), self.tid());
         }
-        if self.thread().contended.swap(false, Ordering::Relaxed) {
+        if self.thread().contended.swap(false, Ordering::SeqCst) {
             kernel.futexes().owner_ends(self.tid());
         }
     }

@@ -10,7 +10,7 @@
 //!   contended := true; into the bucket      ending := true
 //!   ending? -> heir                         contended? -> wakes all in the buckets who wait for it
 //! ```
-//! Both sides order their steps by the bucket's lock and the owner's signal lock.
+//! All four steps are SeqCst: one of the two sees the other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -19,8 +19,9 @@ use abi::Errno;
 use abi::futex::{FUTEX_BITSET_MATCH_ANY, FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS};
 use mm::FutexKey;
 use sync::Mutex;
+use usermem::ptr::UserMemory as _;
 
-use super::{FutexTable, PLACE, Sleeper, Word, Woken, wake_all};
+use super::{FutexTable, PLACE, Sleeper, Woken, Word, wake_all};
 use crate::error::{Restart, SysErr, SysResult};
 use crate::ids::Tid;
 use crate::task::{Blocked, Patience, Task, Thread};
@@ -64,7 +65,7 @@ impl Sleeper {
 fn change_owner(bucket: &[Arc<Sleeper>], key: FutexKey, owner: &Thread) {
     for pi in bucket.iter().filter(|sleeper| sleeper.waits_for_owner(key)).filter_map(|sleeper| sleeper.pi.as_ref()) {
         pi.owner.store(owner.tid().0, Ordering::Relaxed);
-        owner.contended.store(true, Ordering::Relaxed);
+        owner.contended.store(true, Ordering::SeqCst);
     }
 }
 
@@ -106,7 +107,8 @@ impl FutexTable {
         if old & FUTEX_WAITERS == 0 && mm.cmpxchg_u32(word.addr, old, old | FUTEX_WAITERS)?.is_err() {
             return Ok(Attempt::Again);
         }
-        let pi = PiWait { thread: Arc::clone(task.thread()), owner: AtomicU32::new(seen), died: AtomicBool::new(false) };
+        let pi =
+            PiWait { thread: Arc::clone(task.thread()), owner: AtomicU32::new(seen), died: AtomicBool::new(false) };
         let sleeper = Arc::new(Sleeper {
             bitset: FUTEX_BITSET_MATCH_ANY,
             woken: AtomicBool::new(false),
@@ -114,7 +116,7 @@ impl FutexTable {
             who: task.waiter(),
             pi: Some(pi),
         });
-        owner.contended.store(true, Ordering::Relaxed);
+        owner.contended.store(true, Ordering::SeqCst);
         bucket.push(Arc::clone(&sleeper));
         Ok(Attempt::Sleep(sleeper, owner))
     }

@@ -1,6 +1,7 @@
 //! The end of tasks: _exit(2), exit_group(2), orphans, zombies, what a parent hears.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use usermem::Addr;
 use usermem::ptr::UserPtr;
@@ -121,6 +122,7 @@ impl Task {
             let last = send::count_stopped(&mut signals, &thread);
             let mut own = thread.signals.lock();
             own.exiting = true;
+            thread.ending.store(true, Ordering::SeqCst);
             own.pending.clear();
             drop(own);
             send::retarget(&signals, &thread, SigSet::ALL);

@@ -149,8 +149,9 @@ pub struct Thread {
     attributes: Attributes,
     /// set_robust_list(2); 0 is none. Relaxed: others only ask.
     pub(crate) robust_list: AtomicU64,
-    /// Somebody may wait for a futex that it owns. Relaxed: see `futex::pi`.
+    /// Somebody may wait for a futex that it owns; it has begun to end. SeqCst: see the diagram in `futex::pi`.
     pub(crate) contended: AtomicBool,
+    pub(crate) ending: AtomicBool,
     voluntary: AtomicU64,
     involuntary: AtomicU64,
     minor_faults: AtomicU64,
@@ -198,6 +199,7 @@ impl Thread {
             attributes: Attributes::new(),
             robust_list: AtomicU64::new(0),
             contended: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             voluntary: AtomicU64::new(0),
             involuntary: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
@@ -396,7 +398,7 @@ impl Thread {
 
     /// Whether it has begun to end.
     pub(crate) fn is_ending(&self) -> bool {
-        self.signals.lock().exiting
+        self.ending.load(Ordering::SeqCst)
     }
 
     /// The head of its list of robust futexes, get_robust_list(2); 0 is none.

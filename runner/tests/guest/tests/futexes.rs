@@ -177,8 +177,8 @@ fn owned_words_are_handed_over() {
     assert_eq!(word.load(Ordering::SeqCst), own);
     assert_eq!(sys!(futex, at, LOCK_PI, 0, 0, 0, 0), Err(libc::EDEADLK));
     assert_eq!(sys!(futex, at, TRYLOCK_PI, 0, 0, 0, 0), Err(libc::EDEADLK));
+    let tid = AtomicU32::new(0);
     std::thread::scope(|scope| {
-        let tid = AtomicU32::new(0);
         let waiter = scope.spawn(|| {
             let own = u32::try_from(sys!(gettid).unwrap()).unwrap();
             assert_eq!(sys!(futex, at, TRYLOCK_PI, 0, 0, 0, 0), Err(libc::EAGAIN));
@@ -200,10 +200,7 @@ fn owned_words_are_handed_over() {
         waiter.join().unwrap();
     });
     assert_eq!(word.load(Ordering::SeqCst) & !WAITERS, 0);
-    // A deadline on the wall clock that has passed.
-    let held = std::thread::spawn(|| sys!(gettid).unwrap());
-    let gone = u32::try_from(held.join().unwrap()).unwrap();
-    let _ = gone;
+    // A deadline on the wall clock that has passed; 1 is a process that is not ours.
     let owner = AtomicU32::new(1);
     let past = [1_u64, 0];
     let outcome = sys!(futex, owner.as_ptr(), LOCK_PI, 0, past.as_ptr(), 0, 0);
@@ -217,6 +214,7 @@ fn the_heirs_of_a_dead_owner_take_over() {
     let at = word.as_ptr() as u64;
     let owning = AtomicU32::new(0);
     let leave = AtomicU32::new(0);
+    let tid = AtomicU32::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             assert_eq!(sys!(futex, at, LOCK_PI, 0, 0, 0, 0), Ok(0));
@@ -228,7 +226,6 @@ fn the_heirs_of_a_dead_owner_take_over() {
         while owning.load(Ordering::SeqCst) == 0 {
             std::thread::yield_now();
         }
-        let tid = AtomicU32::new(0);
         let heir = scope.spawn(|| {
             let own = u32::try_from(sys!(gettid).unwrap()).unwrap();
             tid.store(own, Ordering::SeqCst);
