@@ -246,13 +246,15 @@ fn the_heirs_of_a_dead_owner_take_over() {
 fn mutexes_with_inheritance_exclude() {
     // SAFETY: 1. plain data, initialised below before use.
     let mut mutex: libc::pthread_mutex_t = unsafe { std::mem::zeroed() };
-    // SAFETY: 1. the attributes and the mutex are live and initialised in this order.
-    unsafe {
-        let mut attributes: libc::pthread_mutexattr_t = std::mem::zeroed();
-        assert_eq!(libc::pthread_mutexattr_init(&raw mut attributes), 0);
-        assert_eq!(libc::pthread_mutexattr_setprotocol(&raw mut attributes, libc::PTHREAD_PRIO_INHERIT), 0);
-        assert_eq!(libc::pthread_mutex_init(&raw mut mutex, &raw const attributes), 0);
-    }
+    // SAFETY: 1. plain data, initialised below before use.
+    let mut attributes: libc::pthread_mutexattr_t = unsafe { std::mem::zeroed() };
+    // SAFETY: 1. the attributes are live.
+    assert_eq!(unsafe { libc::pthread_mutexattr_init(&raw mut attributes) }, 0);
+    // SAFETY: 1. the attributes are initialised.
+    let set = unsafe { libc::pthread_mutexattr_setprotocol(&raw mut attributes, libc::PTHREAD_PRIO_INHERIT) };
+    assert_eq!(set, 0);
+    // SAFETY: 1. the mutex is live, the attributes are initialised.
+    assert_eq!(unsafe { libc::pthread_mutex_init(&raw mut mutex, &raw const attributes) }, 0);
     let at = &raw mut mutex as usize;
     let (count, inside) = (AtomicU32::new(0), AtomicU32::new(0));
     std::thread::scope(|scope| {
