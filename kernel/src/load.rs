@@ -3,10 +3,12 @@
 //! Linux samples how many tasks run or wait for the disk every five seconds. An idle sandbox must not wake up, so here the
 //! average number of tasks on a processor since the last question counts as the load of all of that span.
 
+use std::time::Duration;
+
 /// Spans of the averages, in seconds.
 const SPANS: [f64; 3] = [60.0, 300.0, 900.0];
 /// One, in the unit of sysinfo(2).
-const UNIT: f64 = 65_536.0;
+const UNIT: u128 = 65_536;
 
 /// Averages as of the last question.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,9 +36,10 @@ impl Load {
     }
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative, and far below the limit")]
 fn to_units(average: f64) -> u64 {
-    (average * UNIT) as u64
+    // As seconds: the library's conversion refuses what is out of range.
+    let nanos = Duration::try_from_secs_f64(average).unwrap_or_default().as_nanos();
+    u64::try_from(nanos * UNIT / 1_000_000_000).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -43,9 +43,9 @@ syscalls! {
     /// Receives a message into several buffers.
     recvmsg [47, 212] Full("unix::descriptors_travel");
     /// Sends several messages.
-    sendmmsg [307, 269] Full("sockets::several_messages_in_one_call");
+    sendmmsg [307, 269] Full("sockets::several_messages_at_once");
     /// Receives several messages.
-    recvmmsg [299, 243] Full("sockets::several_messages_in_one_call");
+    recvmmsg [299, 243] Full("sockets::several_messages_at_once");
 }
 
 /// Most messages of one call.
