@@ -169,7 +169,8 @@ impl<'a> Walker<'a> {
     pub(crate) fn enter(&mut self, child: Arc<Dentry>, follow: FollowLinks) -> Result<bool, Errno> {
         let link = child.inode().file_type() == FileType::Symlink;
         if !link || follow == FollowLinks::No {
-            self.cur = self.cur.with_dentry(child);
+            // The mount stays: no need to count it anew.
+            self.cur.dentry = child;
             self.descend()?;
             return Ok(true);
         }
@@ -235,7 +236,7 @@ impl<'a> Walker<'a> {
         if let Some(parent) = self.cur.dentry.parent() {
             // At the root of a mount that hangs nowhere, `..` stays.
             if !Arc::ptr_eq(&self.cur.dentry, self.cur.mount.root()) {
-                self.cur = self.cur.with_dentry(parent);
+                self.cur.dentry = parent;
             }
         }
         self.descend()
