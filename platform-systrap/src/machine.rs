@@ -93,7 +93,7 @@ impl Machine {
         let control =
             step("control file", SharedFile::new(c"casemate-control", CONTROL_LEN, MAX_STUBS, Writers::KernelOnly))?;
         let slabs = step("slab file", SharedFile::new(c"casemate-slabs", CHUNK, MAX_CHUNKS, Writers::Everyone))?;
-        let image = step("stub image", image(base, features, &xsave, cores.scale.stub_looks))?;
+        let image = step("stub image", image(base, features, &xsave, cores.scale.stub_looks, calls))?;
         let plan = Plan {
             base,
             image: image.as_fd(),
@@ -184,7 +184,13 @@ impl Drop for Machine {
 }
 
 /// The file that the zygote maps: text, and the configuration page, in which every address is the stub's.
-fn image(base: u64, features: Features, xsave: &XsaveLayout, looks: u32) -> io::Result<std::os::fd::OwnedFd> {
+fn image(
+    base: u64,
+    features: Features,
+    xsave: &XsaveLayout,
+    looks: u32,
+    calls: Calls,
+) -> io::Result<std::os::fd::OwnedFd> {
     let text = stub::text();
     if text.len() as u64 > TEXT_LEN {
         return Err(io::Error::other("stub text too long"));
@@ -211,6 +217,7 @@ fn image(base: u64, features: Features, xsave: &XsaveLayout, looks: u32) -> io::
     put(config::LISTEN_FLAGS, features.listen_flags);
     put(config::XFEATURES, xsave.features);
     put(config::LOOKS, u64::from(looks));
+    put(config::ANSWER_TRAPS, u64::from(calls == Calls::Trapped));
     put(config::FUTEX, u64::from(features.transport == Transport::Futex));
     // The zygote's answer: the pid, with the two socket ends and the pidfd, whose numbers follow from the layout.
     put_message(&mut put, base, config::ZYGOTE_MSG, base + SCRATCH + scratch::REPLY, 8, &[5, 7, 9]);

@@ -100,7 +100,10 @@ casemate_stub_trap:
     mov dword ptr [rbx + {L_LIVE}], 0
     cmp edi, {SIGSYS}
     jne 17f
-    // A call that has an answer here?
+    // A call that has an answer here? Where sites are patched, the kernel wants to see them trap, and patched ones are
+    // answered without a signal.
+    cmp dword ptr [rip + .Lcs_base + {CONFIG} + {ANSWER_TRAPS}], 0
+    je 17f
     mov eax, [rdx + {RAX}]
     cmp eax, {ANSWERS_LEN}
     jae 17f
@@ -750,6 +753,7 @@ casemate_stub_end:
     FUTEX_WAKE = const libc::FUTEX_WAKE,
     L_FRAME = const line::FRAME,
     ANSWERS = const crate::layout::ANSWERS,
+    ANSWER_TRAPS = const config::ANSWER_TRAPS,
     ANSWERS_LEN = const crate::layout::ANSWERS_LEN,
     SIGSYS = const libc::SIGSYS,
     CODE = const frame::CODE,

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use arch::UserContext;
-use casemate_platform_systrap::{Systrap, SystrapConfig};
+use casemate_platform_systrap::{Calls, Systrap, SystrapConfig};
 use usermem::platform::{AddressSpace, Backing, Context, Exit, MapOp, Platform, Prot};
 use usermem::{Addr, AddrRange};
 
@@ -51,20 +51,25 @@ pub(crate) fn map(at: u64, len: u64, offset: u64, prot: Prot) -> MapOp {
 
 impl Machine {
     pub(crate) fn new() -> Self {
-        Self::with(Turn::Shared(COMPANY.read().unwrap_or_else(PoisonError::into_inner)), None)
+        Self::with(Turn::Shared(COMPANY.read().unwrap_or_else(PoisonError::into_inner)), None, Calls::Entered)
+    }
+
+    /// Without the entry of patched sites.
+    pub(crate) fn trapping() -> Self {
+        Self::with(Turn::Shared(COMPANY.read().unwrap_or_else(PoisonError::into_inner)), None, Calls::Trapped)
     }
 
     /// For tests that count descriptors or processes.
     pub(crate) fn alone() -> Self {
-        Self::with(Turn::Alone(COMPANY.write().unwrap_or_else(PoisonError::into_inner)), None)
+        Self::with(Turn::Alone(COMPANY.write().unwrap_or_else(PoisonError::into_inner)), None, Calls::Entered)
     }
 
     /// With another patience for kicks than the default, which a busy machine does not reach.
     pub(crate) fn with_patience(patience: Duration) -> Self {
-        Self::with(Turn::Shared(COMPANY.read().unwrap_or_else(PoisonError::into_inner)), Some(patience))
+        Self::with(Turn::Shared(COMPANY.read().unwrap_or_else(PoisonError::into_inner)), Some(patience), Calls::Entered)
     }
 
-    fn with(turn: Turn, patience: Option<Duration>) -> Self {
+    fn with(turn: Turn, patience: Option<Duration>, calls: Calls) -> Self {
         // SAFETY: the name is a C string.
         let memory = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
         assert!(memory >= 0);
@@ -76,6 +81,7 @@ impl Machine {
         let memory = Arc::new(memory);
         let mut config = SystrapConfig::new(Arc::clone(&memory), Arc::new(read_only.into()));
         config.handover = crate::HANDOVER;
+        config.calls = calls;
         config.kick_patience = patience.unwrap_or(config.kick_patience);
         let systrap = Systrap::new(&config).expect("platform");
         Self { memory, systrap, next: std::sync::atomic::AtomicU64::new(0), _turn: turn }

@@ -38,7 +38,7 @@ crate::guest_code!(
 
 #[test]
 fn a_published_answer_needs_no_exit() {
-    let machine = Machine::new();
+    let machine = Machine::trapping();
     let guest = machine.guest(ask());
     let mut context = guest.context();
     let answers = context.interrupter();
@@ -75,7 +75,7 @@ fn a_published_answer_needs_no_exit() {
 
 #[test]
 fn answers_and_interrupts_do_not_disturb_each_other() {
-    let machine = Machine::new();
+    let machine = Machine::trapping();
     let guest = machine.guest(ask_much());
     let mut context = guest.context();
     context.interrupter().publish(39, Some(77));
