@@ -105,7 +105,8 @@ fn check(who: As) {
     let ours = executable(sandbox, |_| true);
     let text = executable(*stubs.first().expect("a stub"), |name| name.contains("casemate-stub"));
     assert_eq!(text.len(), 1, "{text:?}");
-    for &stub in stubs {
+    // One that is ending has no memory any more.
+    for &stub in stubs.iter().filter(|stub| !executable(**stub, |_| true).is_empty()) {
         assert_eq!(executable(stub, |name| name.contains("casemate-stub")), text, "stubs have their text in one place");
     }
     child.stdin.take().expect("piped").write_all(b"end\n").expect("writes");
