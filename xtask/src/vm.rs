@@ -20,14 +20,14 @@ const CHECKS: &str = include_str!("vm.sh");
 /// Programs of the small root file system.
 const PROGRAMS: &[&str] = &["bash", "ls", "cat", "wc", "sleep", "timeout", "true"];
 
-/// Run the release binary's checks on other kernels, by default Linux 5.10 (which is too old) and 6.1, in virtual machines.
+/// Run the release binary's checks on other kernels, by default Linux 5.10 (too old), 6.1 and 6.12, in virtual machines.
 #[derive(Args)]
 pub(crate) struct Vm {
     /// The script that boots a virtual machine: SCRIPT -k SUITE DIRECTORY COMMAND.
     #[arg(long)]
     script: PathBuf,
     /// The Debian releases whose kernels it boots, in turn.
-    #[arg(long, value_delimiter = ',', default_value = "bullseye,bookworm")]
+    #[arg(long, value_delimiter = ',', default_value = "bullseye,bookworm,trixie")]
     kernel: Vec<String>,
 }
 

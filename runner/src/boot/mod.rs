@@ -108,10 +108,6 @@ impl orders::Guest for Signals {
     }
 }
 
-/// Host kernel from which on calls are patched. On 6.1 (in an emulated machine) patched programs that fork die of SIGILL, for a
-/// reason not yet known; from 6.6 on wake-ups are synchronous, and it is what the tests run on.
-const PATCHING_SINCE: (u32, u32) = (6, 6);
-
 impl Boot {
     /// Runs the command to its end; the status that mirrors it.
     pub(crate) fn run(self) -> Outcome<u8> {
@@ -122,8 +118,8 @@ impl Boot {
         let mut config = SystrapConfig::new(write, read_only);
         config.cpus = setup.config.cpus;
         config.calls = match setup.config.patching {
-            crate::config::Patching::On if crate::hostinfo::kernel_version() >= PATCHING_SINCE => Calls::Entered,
-            crate::config::Patching::On | crate::config::Patching::Off => Calls::Trapped,
+            crate::config::Patching::On => Calls::Entered,
+            crate::config::Patching::Off => Calls::Trapped,
         };
         // Forks the zygote: from this thread, while it is the only one, before the filter.
         let start = || Systrap::new(&config);
