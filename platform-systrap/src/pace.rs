@@ -4,7 +4,8 @@
 //! whose recent calls follow each other quickly, and after they have shown it for as long as the change costs
 //! ([`Pace`]). What cannot be known, such as other programs of the host, shows as time: between two looks, when our thread
 //! was not running, and between two requests, when the stub thread was not. So each stretch of watching is judged
-//! by the time that its calls took, against those before it: one that did not pay is followed by twice as long a sleep.
+//! by the time that its calls took, against those before it: after one that did not pay, the next may begin four times as
+//! much later. Time, not calls: what was in the way, a program or a phase of this one, is gone after a time.
 //!
 //! **Invariant.** Everything here is a hint. Wrong ones cost time, never an answer.
 
@@ -27,7 +28,9 @@ const LOOKS: u32 = 32;
 const STREAK: u32 = 16;
 /// Calls after which a stretch of watching that a sleep of the task ends has been worth its beginning.
 const WORTH: u32 = 64;
-/// The row of quick calls doubles with each failure, this many times at most: half a second's worth.
+/// How long no watching begins after a failure; each failure doubles it twice, ...
+const PENALTY: Duration = Duration::from_micros(100);
+/// ... but it doubles this many times at most: to half a second.
 const MOST_FAILURES: u32 = 12;
 /// Naps in vain double the sleeps before the next one, this many times at most.
 const MOST_VAIN_NAPS: u32 = 10;
@@ -51,6 +54,7 @@ pub(crate) struct Scale {
     first_patience: Ticks,
     gap: Ticks,
     longest: Ticks,
+    penalty: Ticks,
     /// Looks of a stub before it sleeps.
     pub(crate) stub_looks: u32,
 }
@@ -80,6 +84,7 @@ impl Scale {
             first_patience: of(FIRST_PATIENCE),
             gap: of(GAP),
             longest: of(LONGEST),
+            penalty: of(PENALTY),
             stub_looks: looks as u32,
         }
     }
@@ -246,6 +251,8 @@ pub(crate) struct Pace {
     /// When the request before the current stretch of watching came; until the stretch is judged.
     stretch: Option<Ticks>,
     failures: u32,
+    /// Before then no watching begins.
+    earliest: Ticks,
     requested: Ticks,
     answered: Ticks,
     pub(crate) tally: Tally,
@@ -260,6 +267,7 @@ impl Pace {
             watched: 0,
             stretch: None,
             failures: 0,
+            earliest: 0,
             requested: 0,
             answered: 0,
             tally: Tally::default(),
@@ -271,7 +279,7 @@ impl Pace {
         if seat.slept.load(Ordering::Relaxed) {
             seat.slept.store(false, Ordering::Relaxed);
             if self.stretch.take().is_some() && self.watched < WORTH {
-                self.fail();
+                self.fail(self.requested, cores);
             }
             (self.streak, self.watched) = (0, 0);
         }
@@ -281,7 +289,7 @@ impl Pace {
             }
             self.stop(seat, cores, Ended::Crowded);
         }
-        let proven = self.streak >= STREAK << self.failures && self.mean < cores.scale.quick;
+        let proven = self.streak >= STREAK && self.mean < cores.scale.quick && self.requested >= self.earliest;
         if cores.cpus > 1 && proven && seat.watch(cores) {
             self.watched = 0;
             self.stretch = Some(self.requested);
@@ -315,9 +323,10 @@ impl Pace {
         } else if let Some(begun) = self.stretch.take() {
             let each = now.saturating_sub(begun) / u64::from(self.watched + 1);
             if each < self.cycle / 4 * 3 {
-                self.failures = self.failures.saturating_sub(1);
+                // The longer it paid, the less is left of what did not.
+                self.failures = self.failures.saturating_sub(1 + self.watched.max(1).ilog2() / 4);
             } else {
-                self.fail();
+                self.fail(now, cores);
             }
             self.watched = 0;
         } else {
@@ -343,8 +352,9 @@ impl Pace {
         *count += 1;
     }
 
-    fn fail(&mut self) {
+    fn fail(&mut self, now: Ticks, cores: &Cores) {
         self.failures = (self.failures + 2).min(MOST_FAILURES);
+        self.earliest = now.saturating_add(cores.scale.penalty << self.failures);
         self.tally.failures += 1;
     }
 
@@ -393,6 +403,7 @@ mod tests {
             first_patience: 150_000,
             gap: 15_000,
             longest: 8_000_000,
+            penalty: 100_000,
             stub_looks: 500,
         };
         cores
@@ -490,9 +501,11 @@ mod tests {
             task.now += 3_000_000;
             assert_eq!(task.call(&cores, 8_000), Plan::Sleep);
             let now = task.until_begin(&cores, 8_000);
-            assert!(now > before * 2, "{now} after {before}");
+            assert!(now > before, "{now} after {before}");
             before = now;
         }
+        // Half a second's worth.
+        assert!((40_000..80_000).contains(&before), "{before}");
         // Stretches that pay bring it back.
         for _ in 0..MOST_FAILURES {
             (0..10_000).for_each(|_| assert_eq!(task.call(&cores, 1_000), Plan::Watch));
