@@ -1,18 +1,20 @@
-//! Turning a `syscall` instruction into a jump, forwards: the two bytes of the instruction and the start of the one after
-//! it become `jmp rel32` to a *slot*, which makes the call and then executes a copy of the instruction that was displaced.
+//! Turning a `syscall` instruction into a jump, forwards: the two bytes of the instruction and the next three become
+//! `jmp rel32` to a *slot*, which makes the call and then executes copies of the instructions that were displaced: one, or
+//! two where the first has two bytes.
 //!
 //! ```text
 //! site:  0f 05 f0 f1 f2 ..    ->   e9 d0 d1 d2 d3 ..          d1 lies where the next instruction started
+//! site:  0f 05 f0 f1 g0 ..    ->   e9 d0 d1 d2 d3 ..          and d3 where the one after it did
 //!
 //! slot:  lea CALLED(%rip), %rcx         what the CPU would leave in rcx
 //!        jmp *ENTRY(%rip)               to who serves calls without a trap
 //! TRAP:  syscall                        to who does not
-//! CALLED: <the displaced instruction>
-//!        jmp <the instruction after it>
+//! CALLED: <the displaced instructions>
+//!        jmp <the instruction after them>
 //! ```
 //! - The boundary is exact by construction: decoding starts where the CPU went on after executing the `syscall`.
-//! - Whoever jumps to the displaced instruction finds `d1`, which is chosen among the opcodes that always trap; the fault
-//!   is resolved by going on at `CALLED`.
+//! - Whoever jumps to a displaced instruction finds `d1` or `d3`, which are chosen among the opcodes that always trap; the
+//!   fault is resolved by going on at its copy.
 //! - `CALLED - 2` is a `syscall` instruction, so calls are restarted as at the site.
 //! - No stack is used and no flag changed.
 //!
@@ -22,11 +24,14 @@
 /// Bytes of a site that change.
 pub const JUMP_LEN: usize = 5;
 
+/// The longest instruction.
+const INSTRUCTION_MAX: usize = 15;
+
 /// Bytes from a site that [`Site::decode`] wants to see, when there are as many.
-pub const SITE_WINDOW: usize = 2 + 15;
+pub const SITE_WINDOW: usize = 2 + 2 + INSTRUCTION_MAX;
 
 /// The most bytes of a slot.
-pub const SLOT_MAX: usize = 40;
+pub const SLOT_MAX: usize = 48;
 
 /// Start of [`Slot::bytes`] to the `syscall` in it.
 pub const SLOT_TRAP: usize = 13;
@@ -62,12 +67,20 @@ enum Displaced {
     Jump { distance: i32 },
 }
 
+/// An instruction that has a copy in a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Instruction {
+    bytes: [u8; INSTRUCTION_MAX],
+    len: usize,
+    kind: Displaced,
+}
+
 /// A `syscall` instruction that can be replaced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Site {
-    bytes: [u8; 15],
-    len: usize,
-    displaced: Displaced,
+    first: Instruction,
+    /// Where the first has two bytes only.
+    second: Option<Instruction>,
 }
 
 /// A slot's code for one site.
@@ -75,7 +88,9 @@ pub struct Site {
 pub struct Slot {
     code: [u8; SLOT_MAX],
     len: usize,
-    /// Start of the slot to the jump behind the displaced instruction (the end, if there is none).
+    /// Start of the slot to the copy of the second displaced instruction, if there is one.
+    pub second: Option<usize>,
+    /// Start of the slot to the jump behind the displaced instructions (the end, if there is none).
     pub tail: usize,
 }
 
@@ -90,15 +105,34 @@ impl Site {
     /// Looks at the code from a `syscall` instruction on. `None`: it has to stay.
     pub fn decode(code: &[u8]) -> Option<Self> {
         let after = code.strip_prefix(&SYSCALL)?;
-        let (len, displaced) = displaced(after)?;
-        let mut bytes = [0; 15];
-        bytes.get_mut(..len)?.copy_from_slice(after.get(..len)?);
-        Some(Self { bytes, len, displaced })
+        let first = Instruction::decode(after)?;
+        let behind = after.get(first.len..)?;
+        let second = match (first.len, first.kind) {
+            (JUMP_TAKES.., _) => None,
+            (_, Displaced::Return) if is_padding(behind) => None,
+            // Where a jump goes past it, the second instruction is where others come from: each of them would trap.
+            (2, Displaced::Jump { .. }) if !is_padding(behind) => return None,
+            (2, _) => Some(Instruction::decode(behind)?),
+            _ => return None,
+        };
+        let site = Self { first, second };
+        (!site.loops()).then_some(site)
     }
 
-    /// Bytes from the site to the instruction behind the displaced one.
+    /// Whether a displaced instruction goes to a displaced instruction, and so would trap each time.
+    fn loops(&self) -> bool {
+        let first = Some((self.first, 2 + self.first.len));
+        [first, self.second.map(|second| (second, self.len()))].into_iter().flatten().any(|(instruction, end)| {
+            let (Displaced::Branch { distance, .. } | Displaced::Jump { distance }) = instruction.kind else {
+                return false;
+            };
+            (1..JUMP_LEN as i64).contains(&(end as i64 + i64::from(distance)))
+        })
+    }
+
+    /// Bytes from the site to the instruction behind the displaced ones.
     pub fn len(&self) -> usize {
-        2 + self.len
+        2 + self.first.len + self.second.map_or(0, |second| second.len)
     }
 
     /// Sites are never empty; here because [`Site::len`] is.
@@ -106,10 +140,16 @@ impl Site {
         false
     }
 
-    /// The jump from `site` to `slot`, if its second byte then traps.
-    pub fn jump(site: u64, slot: u64) -> Option<[u8; JUMP_LEN]> {
-        let [d0, d1, d2, d3] = distance(site, JUMP_LEN, slot)?.to_le_bytes();
-        traps(d1).then_some([0xe9, d0, d1, d2, d3])
+    /// Bytes from the site to the second displaced instruction.
+    pub fn second(&self) -> Option<usize> {
+        self.second.map(|_| 2 + self.first.len)
+    }
+
+    /// The jump from this site at `site` to `slot`, if it traps where displaced instructions started.
+    pub fn jump(&self, site: u64, slot: u64) -> Option<[u8; JUMP_LEN]> {
+        let jump = jump(site, slot)?;
+        let starts = [Some(2), self.second()];
+        starts.into_iter().flatten().all(|at| jump.get(at).is_some_and(|byte| traps(*byte))).then_some(jump)
     }
 
     /// The code of a slot at `slot` for this site at `site`; the address that it jumps to lies at `entry`.
@@ -120,27 +160,31 @@ impl Site {
         code.put(&[0xff, 0x25])?;
         code.put_distance(entry)?;
         code.put(&SYSCALL)?;
-        let behind = site.checked_add(self.len() as u64)?;
-        let target = |distance: i32| behind.checked_add_signed(i64::from(distance));
-        match self.displaced {
-            Displaced::Same | Displaced::Return => code.put(self.bytes.get(..self.len)?)?,
-            Displaced::Branch { condition, distance } => {
-                code.put(&[0x0f, 0x80 | condition])?;
-                code.put_distance(target(distance)?)?;
-            }
-            Displaced::Jump { distance } => {
-                code.put(&[0xe9])?;
-                code.put_distance(target(distance)?)?;
-            }
+        let mut behind = site.checked_add(2)?.checked_add(self.first.len as u64)?;
+        code.put_instruction(&self.first, behind)?;
+        let mut second = None;
+        if let Some(instruction) = &self.second {
+            second = Some(code.len);
+            behind = behind.checked_add(instruction.len as u64)?;
+            code.put_instruction(instruction, behind)?;
         }
         let tail = code.len;
-        if matches!(self.displaced, Displaced::Same | Displaced::Branch { .. }) {
+        if self.second.unwrap_or(self.first).goes_on() {
             code.put(&[0xe9])?;
             code.put_distance(behind)?;
         }
-        Some(Slot { code: code.bytes, len: code.len, tail })
+        Some(Slot { code: code.bytes, len: code.len, second, tail })
     }
 }
+
+/// The jump from `site` to `slot`, if 32 bits reach it.
+pub fn jump(site: u64, slot: u64) -> Option<[u8; JUMP_LEN]> {
+    let [d0, d1, d2, d3] = distance(site, JUMP_LEN, slot)?.to_le_bytes();
+    Some([0xe9, d0, d1, d2, d3])
+}
+
+/// Bytes that a jump takes from behind the `syscall` instruction.
+const JUMP_TAKES: usize = JUMP_LEN - SYSCALL.len();
 
 /// Code being written at an address.
 struct Code {
@@ -157,6 +201,22 @@ impl Code {
         Some(())
     }
 
+    /// A copy of an instruction that ended at `behind`.
+    fn put_instruction(&mut self, instruction: &Instruction, behind: u64) -> Option<()> {
+        let target = |distance: i32| behind.checked_add_signed(i64::from(distance));
+        match instruction.kind {
+            Displaced::Same | Displaced::Return => self.put(instruction.bytes.get(..instruction.len)?),
+            Displaced::Branch { condition, distance } => {
+                self.put(&[0x0f, 0x80 | condition])?;
+                self.put_distance(target(distance)?)
+            }
+            Displaced::Jump { distance } => {
+                self.put(&[0xe9])?;
+                self.put_distance(target(distance)?)
+            }
+        }
+    }
+
     /// The distance to `target` from the end of the four bytes that say it.
     fn put_distance(&mut self, target: u64) -> Option<()> {
         let distance = distance(self.at, self.len + 4, target)?;
@@ -170,22 +230,38 @@ fn distance(from: u64, len: usize, to: u64) -> Option<i32> {
     i32::try_from(to.wrapping_sub(from) as i64).ok()
 }
 
-/// Length and kind of the instruction at the start of `code`, if it may be displaced: at least the three bytes that the
-/// jump takes from it, or a `ret` with padding behind it, and meaning the same in another place.
+impl Instruction {
+    /// The instruction at the start of `code`, if it may be displaced.
+    fn decode(code: &[u8]) -> Option<Self> {
+        let (len, kind) = displaced(code)?;
+        let mut bytes = [0; INSTRUCTION_MAX];
+        bytes.get_mut(..len)?.copy_from_slice(code.get(..len)?);
+        Some(Self { bytes, len, kind })
+    }
+
+    /// Whether what comes after it may be executed next.
+    fn goes_on(&self) -> bool {
+        matches!(self.kind, Displaced::Same | Displaced::Branch { .. })
+    }
+}
+
+/// Length and kind of the instruction at the start of `code`, if it means the same in another place, or can be made to.
 fn displaced(code: &[u8]) -> Option<(usize, Displaced)> {
     let byte = |at: usize| code.get(at).copied();
+    let near = |at: usize| Some(i32::from(i8::from_le_bytes([byte(at)?])));
     let word = |at: usize| Some(i32::from_le_bytes(code.get(at..at.checked_add(4)?)?.try_into().ok()?));
     match byte(0)? {
-        0xc3 => is_padding(code.get(1..)?).then_some((1, Displaced::Return)),
+        0xc3 => Some((1, Displaced::Return)),
+        0xeb => Some((2, Displaced::Jump { distance: near(1)? })),
+        jcc @ 0x70..=0x7f => Some((2, Displaced::Branch { condition: jcc & 0xf, distance: near(1)? })),
         0xe9 => Some((5, Displaced::Jump { distance: word(1)? })),
         0x0f => match byte(1)? {
             jcc @ 0x80..=0x8f => Some((6, Displaced::Branch { condition: jcc & 0xf, distance: word(2)? })),
             // movzx, movsx, cmov
             0xb6 | 0xb7 | 0xbe | 0xbf | 0x40..=0x4f => same(2 + modrm_len(code.get(2..)?)?),
-            // nop with operand: padding that is executed
-            0x1f => same(2 + modrm_len(code.get(2..)?)?),
-            _ => None,
+            _ => same(nop_len(code)?),
         },
+        0x66 | 0x90 => same(nop_len(code)?),
         rex @ 0x40..=0x4f => {
             match byte(1)? {
                 0x0f if matches!(byte(2)?, 0xb6 | 0xb7 | 0xbe | 0xbf | 0x40..=0x4f) => {
@@ -198,11 +274,21 @@ fn displaced(code: &[u8]) -> Option<(usize, Displaced)> {
         }
         _ => same(plain_len(code)?),
     }
-    .filter(|(len, kind)| (*len >= JUMP_LEN - 2 || *kind == Displaced::Return) && *len <= 15)
+    .filter(|(len, _)| *len <= INSTRUCTION_MAX)
 }
 
 fn same(len: usize) -> Option<(usize, Displaced)> {
     Some((len, Displaced::Same))
+}
+
+/// Length of a no-operation, as assemblers put them before what they align.
+fn nop_len(code: &[u8]) -> Option<usize> {
+    let prefixes = code.iter().take_while(|byte| matches!(byte, 0x66 | 0x2e)).count();
+    match code.get(prefixes..)? {
+        [0x90, ..] => Some(prefixes + 1),
+        [0x0f, 0x1f, operand @ ..] => Some(prefixes + 2 + modrm_len(operand)?),
+        _ => None,
+    }
 }
 
 /// Length of an instruction without prefixes that only moves, compares or computes.
@@ -277,22 +363,30 @@ mod tests {
     #[test]
     fn displaces_what_c_libraries_put_behind_a_call() {
         for (after, len) in [
-            (&[0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff][..], 6), // cmp $-4096, %rax
-            (&[0x3d, 0x00, 0xf0, 0xff, 0xff], 5),           // cmp $-4096, %eax
-            (&[0x48, 0x83, 0xf8, 0xfc], 4),                 // cmp $-4, %rax
-            (&[0x83, 0xf8, 0xda], 3),                       // cmp $-38, %eax
-            (&[0x48, 0x89, 0xc7], 3),                       // mov %rax, %rdi
-            (&[0x48, 0x89, 0x44, 0x24, 0x08], 5),           // mov %rax, 8(%rsp)
-            (&[0x89, 0x84, 0x24, 1, 2, 3, 4], 7),           // mov %eax, disp32(%rsp)
-            (&[0x48, 0x63, 0xd0], 3),                       // movslq %eax, %rdx
-            (&[0x48, 0xf7, 0xd8], 3),                       // neg %rax
-            (&[0x48, 0x85, 0xc0], 3),                       // test %rax, %rax
-            (&[0x44, 0x89, 0xc7], 3),                       // mov %r8d, %edi
-            (&[0x41, 0x89, 0x04, 0x25, 1, 2, 3, 4], 8),     // mov %eax, abs32
-            (&[0x0f, 0x84, 1, 0, 0, 0], 6),                 // je
-            (&[0xe9, 1, 0, 0, 0], 5),                       // jmp
-            (&[0x49, 0xba, 1, 2, 3, 4, 5, 6, 7, 8], 10),    // movabs
-            (&[0x0f, 0xb6, 0xc0], 3),                       // movzbl %al, %eax
+            (&[0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff][..], 6),   // cmp $-4096, %rax
+            (&[0x3d, 0x00, 0xf0, 0xff, 0xff], 5),             // cmp $-4096, %eax
+            (&[0x48, 0x83, 0xf8, 0xfc], 4),                   // cmp $-4, %rax
+            (&[0x83, 0xf8, 0xda], 3),                         // cmp $-38, %eax
+            (&[0x48, 0x89, 0xc7], 3),                         // mov %rax, %rdi
+            (&[0x48, 0x89, 0x44, 0x24, 0x08], 5),             // mov %rax, 8(%rsp)
+            (&[0x89, 0x84, 0x24, 1, 2, 3, 4], 7),             // mov %eax, disp32(%rsp)
+            (&[0x48, 0x63, 0xd0], 3),                         // movslq %eax, %rdx
+            (&[0x48, 0xf7, 0xd8], 3),                         // neg %rax
+            (&[0x48, 0x85, 0xc0], 3),                         // test %rax, %rax
+            (&[0x44, 0x89, 0xc7], 3),                         // mov %r8d, %edi
+            (&[0x41, 0x89, 0x04, 0x25, 1, 2, 3, 4], 8),       // mov %eax, abs32
+            (&[0x0f, 0x84, 1, 0, 0, 0], 6),                   // je
+            (&[0xe9, 1, 0, 0, 0], 5),                         // jmp
+            (&[0x49, 0xba, 1, 2, 3, 4, 5, 6, 7, 8], 10),      // movabs
+            (&[0x0f, 0xb6, 0xc0], 3),                         // movzbl %al, %eax
+            (&[0x89, 0xc2, 0xf7, 0xda], 4),                   // mov %eax, %edx; neg %edx
+            (&[0x89, 0xc2, 0x3d, 0x00, 0xf0, 0xff, 0xff], 7), // mov %eax, %edx; cmp $-4096, %eax
+            (&[0xf7, 0xd8, 0xc3], 3),                         // neg %eax; ret
+            (&[0x85, 0xc0, 0x75, 0x10], 4),                   // test %eax, %eax; jne
+            (&[0x74, 0x10, 0x31, 0xc0], 4),                   // je; xor %eax, %eax
+            (&[0xeb, 0x10, 0x66, 0x90], 4),                   // jmp, padding
+            (&[0xeb, 0x10, 0x0f, 0x1f, 0x40, 0x00], 6),       // jmp, padding
+            (&[0xeb, 0x10, 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], 12),
         ] {
             assert_eq!(site(after).map(|site| site.len()), Some(len + 2), "{after:02x?}");
         }
@@ -306,10 +400,13 @@ mod tests {
             &[0x48, 0x8b, 0x05, 1, 2, 3, 4][..], // mov disp(%rip), %rax
             &[0xe8, 1, 2, 3, 4],                 // call
             &[0xff, 0xd0, 0x90],                 // call *%rax
-            &[0x85, 0xc0, 0x90],                 // test: too short, the next would be split
             &[0x5b, 0x90, 0x90],                 // pop
-            &[0xeb, 0x10, 0x90],                 // short jump
-            &[0x74, 0x10, 0x90],                 // short branch
+            &[0x85, 0xc0, 0xe8, 1, 2, 3, 4],     // test, and a call behind it
+            &[0x85, 0xc0],                       // test, and nothing to be seen behind it
+            &[0xeb, 0x10, 0x31, 0xc0],           // short jump, and code behind it
+            &[0xeb, 0x10, 0xcc, 0xcc],           // the same, and padding that has a meaning
+            &[0xeb, 0x00, 0x66, 0x90],           // short jump to what would trap
+            &[0x85, 0xc0, 0x74, 0xfc],           // short branch back to it
             &[0xc3, 0x48, 0x89],                 // ret, and code behind it
             &[0xc3],
             &[0xf7, 0xf1, 0x90],       // div
@@ -351,18 +448,39 @@ mod tests {
     }
 
     #[test]
-    fn jumps_always_trap_in_their_middle() {
-        let mut found = 0;
-        for slot in (0x10_0000_u64..0x10_5000).step_by(16) {
-            if let Some(jump) = Site::jump(0x1234, slot) {
-                found += 1;
-                assert!(traps(jump[2]));
-                let distance = i32::from_le_bytes(jump[1..].try_into().unwrap());
-                assert_eq!(0x1234 + 5 + i64::from(distance), slot as i64);
-            }
+    fn two_short_instructions_follow_each_other_in_the_slot() {
+        let pair = site(&[0x85, 0xc0, 0x75, 0x10]).expect("can be displaced");
+        assert_eq!((pair.len(), pair.second()), (6, Some(4)));
+        let slot = pair.slot(0x1000, 0x3000, 0x2000).expect("in reach");
+        let code = slot.bytes();
+        assert_eq!(code[SLOT_CALLED..SLOT_CALLED + 4], [0x85, 0xc0, 0x0f, 0x85]);
+        assert_eq!((slot.second, slot.tail), (Some(SLOT_CALLED + 2), SLOT_CALLED + 8));
+        let target = |at: usize| {
+            let distance = i32::from_le_bytes(code[at..at + 4].try_into().unwrap());
+            0x3000 + at as i64 + 4 + i64::from(distance)
+        };
+        assert_eq!((target(SLOT_CALLED + 4), target(slot.tail + 1)), (0x1006 + 0x10, 0x1006));
+        let returns =
+            site(&[0xf7, 0xd8, 0xc3]).expect("can be displaced").slot(0x1000, 0x3000, 0x2000).expect("in reach");
+        assert_eq!(returns.bytes()[SLOT_CALLED..], [0xf7, 0xd8, 0xc3], "nothing behind it");
+    }
+
+    #[test]
+    fn jumps_always_trap_where_displaced_instructions_started() {
+        let one = site(&[0x48, 0x89, 0xc7]).expect("can be displaced");
+        let two = site(&[0x89, 0xc2, 0xf7, 0xda]).expect("can be displaced");
+        let (mut ones, mut twos) = (0, 0);
+        for slot in (0x10_0000_u64..0x10_5000).chain(0x700_0000..0x700_5000).step_by(16) {
+            let bytes = jump(0x1234, slot).expect("in reach");
+            let distance = i32::from_le_bytes(bytes[1..].try_into().unwrap());
+            assert_eq!(0x1234 + 5 + i64::from(distance), slot as i64);
+            assert_eq!(one.jump(0x1234, slot), traps(bytes[2]).then_some(bytes));
+            assert_eq!(two.jump(0x1234, slot), (traps(bytes[2]) && traps(bytes[4])).then_some(bytes));
+            ones += u32::from(one.jump(0x1234, slot).is_some());
+            twos += u32::from(two.jump(0x1234, slot).is_some());
         }
-        assert!(found > 0, "20 KiB of slots always hold one that is legal");
-        assert_eq!(Site::jump(0, 1 << 33), None, "out of reach");
+        assert!(ones > twos && twos > 0, "20 KiB of slots always hold one that is legal");
+        assert_eq!(jump(0, 1 << 33), None, "out of reach");
     }
 
     #[test]

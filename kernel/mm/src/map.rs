@@ -112,12 +112,8 @@ impl State {
                 Ok((range, replace))
             }
             Placement::Hint(addr) => {
-                let tail = self.tail_for(vma, len);
-                let user = self.layout.user;
-                let with_tail = self.find(addr, len.saturating_add(tail), vma.flags, user);
-                let mut range = with_tail.or_else(|_| self.find(addr, len, vma.flags, user))?;
-                range.end = Addr(range.start.0 + len);
-                Ok((range, false))
+                self.yield_to_hint(addr, len);
+                Ok((self.find(addr, len, vma.flags, self.layout.user)?, false))
             }
             Placement::Low(addr) => Ok((self.find(addr, len, vma.flags, LOW)?, false)),
         }

@@ -2,12 +2,15 @@
 //! instruction pointer in them stands for.
 //!
 //! Copies of text are private pages ([`crate::pma::Pma`]) marked `text`: shared, never written, dropped as soon as the
-//! mapping becomes writable. The slots are a hidden mapping behind the file's last one; whoever names an address in it
-//! (munmap, mprotect, MAP_FIXED …) makes it go, and the patched text with it.
+//! mapping becomes writable. The slots are a hidden mapping; whoever names an address in it (munmap, mprotect, MAP_FIXED
+//! …), or grows something over it, makes it go, and the patched text with it. It lies where the jumps to it have a top byte
+//! that traps ([`arch::x86_64::patch::traps`]): some 70 MB to 1.8 GB away from the text.
 
+use std::hash::{Hash, Hasher};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use usermem::host::FileIdentity;
 use usermem::memmap::Located;
 use usermem::platform::Prot;
 use usermem::{Addr, AddrRange, PAGE_SIZE, host};
@@ -19,11 +22,29 @@ use crate::text::{Image, Key, SLOTS_LEN, TEXT_RUN, TextCache, Trapped};
 use crate::types::Sharing;
 use crate::vma::{Vma, VmaFlags};
 
-/// How many mappings behind its text may belong to a file.
-const MAX_FOLLOWING: usize = 16;
+/// Top bytes of the distances from text to its slots, with how many follow each other: those that trap. First what lies
+/// below, where there is nothing before a program and little among libraries.
+const TOP_BYTES: [(i8, i64); 13] = [
+    (-6, 2),
+    (-20, 4),
+    (-28, 4),
+    (0x60, 2),
+    (0x6c, 4),
+    (0x3f, 1),
+    (0x37, 1),
+    (0x2f, 1),
+    (0x27, 1),
+    (0x1e, 2),
+    (0x16, 2),
+    (0x0e, 1),
+    (-12, 1),
+];
 
-/// No library with text and data is smaller.
-const SMALLEST_LIBRARY: u64 = 3 * PAGE_SIZE;
+/// The same for text from where that leads above the area of mappings that have no place of their own.
+const TOP_BYTES_ABOVE: (i8, i64) = (6, 2);
+
+/// Places that slots may have for one top byte, so that libraries next to each other have slots next to each other.
+const PLACES: u64 = 64;
 
 /// What came of a trap at a call site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -166,7 +187,7 @@ impl State {
             Some(area) => area.clone(),
             None => {
                 let Ok(identity) = host::identity(source.as_fd()) else { return };
-                let Some(slots) = self.room_for_slots(range) else { return };
+                let Some(slots) = self.room_for_slots(range, identity) else { return };
                 let key = Key { file: identity, distance: slots.start.0.wrapping_sub(origin) };
                 let area = Area { slots, origin, object: file.object.id(), image: cache.image(key) };
                 self.add_vma(slots, hidden());
@@ -180,20 +201,23 @@ impl State {
         let _ = self.commit(batch);
     }
 
-    /// A free place for slots behind the mappings that follow `text` without a gap.
-    fn room_for_slots(&self, text: AddrRange) -> Option<AddrRange> {
-        let mut end = text.end;
-        for _ in 0..MAX_FOLLOWING {
-            match self.vmas.get(end) {
-                Some((next, vma)) if !vma.flags.contains(VmaFlags::HIDDEN) => end = next.end,
-                Some(_) => return None,
-                None => break,
-            }
-        }
-        let slots = AddrRange::of_len(end, SLOTS_LEN)?;
-        let in_reach = slots.end.0 - text.start.0 < 1 << 30;
-        let free = self.layout.user.contains_range(slots) && self.is_free(slots, VmaFlags::empty());
-        (in_reach && free).then_some(slots)
+    /// A free place for the slots of `text`. It should have the same distance in each process, so it hangs on the file.
+    fn room_for_slots(&self, text: AddrRange, identity: FileIdentity) -> Option<AddrRange> {
+        let mut hasher = std::hash::DefaultHasher::new();
+        identity.hash(&mut hasher);
+        let place = hasher.finish() % PLACES * SLOTS_LEN;
+        let above = Some(TOP_BYTES_ABOVE).filter(|(top, count)| {
+            let reach = (i64::from(*top) + count) << 24;
+            text.start.0.saturating_add_signed(reach) > self.layout.mmap_base.0
+        });
+        above.into_iter().chain(TOP_BYTES).find_map(|(top, count)| {
+            // The largest distance is that of the first site, of which there may be one at the start.
+            let end = text.start.0.checked_add_signed((i64::from(top) + count) << 24)?;
+            let start = end.checked_sub(SLOTS_LEN + place)?;
+            let slots = AddrRange::of_len(Addr(start).page_down(), SLOTS_LEN)?;
+            let free = self.layout.user.contains_range(slots) && self.is_free(slots, VmaFlags::empty());
+            free.then_some(slots)
+        })
     }
 
     /// Takes over the copies of `[start, end)` of the file in the VMA at `range`, in place of older ones.
@@ -308,6 +332,14 @@ impl State {
         }
     }
 
+    /// The guest would like to have `len` bytes at `hint`: slots are no reason to give it another place.
+    pub(crate) fn yield_to_hint(&mut self, hint: Addr, len: u64) {
+        let Some(range) = hint.page_up().and_then(|start| AddrRange::of_len(start, len)) else { return };
+        if hint != Addr(0) && self.vmas.touching(range).all(|(_, vma)| vma.flags.contains(VmaFlags::HIDDEN)) {
+            self.yield_slots(range);
+        }
+    }
+
     /// Executable mappings of files have gone: slots without text go too.
     pub(crate) fn text_unmapped(&mut self) {
         let alive: Vec<(u64, u64)> = self
@@ -343,13 +375,6 @@ impl State {
         // A dead address space is noticed by the tasks in it.
         let _ = self.commit(batch);
     }
-
-    /// Bytes to leave free behind a new mapping, for the slots of what may be a library.
-    pub(crate) fn tail_for(&self, vma: &Vma, len: u64) -> u64 {
-        let at_start = vma.file.as_ref().is_some_and(|file| file.offset == 0);
-        let library = vma.is_private() && at_start && len >= SMALLEST_LIBRARY;
-        if library && self.text.is_some() { SLOTS_LEN } else { 0 }
-    }
 }
 
 /// What is left of `range` without `hole`.
@@ -377,3 +402,17 @@ fn hidden() -> Vma {
 pub(crate) type Text = Option<Arc<TextCache>>;
 
 const _: () = assert!(TEXT_RUN.is_multiple_of(PAGE_SIZE) && SLOTS_LEN.is_multiple_of(PAGE_SIZE));
+
+#[cfg(test)]
+mod tests {
+    use super::{TOP_BYTES, TOP_BYTES_ABOVE};
+
+    #[test]
+    fn distances_to_slots_have_top_bytes_that_trap() {
+        for (top, count) in TOP_BYTES.into_iter().chain([TOP_BYTES_ABOVE]) {
+            for byte in (0..count).map(|more| (i64::from(top) + more).to_le_bytes()[0]) {
+                assert!(arch::x86_64::patch::traps(byte), "{byte:#x}");
+            }
+        }
+    }
+}

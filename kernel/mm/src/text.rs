@@ -3,8 +3,8 @@
 //! kept for later ones.
 //!
 //! ```text
-//! address space:  | text | rodata | data | bss || slots |        slots: a hidden mapping behind the file's own
-//! memory file:      └ some runs: copies with jumps    └ one area per file
+//! address space:  | text | rodata | data | bss |     ...     | slots |        slots: a hidden mapping far from the file's own
+//! memory file:      └ some runs: copies with jumps              └ one area per file
 //! ```
 //! - A site is known only because it was executed; after [`THRESHOLD`] traps it is patched.
 //! - The slots lie at the same distance from the text in every process, so that the copies are the same everywhere: that
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use arch::x86_64::patch::{JUMP_LEN, SITE_WINDOW, SLOT_CALLED, SLOT_MAX, Site, Slot};
+use arch::x86_64::patch::{JUMP_LEN, SITE_WINDOW, SLOT_CALLED, SLOT_MAX, Site, Slot, jump};
 use hashbrown::HashMap;
 use sync::{LockClass, Mutex};
 use usermem::host::FileIdentity;
@@ -154,6 +154,8 @@ struct Patched {
     /// Bytes from the slot's start to the jump back, and to its end.
     tail: u32,
     end: u32,
+    /// The second displaced instruction, if there is one: bytes to it from the site, and from the slot's start.
+    second: Option<(u64, u32)>,
 }
 
 /// What a trap at a site means.
@@ -217,27 +219,47 @@ impl Image {
         Some(match within {
             _ if within >= patched.end => return None,
             _ if within < SLOT_CALLED as u32 => patched.site,
-            _ if within < patched.tail || patched.tail == patched.end => patched.site + 2,
-            _ => patched.site + patched.len,
+            _ if within >= patched.tail && patched.tail < patched.end => patched.site + patched.len,
+            _ => match patched.second {
+                Some((from_site, from_slot)) if within >= from_slot => patched.site + from_site,
+                _ => patched.site + 2,
+            },
         })
     }
 
     /// The offset in the slots of the displaced instruction that started at `offset` in the file.
     pub(crate) fn displaced(&self, offset: u64) -> Option<u64> {
-        match self.state.lock().sites.get(&offset.checked_sub(2)?)? {
-            SiteState::Patched(slot) => Some(u64::from(*slot) + SLOT_CALLED as u64),
-            _ => None,
-        }
+        let known = self.state.lock();
+        let (site, slot) = known.patched_before(offset)?;
+        let within = match (offset - site, known.patched.get(&slot)?.second) {
+            (2, _) => SLOT_CALLED as u32,
+            (from, Some((from_site, from_slot))) if from == from_site => from_slot,
+            _ => return None,
+        };
+        Some(u64::from(slot) + u64::from(within))
     }
 }
 
 impl Known {
+    /// The patched site before `offset` whose jump ends behind it, and its slot.
+    fn patched_before(&self, offset: u64) -> Option<(u64, u32)> {
+        let from = offset.saturating_sub(JUMP_LEN as u64 - 1);
+        self.sites.range(from..offset).find_map(|(site, state)| match state {
+            SiteState::Patched(slot) => Some((*site, *slot)),
+            _ => None,
+        })
+    }
+
     /// Makes a slot for the site and a copy of its run with all known jumps. `None`: cannot be.
     fn patch(&mut self, image: &Image, offset: u64, source: &OwnedFd) -> Option<()> {
         let run = offset & !(TEXT_RUN - 1);
         let within = offset - run;
         // The jump does not cross a page: neighbouring pages may be copies of different ages, or none.
         if within % PAGE_SIZE + JUMP_LEN as u64 > PAGE_SIZE {
+            return None;
+        }
+        // Nor do jumps overlap, where code is entered in the middle of what others execute.
+        if self.patched_before(offset).or(self.patched_before(offset + JUMP_LEN as u64)).is_some() {
             return None;
         }
         let pool = &image.pool;
@@ -267,11 +289,12 @@ impl Known {
         pool.write(slots + u64::from(at), slot.bytes()).ok()?;
         let end = u32::try_from(slot.bytes().len()).ok()?;
         let tail = u32::try_from(slot.tail).ok()?;
-        self.patched.insert(at, Patched { site: offset, len: site.len() as u64, tail, end });
+        let second = site.second().zip(slot.second).map(|(site, slot)| (site as u64, slot as u32));
+        self.patched.insert(at, Patched { site: offset, len: site.len() as u64, tail, end, second });
         self.sites.insert(offset, SiteState::Patched(at));
         for (site, state) in self.sites.range(run..run + TEXT_RUN) {
             let SiteState::Patched(slot) = state else { continue };
-            let jump = Site::jump(*site, image.distance.wrapping_add(u64::from(*slot)))?;
+            let jump = jump(*site, image.distance.wrapping_add(u64::from(*slot)))?;
             pool.write(copy + (site - run), &jump).ok()?;
         }
         Some(())
@@ -297,7 +320,7 @@ impl Known {
         let address = |at: u32| image.distance.wrapping_add(u64::from(at));
         for (window, taken) in self.taken.iter_mut().enumerate() {
             let at = u32::try_from(window).ok()? * WINDOW + u32::from(*taken);
-            if usize::from(*taken) + SLOT_MAX > WINDOW as usize || Site::jump(offset, address(at)).is_none() {
+            if usize::from(*taken) + SLOT_MAX > WINDOW as usize || site.jump(offset, address(at)).is_none() {
                 continue;
             }
             let slot = site.slot(offset, address(at), address(ENTRY))?;

@@ -20,6 +20,9 @@ const PAGES: u64 = 30;
 /// A site in the library: `syscall; cmp $-4096, %rax`.
 const SITE: u64 = 5 * PAGE_SIZE + 0x120;
 const SITE_CODE: [u8; 8] = [0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff];
+/// One with two short instructions behind it: `syscall; mov %eax, %edx; neg %edx; cmp …`.
+const PAIR_SITE: u64 = 7 * PAGE_SIZE + 0x40;
+const PAIR_CODE: [u8; 8] = [0x0f, 0x05, 0x89, 0xc2, 0xf7, 0xda, 0x3d, 0x00];
 /// One that cannot be patched: `syscall; call`.
 const CALL_SITE: u64 = 6 * PAGE_SIZE;
 /// Of getppid(2).
@@ -27,7 +30,8 @@ const NR: u64 = 110;
 
 fn library() -> Arc<HostFile> {
     let file = HostFile::new(7, PAGES, 0);
-    for (at, mut code) in [(SITE, SITE_CODE), (CALL_SITE, [0x0f, 0x05, 0xe8, 1, 0, 0, 0, 0x90])] {
+    let call = [0x0f, 0x05, 0xe8, 1, 0, 0, 0, 0x90];
+    for (at, mut code) in [(SITE, SITE_CODE), (PAIR_SITE, PAIR_CODE), (CALL_SITE, call)] {
         host::pwritev(file.file.as_fd(), &[VolatileSlice::from(&mut code[..])], at).unwrap();
     }
     file
@@ -79,6 +83,12 @@ impl Sandbox {
     }
 }
 
+/// Where the slots of the library at `base` begin, of which one is at `slot`.
+fn area_of(base: u64, slot: u64) -> u64 {
+    // Their distance from the text is a multiple of their length.
+    slot - (slot - (base + TEXT * PAGE_SIZE)) % crate::text::SLOTS_LEN
+}
+
 /// What guest code finds at a site: the slot that it jumps to, if it does.
 fn slot_of(guest: &Guest, site: u64) -> Option<u64> {
     let code = guest.load(site).unwrap().to_le_bytes();
@@ -95,8 +105,8 @@ fn a_hot_site_jumps_to_a_slot_that_calls_and_comes_back() {
     let sandbox = Sandbox::new();
     let (guest, base) = sandbox.patched();
     let slot = slot_of(&guest, base + SITE).expect("patched");
-    let slots = base + PAGES * PAGE_SIZE;
-    assert!((slots..slots + (64 << 10)).contains(&slot), "behind the library");
+    let slots = area_of(base, slot);
+    assert!(arch::x86_64::patch::traps(((slot - base) >> 24) as u8), "the jump's last byte");
     assert_eq!(guest.load(slots), Ok(ENTRY));
     assert_eq!(guest.load(slot).unwrap().to_le_bytes()[..3], [0x48, 0x8d, 0x0d]);
     // The instruction pointers in between stand for the site.
@@ -110,6 +120,53 @@ fn a_hot_site_jumps_to_a_slot_that_calls_and_comes_back() {
     assert_eq!(guest.mm.displaced_ip(Addr(base + SITE + 2)), Some(Addr(slot + 15)));
     assert_eq!(guest.mm.displaced_ip(Addr(base + SITE + 8)), None);
     assert_eq!(guest.mm.displaced_ip(Addr(0x1234)), None);
+}
+
+#[test]
+fn each_displaced_instruction_has_its_copy() {
+    let sandbox = Sandbox::new();
+    let (guest, base) = sandbox.process();
+    guest.load(base + PAIR_SITE).unwrap();
+    for _ in 0..8 {
+        assert_eq!(guest.mm.note_call(Addr(base + PAIR_SITE + 2), NR), CallSite::Open);
+    }
+    let code = guest.load(base + PAIR_SITE).unwrap().to_le_bytes();
+    assert_eq!((code[0], &code[5..]), (0xe9, &PAIR_CODE[5..]));
+    assert!([code[2], code[4]].into_iter().all(arch::x86_64::patch::traps), "{code:02x?}");
+    let distance = i32::from_le_bytes(code[1..5].try_into().unwrap());
+    let slot = (base + PAIR_SITE + 5).wrapping_add_signed(i64::from(distance));
+    assert_eq!(guest.load(slot + 15).unwrap().to_le_bytes()[..5], [0x89, 0xc2, 0xf7, 0xda, 0xe9]);
+    for (within, slot_within) in [(2, 15), (4, 17)] {
+        let copy = Addr(slot + slot_within);
+        assert_eq!(guest.mm.displaced_ip(Addr(base + PAIR_SITE + within)), Some(copy));
+        assert_eq!(guest.mm.visible_ip(copy), Addr(base + PAIR_SITE + within));
+    }
+    assert_eq!(guest.mm.visible_ip(Addr(slot + 19)), Addr(base + PAIR_SITE + 6));
+    assert_eq!(guest.mm.displaced_ip(Addr(base + PAIR_SITE + 3)), None, "no instruction");
+    assert_eq!(guest.mm.displaced_ip(Addr(base + PAIR_SITE + 6)), None, "not displaced");
+    // A jump in the middle of a jump would be neither.
+    for _ in 0..8 {
+        guest.mm.note_call(Addr(base + PAIR_SITE + 3 + 2), NR);
+    }
+    assert_eq!(guest.mm.note_call(Addr(base + PAIR_SITE + 3 + 2), NR), CallSite::Settled);
+}
+
+#[test]
+fn what_grows_over_slots_makes_them_go() {
+    let sandbox = Sandbox::new();
+    let (guest, base) = sandbox.patched();
+    let slots = area_of(base, slot_of(&guest, base + SITE).unwrap());
+    guest.mm.set_heap_start(Addr(slots - PAGE_SIZE));
+    assert_eq!(guest.mm.brk(Addr(slots + PAGE_SIZE)), Addr(slots + PAGE_SIZE));
+    assert_eq!(slot_of(&guest, base + SITE), None);
+    let (guest, base) = sandbox.patched();
+    let slots = area_of(base, slot_of(&guest, base + SITE).unwrap());
+    let hint = MapRequest {
+        placement: Placement::Hint(Addr(slots)),
+        ..file_request(Arc::clone(&sandbox.file) as Arc<dyn Mappable>, 0, 1, 0, Prot::READ, Sharing::Private)
+    };
+    assert_eq!(guest.mm.map(&hint), Ok(Addr(slots)));
+    assert_eq!(slot_of(&guest, base + SITE), None);
 }
 
 #[test]
@@ -156,7 +213,7 @@ fn only_the_cpu_sees_the_jumps() {
     let listed = guest.mm.vmas();
     assert_eq!(listed.len(), 3, "slots are not listed: {listed:?}");
     assert_eq!(guest.mm.stat().total, PAGES * PAGE_SIZE);
-    assert!(guest.mm.vma_at(Addr(base + PAGES * PAGE_SIZE)).is_none());
+    assert!(guest.mm.vma_at(Addr(slot_of(&guest, base + SITE).unwrap())).is_none());
 }
 
 #[test]
@@ -186,23 +243,26 @@ fn a_debugger_writes_to_the_files_bytes() {
 #[test]
 fn who_names_the_slots_loses_them() {
     let sandbox = Sandbox::new();
-    let slots = PAGES * PAGE_SIZE;
+    let slots = |guest: &Guest, base| area_of(base, slot_of(guest, base + SITE).unwrap());
     let (guest, base) = sandbox.patched();
-    guest.map_anonymous(base + slots, 1, Prot::READ).unwrap();
+    let at = slots(&guest, base);
+    guest.map_anonymous(at, 1, Prot::READ).unwrap();
     assert_eq!(slot_of(&guest, base + SITE), None);
-    assert_eq!(guest.load(base + slots), Ok(0));
+    assert_eq!(guest.load(at), Ok(0));
     let (guest, base) = sandbox.patched();
-    assert!(guest.mm.unmap(Addr(base + slots + PAGE_SIZE), PAGE_SIZE).is_ok());
+    let at = slots(&guest, base);
+    assert!(guest.mm.unmap(Addr(at + PAGE_SIZE), PAGE_SIZE).is_ok());
     assert_eq!(slot_of(&guest, base + SITE), None);
-    assert!(guest.load(base + slots).is_err());
+    assert!(guest.load(at).is_err());
 }
 
 #[test]
 fn slots_go_with_their_library() {
     let sandbox = Sandbox::new();
     let (guest, base) = sandbox.patched();
+    let slot = slot_of(&guest, base + SITE).unwrap();
     guest.mm.unmap(Addr(base), PAGES * PAGE_SIZE).unwrap();
-    assert!(guest.mm.handle_fault(Addr(base + PAGES * PAGE_SIZE), Access::Exec).is_err());
+    assert!(guest.mm.handle_fault(Addr(slot), Access::Exec).is_err());
     assert!(guest.mm.vmas().is_empty());
     // The place is free again.
     let (other, again) = sandbox.process();

@@ -29,7 +29,26 @@ global_asm!(
     ".popsection",
 );
 
+// One with two short instructions behind it: answers call `rdi`'s result in rax, and its negative, which may be jumped to.
+global_asm!(
+    ".pushsection .text.short_site, \"ax\", @progbits",
+    ".globl short_site",
+    ".globl short_site_second",
+    ".balign 64",
+    "short_site:",
+    "mov eax, edi",
+    "syscall",
+    "mov ecx, eax",
+    "short_site_second:",
+    "neg ecx",
+    "mov rdx, rcx",
+    "ret",
+    ".popsection",
+);
+
 unsafe extern "C" {
+    static short_site: u8;
+    static short_site_second: u8;
     fn hot_site(nr: u64, arg: u64) -> u64;
     static hot_site_call: u8;
     static hot_site_after: u8;
@@ -110,6 +129,29 @@ fn the_instruction_after_a_call_can_be_jumped_to() {
         unsafe { asm!("call {after}", after = in(reg) after, inout("rax") value => result, clobber_abi("C")) };
         let expected = if value == 7_u64.wrapping_neg() { 7 } else { value };
         assert_eq!(result, expected);
+    }
+}
+
+#[test]
+fn so_can_both_instructions_where_they_are_short() {
+    let parent = sys!(getppid).unwrap() as u32;
+    let run = |entry: *const u8, value: u32| {
+        let (result, negative): (u64, u64);
+        // SAFETY: 1. the code there makes a call that takes no pointer, or none, and returns to where this calls it.
+        unsafe {
+            asm!(
+                "call {entry}", entry = in(reg) entry, in("edi") value, inout("ecx") value => _,
+                lateout("rax") result, lateout("rdx") negative, clobber_abi("C"),
+            );
+        }
+        (result as u32, negative as u32)
+    };
+    for _ in 0..2_000 {
+        let call = run(&raw const short_site, libc::SYS_getppid as u32);
+        assert_eq!(call, (parent, parent.wrapping_neg()));
+    }
+    for value in [0, 1, 4711, u32::MAX] {
+        assert_eq!(run(&raw const short_site_second, value).1, value.wrapping_neg());
     }
 }
 
