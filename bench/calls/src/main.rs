@@ -1,7 +1,7 @@
 //! Measures single calls, faults and forks from within: natively, inside Casemate and inside runsc the same program.
 //!
 //! `bench-calls run NAME…` prints one line per measure: name, median, lowest and highest of its batches, in nanoseconds
-//! per operation, separated by tabs. `list` prints the names. `time CMD…` runs a program and prints how long it took from
+//! per operation, separated by tabs. `count N … NAME` does the operation of one measure N times. `list` prints the names. `time CMD…` runs a program and prints how long it took from
 //! fork to wait; `serve` does so for each line of standard input, which makes it the driver inside a running sandbox.
 //! `threads N` keeps N threads asleep until its standard input ends.
 //!
@@ -38,11 +38,30 @@ fn main() -> ExitCode {
             measures().for_each(|measure| println!("{}", measure.name));
             Ok(())
         }
-        ["run", budget_ms, static_program, names @ ..] => run(budget_ms, static_program, names),
+        ["run", budget_ms, static_program, names @ ..] => {
+            budget_ms.parse().map_err(io::Error::other).and_then(|budget_ms| {
+                run(
+                    &Harness {
+                        budget: Duration::from_millis(budget_ms),
+                        static_program: static_program.into(),
+                        exactly: None,
+                    },
+                    names,
+                )
+            })
+        }
+        ["count", operations, static_program, name] => operations.parse().map_err(io::Error::other).and_then(|count| {
+            run(
+                &Harness { budget: Duration::MAX, static_program: static_program.into(), exactly: Some(count) },
+                &[name],
+            )
+        }),
         ["time", command @ ..] => serve::time(command).map(|taken| println!("{}", taken.as_nanos())),
         ["serve"] => serve::serve(),
         ["threads", count] => count.parse().map_err(io::Error::other).and_then(tasks::sleepers),
-        _ => Err(io::Error::other("list | run BUDGET-MS STATIC-PROGRAM NAME… | time CMD… | serve | threads N")),
+        _ => Err(io::Error::other(
+            "list | run BUDGET-MS STATIC-PROGRAM NAME… | count N STATIC-PROGRAM NAME | time CMD… | serve | threads N",
+        )),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,13 +73,9 @@ fn main() -> ExitCode {
 }
 
 /// Runs the measures called `names`, or all of them when there is none; one that fails says so and is left out.
-fn run(budget_ms: &str, static_program: &str, names: &[&str]) -> io::Result<()> {
-    let harness = Harness {
-        budget: Duration::from_millis(budget_ms.parse().map_err(io::Error::other)?),
-        static_program: static_program.into(),
-    };
+fn run(harness: &Harness, names: &[&str]) -> io::Result<()> {
     for measure in measures().filter(|measure| names.is_empty() || names.contains(&measure.name)) {
-        match (measure.run)(&harness) {
+        match (measure.run)(harness) {
             Ok(sample) => {
                 println!("{}\t{:.1}\t{:.1}\t{:.1}", measure.name, sample.median, sample.low, sample.high);
             }

@@ -38,6 +38,8 @@ pub(crate) struct Harness {
     pub(crate) budget: Duration,
     /// A static program that does nothing.
     pub(crate) static_program: PathBuf,
+    /// One batch of just so many operations, for whoever counts from outside what they cost.
+    pub(crate) exactly: Option<u32>,
 }
 
 impl Harness {
@@ -54,6 +56,9 @@ impl Harness {
 
     /// The cost of one of the `count` operations that `batch` is asked to time.
     pub(crate) fn batches(&self, mut batch: impl FnMut(u32) -> Duration) -> Sample {
+        if let Some(count) = self.exactly {
+            return Sample::of(vec![batch(count).as_nanos() as f64 / f64::from(count.max(1))]);
+        }
         let slice = self.budget / (BATCHES as u32 + 2);
         let mut count = 1;
         let started = Instant::now();

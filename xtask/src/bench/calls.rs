@@ -46,6 +46,16 @@ impl Guest {
         words.extend(names.iter().map(|&name| name.to_owned()));
         words
     }
+
+    /// The command that does the operation of the measure called `name` so many times.
+    pub(super) fn count(&self, operations: u32, name: &str) -> Vec<String> {
+        vec![self.calls.clone(), "count".to_owned(), operations.to_string(), self.exit.clone(), name.to_owned()]
+    }
+
+    /// Names of the measures of group `calls`.
+    pub(super) fn names(&self) -> Result<Vec<String>> {
+        Ok(output(Command::new(&self.calls).arg("list"))?.lines().map(str::to_owned).collect())
+    }
 }
 
 /// Takes the wanted measures of group `calls`: in each round one process on each side takes all of them.
@@ -56,8 +66,9 @@ pub(super) fn measure(
     results: &mut Results,
     progress: &mut Progress,
 ) -> Result<()> {
-    let list = output(Command::new(&guest.calls).arg("list"))?;
-    let names: Vec<&str> = list.lines().filter(|name| plan.wants(&format!("calls/{name}"))).collect();
+    let list = guest.names()?;
+    let names: Vec<&str> =
+        list.iter().map(String::as_str).filter(|name| plan.wants(&format!("calls/{name}"))).collect();
     if names.is_empty() {
         return Ok(());
     }

@@ -5,13 +5,15 @@
 //! - [`programs`]: whole programs, `start/…` from start to exit, `inside/…` in one sandbox that already runs ([`session`]);
 //! - [`idle`]: memory and wake-ups of a sandbox that does nothing.
 //!
-//! [`soak`] does the same work for many minutes in one sandbox, which must then hold no more than before.
+//! [`soak`] does the same work for many minutes in one sandbox, which must then hold no more than before; [`host_calls`]
+//! counts what one call asks of the host.
 //!
 //! [`sides`] knows how to start each side, [`results`] keeps the samples, [`report`] prints them, [`targets`] compares
 //! them with `bench/targets.toml`. Rounds of the sides are interleaved, so that a change of the machine meets them all.
 
 mod calls;
 mod fetch;
+mod host_calls;
 mod idle;
 mod processes;
 mod programs;
@@ -62,6 +64,9 @@ pub(crate) struct Bench {
     /// Instead of measuring, run all work for so long in one sandbox, and see that it then holds what it held before.
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["check", "compare", "json", "only"])]
     soak: Option<u64>,
+    /// Instead of times, show how many system calls and context switches of the host each call costs (needs perf and root).
+    #[arg(long, conflicts_with_all = ["check", "compare", "json", "soak"])]
+    host_calls: bool,
     /// A casemate binary to measure instead of a fresh release build.
     #[arg(long, value_name = "PATH")]
     casemate: Option<PathBuf>,
@@ -105,6 +110,9 @@ impl Bench {
             call_budget: Duration::from_millis(40),
             program_budget: Duration::from_secs(4),
         };
+        if self.host_calls {
+            return host_calls::run(&plan, &Sides::new(binary(self.casemate.as_deref())?, None)?, &calls::build()?);
+        }
         let results = measure(&plan, self.casemate.as_deref(), runsc)?;
         if let Some(path) = &self.json {
             results.write(path)?;
