@@ -1,6 +1,6 @@
 //! The host calls of this file system, each with the flags that keep it beneath its tree.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use abi::Errno;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, StatxFlags};
@@ -124,23 +124,10 @@ pub(super) fn open_at(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags, mode: u32
     }
 }
 
-/// Gives every entry of a directory but `.` and `..` to `each`: name, inode number, type. Reads through `dir` itself where
-/// that can be read: its position is the caller's to guard.
+/// Gives every entry of a directory but `.` and `..` to `each`: name, inode number, type. `dir` is fresh and can be read.
 pub(super) fn list(dir: BorrowedFd<'_>, each: &mut dyn FnMut(&[u8], u64, FileType)) -> Result<(), Errno> {
-    match rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0)) {
-        Ok(_) => list_from(dir, dir, each),
-        // A descriptor that only names the directory.
-        Err(rustix::io::Errno::BADF) => {
-            let fd = open_at(dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
-            list_from(fd.as_fd(), dir, each)
-        }
-        Err(error) => Err(errno(error)),
-    }
-}
-
-fn list_from(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, each: &mut dyn FnMut(&[u8], u64, FileType)) -> Result<(), Errno> {
     let mut buffer: Vec<u8> = Vec::with_capacity(LIST_BUFFER);
-    let mut raw = RawDir::new(fd, buffer.spare_capacity_mut());
+    let mut raw = RawDir::new(dir, buffer.spare_capacity_mut());
     while let Some(next) = raw.next() {
         let next = next.map_err(errno)?;
         let name = next.file_name().to_bytes();

@@ -35,9 +35,7 @@ impl DirOps for HostInode {
     }
 
     fn for_each(&self, _ctx: &Context<'_>, each: &mut dyn FnMut(&[u8], u64, FileType)) -> Result<(), Errno> {
-        let fd = self.this()?.dir_fd()?;
-        let _listing = self.in_turn.lock();
-        calls::list(fd.as_fd(), each)
+        calls::list(self.this()?.list_fd()?.as_fd(), each)
     }
 
     fn caching(&self) -> Caching {

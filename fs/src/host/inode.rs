@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use abi::Errno;
 use abi::fs::OpenFlags;
 use rustix::fs::{AtFlags, Mode, OFlags};
+use smallvec::SmallVec;
 use sync::Mutex;
 
 use crate::host::calls::{self, Found, errno};
@@ -18,6 +19,9 @@ use crate::{Context, lockclass};
 /// Longest path handed to one `openat2`, in bytes: deeper places are opened in steps.
 const MAX_STEP: usize = 3072;
 
+/// Names on the way up from a directory; most are few.
+type Names = SmallVec<[Arc<[u8]>; 8]>;
+
 /// An object of a host tree.
 pub(super) struct HostInode {
     this: Weak<Self>,
@@ -29,7 +33,7 @@ pub(super) struct HostInode {
     link: OnceLock<Vec<u8>>,
     pub(super) mappable_id: u64,
     pub(super) observers: Observers,
-    /// Held by each append of ours, so that none lands on another, and by each listing, since these share a position.
+    /// Held by each append of ours, so that none lands on another.
     pub(super) in_turn: Mutex<()>,
     slots: InodeSlots,
 }
@@ -40,7 +44,7 @@ struct State {
     found: Found,
     /// When the host said so.
     at: Moment,
-    /// A kept descriptor: of a directory (readable if we may), or of a file, readable.
+    /// A kept descriptor: one that names a directory, or of a file, readable.
     fd: Option<Arc<OwnedFd>>,
     /// The descriptor of the latest opening, while it lasts: it goes on naming the object when its name is gone.
     open: Weak<OwnedFd>,
@@ -146,60 +150,77 @@ impl HostInode {
         self.state.lock().note(found);
     }
 
-    /// A descriptor of this directory, which can be read if we may.
+    /// A descriptor that names this directory; kept, since names in it are asked for.
     pub(super) fn dir_fd(self: &Arc<Self>) -> Result<Arc<OwnedFd>, Errno> {
-        // Names from here up to the nearest directory whose descriptor is at hand.
-        let mut names: Vec<Arc<[u8]>> = Vec::new();
+        let (base, names) = self.nearest();
+        if names.is_empty() {
+            return Ok(base);
+        }
+        let fd = Arc::new(self.open_below(&base, &names, OFlags::PATH)?);
+        self.state.lock().fd = Some(Arc::clone(&fd));
+        self.fs.fd_cached(self);
+        Ok(fd)
+    }
+
+    /// A descriptor to list this directory by. The caller's own: what the host keeps of a listing is freed at its close,
+    /// which is cheap right after it, and most directories are listed once.
+    pub(super) fn list_fd(self: &Arc<Self>) -> Result<OwnedFd, Errno> {
+        let (base, names) = self.nearest();
+        if names.is_empty() {
+            return calls::open_at(base.as_fd(), b".", OFlags::RDONLY | OFlags::DIRECTORY, 0);
+        }
+        self.open_below(&base, &names, OFlags::RDONLY)
+    }
+
+    /// The nearest directory from here upwards whose descriptor is at hand, and the names from here up to it.
+    fn nearest(self: &Arc<Self>) -> (Arc<OwnedFd>, Names) {
+        let mut names = Names::new();
         let mut cur = Arc::clone(self);
-        let mut base = loop {
+        loop {
             let (fd, place) = {
                 let state = cur.state.lock();
                 (state.fd.clone(), state.place.clone())
             };
             if let Some(fd) = fd {
-                break fd;
+                return (fd, names);
             }
-            let Some((parent, name)) = place else { break Arc::clone(&self.fs.root_fd) };
+            let Some((parent, name)) = place else { return (Arc::clone(&self.fs.root_fd), names) };
             names.push(name);
             cur = parent;
-        };
-        if names.is_empty() {
-            return Ok(base);
         }
+    }
+
+    /// Opens this directory, to which `names` lead from `base`, the last first.
+    fn open_below(&self, base: &Arc<OwnedFd>, names: &[Arc<[u8]>], access: OFlags) -> Result<OwnedFd, Errno> {
         let mut path: Vec<u8> = Vec::new();
+        let mut step: Option<OwnedFd> = None;
         let mut rest = names.iter().rev().peekable();
         while let Some(name) = rest.next() {
             if !path.is_empty() {
                 path.push(b'/');
             }
             path.extend_from_slice(name);
-            if path.len() > MAX_STEP || rest.peek().is_none() {
-                let last = rest.peek().is_none();
-                let readable = if last { OFlags::RDONLY } else { OFlags::PATH };
-                let fd = match calls::open_at(base.as_fd(), &path, readable | OFlags::DIRECTORY, 0) {
-                    Err(Errno::EACCES) if last => {
-                        calls::open_at(base.as_fd(), &path, OFlags::PATH | OFlags::DIRECTORY, 0)?
-                    }
-                    other => other?,
-                };
-                base = Arc::new(fd);
+            let last = rest.peek().is_none();
+            if path.len() > MAX_STEP || last {
+                let from = step.as_ref().map_or(base.as_fd(), OwnedFd::as_fd);
+                let access = if last { access } else { OFlags::PATH };
+                step = Some(calls::open_at(from, &path, access | OFlags::DIRECTORY, 0)?);
                 path.clear();
             }
         }
+        let fd = step.ok_or(Errno::ENOENT)?;
         let sure = match self.fs.belief() {
             Belief::Lasting => true,
             Belief::Brief => self.state.lock().at.is_recent(),
             Belief::None => false,
         };
         if !sure {
-            let found = calls::stat_fd(base.as_fd())?;
+            let found = calls::stat_fd(fd.as_fd())?;
             if (found.dev, found.ino) != self.key {
                 return Err(Errno::ESTALE);
             }
         }
-        self.state.lock().fd = Some(Arc::clone(&base));
-        self.fs.fd_cached(self);
-        Ok(base)
+        Ok(fd)
     }
 
     /// A descriptor of this regular file for reading (and writing).
