@@ -115,6 +115,10 @@ fn newfstatat(task: &mut Task, dir: DirFd, path: PathArg, buf: Out<Stat>, flags:
     let others = AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_EMPTY_PATH | AtFlags::AT_NO_AUTOMOUNT;
     let flags = flags.within(sync | others)?;
     let path = stat_pathname(task, path, flags)?;
+    if path.is_empty() && dir.0 != abi::fs::AT_FDCWD {
+        // How glibc's `fstat` asks.
+        return buf.write(task, &to_stat(&task.fds().get(dir.0)?.attr()?));
+    }
     let place = lookup(task, dir, &path, lookup_flags(flags))?;
     buf.write(task, &to_stat(&place.attr()?))
 }

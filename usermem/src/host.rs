@@ -12,6 +12,7 @@ use vm_memory::VolatileSlice;
 
 use crate::memfile::FileRange;
 use crate::platform::HostCallRule;
+use crate::safecopy;
 
 /// Most slices that one call takes (IOV_MAX); more are left for the next call.
 const MAX_SLICES: usize = 1024;
@@ -119,6 +120,51 @@ pub fn preadv_nowait(file: BorrowedFd<'_>, slices: &[VolatileSlice<'_>], offset:
     let offset = offset_of(offset)?;
     // SAFETY: as in `preadv`.
     count(unsafe { libc::preadv2(file.as_raw_fd(), vecs.as_ptr(), len_of(&vecs), offset, libc::RWF_NOWAIT) })
+}
+
+/// A piece of a host file, mapped to be read: always what the file has there now. Dropping it unmaps it.
+#[derive(Debug)]
+pub struct FileView {
+    base: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the mapping is read-only memory that no reference covers; it is only read, through `safecopy`.
+unsafe impl Send for FileView {}
+// SAFETY: as above.
+unsafe impl Sync for FileView {}
+
+impl FileView {
+    /// mmap(2): `len` bytes of `file` from `offset` on, a multiple of the page size; they may reach past its end.
+    pub fn new(file: BorrowedFd<'_>, offset: u64, len: usize) -> Result<Self, Errno> {
+        let offset = offset_of(offset)?;
+        let (prot, flags) = (libc::PROT_READ, libc::MAP_SHARED);
+        // SAFETY: a fresh mapping at an address of the host's choice touches nothing that exists.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, file.as_raw_fd(), offset) };
+        if base == libc::MAP_FAILED {
+            return Err(last_errno());
+        }
+        Ok(Self { base: base.cast(), len })
+    }
+
+    /// Copies the bytes from `at` on to `buf`. `EFAULT` outside the piece, and where the file has no bytes (any more).
+    pub fn read(&self, at: usize, buf: &mut [u8]) -> Result<(), Errno> {
+        if at.checked_add(buf.len()).is_none_or(|end| end > self.len) {
+            return Err(Errno::EFAULT);
+        }
+        // SAFETY: the bytes lie in the mapping, which outlives the slice; no reference covers them, and a fault (the file
+        // is shorter now) is caught by `safecopy`.
+        let slice = unsafe { VolatileSlice::new(self.base.wrapping_add(at), buf.len()) };
+        let n = safecopy::read_slices(&[slice], buf)?;
+        if n == buf.len() { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+}
+
+impl Drop for FileView {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours; slices of it live only inside `read`.
+        unsafe { libc::munmap(self.base.cast(), self.len) };
+    }
 }
 
 /// ftruncate(2).
@@ -254,8 +300,26 @@ mod tests {
     use abi::Errno;
     use vm_memory::VolatileSlice;
 
-    use super::{memfd, next_data, preadv, pwritev, set_len};
+    use super::{FileView, memfd, next_data, preadv, pwritev, set_len};
     use crate::memfile::FileRange;
+
+    #[test]
+    fn a_view_shows_what_the_file_has_now() {
+        crate::safecopy::install();
+        let file = memfd(c"t").unwrap();
+        set_len(file.as_fd(), 8192).unwrap();
+        let view = FileView::new(file.as_fd(), 4096, 8192).unwrap();
+        let mut buf = [1; 4];
+        view.read(10, &mut buf).unwrap();
+        assert_eq!(buf, [0; 4]);
+        pwritev(file.as_fd(), &[VolatileSlice::from(&mut b"word".to_owned()[..])], 4106).unwrap();
+        view.read(10, &mut buf).unwrap();
+        assert_eq!(&buf, b"word");
+        assert_eq!(view.read(4096, &mut buf), Err(Errno::EFAULT), "past the end of the file");
+        assert_eq!(view.read(8190, &mut buf), Err(Errno::EFAULT), "past the end of the piece");
+        set_len(file.as_fd(), 0).unwrap();
+        assert_eq!(view.read(10, &mut buf), Err(Errno::EFAULT), "truncated");
+    }
 
     #[test]
     fn files_and_slices() {

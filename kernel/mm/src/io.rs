@@ -1,7 +1,8 @@
 //! The kernel's own access to guest memory.
 //!
 //! Every access takes a pin, translates with the lock held, and moves bytes without it: nothing that the fault path
-//! needs is held across a copy. Copies announce themselves before the lock is dropped ([`crate::state::InFlight`]). Pages of host files are read and written by `pread` and `pwrite`.
+//! needs is held across a copy. Copies announce themselves before the lock is dropped ([`crate::state::InFlight`]). Pages of host files are read and written by
+//! `pread` and `pwrite`, but for those that are read again and again ([`crate::views`]).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -255,7 +256,7 @@ fn slices<'a>(mm: &'a Mm, runs: &Runs, mut bounce: &'a mut [u8]) -> Result<Small
 }
 
 /// A buffer for the runs that are not in the memory file, with their bytes.
-fn fetch(runs: &Runs) -> Result<Vec<u8>, Errno> {
+fn fetch(mm: &Mm, runs: &Runs) -> Result<Vec<u8>, Errno> {
     let len = runs.iter().filter(|run| !matches!(run.place, Place::Memory { .. })).map(|run| run.len).sum();
     let mut bounce = vec![0; len];
     let mut rest = bounce.as_mut_slice();
@@ -265,7 +266,9 @@ fn fetch(runs: &Runs) -> Result<Vec<u8>, Errno> {
         }
         let (part, tail) = rest.split_at_mut_checked(run.len).ok_or(Errno::EFAULT)?;
         rest = tail;
-        if let Place::Host { file, offset, .. } = &run.place {
+        if let Place::Host { file, offset, .. } = &run.place
+            && !mm.views.read(file, *offset, part)
+        {
             read_all(file, part, *offset)?;
         }
     }
@@ -342,7 +345,7 @@ impl<M: std::ops::Deref<Target = Mm>> IoDst for UserDst<M> {
         let (runs, _guard) = mm.translate(self.cursor.ranges(), max as u64, Access::Write, self.cursor.force)?;
         let total: usize = runs.iter().map(|run| run.len).sum();
         // What the file has now, since `f` may fill less than it is given.
-        let mut bounce = fetch(&runs)?;
+        let mut bounce = fetch(mm, &runs)?;
         let n = f(&slices(mm, &runs, &mut bounce)?)?.min(total);
         if !bounce.is_empty() {
             write_back(&runs, &mut bounce, n)?;
@@ -381,7 +384,7 @@ impl<M: std::ops::Deref<Target = Mm>> IoSrc for UserSrc<M> {
         let _pin = mm.pool.pin();
         let (runs, _guard) = mm.translate(self.cursor.ranges(), max as u64, Access::Read, self.cursor.force)?;
         let total: usize = runs.iter().map(|run| run.len).sum();
-        let mut bounce = fetch(&runs)?;
+        let mut bounce = fetch(mm, &runs)?;
         let n = f(&slices(mm, &runs, &mut bounce)?)?.min(total);
         self.cursor.advance(n as u64);
         Ok(n)

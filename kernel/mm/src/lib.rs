@@ -41,6 +41,7 @@ mod sync_range;
 mod text;
 mod types;
 mod unmap;
+mod views;
 mod vma;
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::pool::Pool;
 use crate::state::{InFlight, State, Unmapped};
 use crate::text::TextCache;
 use crate::types::{Bounds, Direction, Fault, FutexKey, Layout, Limits, MappedFile, Sharing};
+use crate::views::Views;
 use crate::vma::Force;
 
 /// The class of the lock of an address space. Locks held while guest memory is copied rank before it, locks that
@@ -45,6 +46,7 @@ pub struct Mm {
     pub(crate) pool: Pool,
     state: Mutex<State>,
     in_flight: Arc<InFlight>,
+    pub(crate) views: Views,
     /// Forks that wait for `writes` to be zero.
     forks_waiting: AtomicU32,
     /// Signalled, with `state` locked, when `writes` becomes zero and a fork waits.
@@ -72,6 +74,7 @@ impl Mm {
                 space,
                 pool,
                 state: Mutex::new(MM_LOCK, state),
+                views: Views::new(),
                 forks_waiting: AtomicU32::new(0),
                 writes_done: Condvar::new(),
             }
