@@ -21,6 +21,7 @@ use usermem::platform::Platform;
 use crate::fdtable::{CloseOnExec, FdTable};
 use crate::fsstate::FsState;
 use crate::futex::FutexTable;
+use crate::hosts::Hosts;
 use crate::ids::{INIT_PID, Pid, Tid};
 use crate::ipc::Ipc;
 use crate::load::Load;
@@ -41,9 +42,6 @@ use crate::task::thread::{Comm, CpuTimes, Parts, Thread};
 use crate::task::{NoNewPrivs, Task};
 use crate::time::thread::Timers;
 use crate::time::vdso::VdsoPages;
-
-/// Stack of a task's host thread: handlers are shallow, and pages come as they are used.
-const TASK_STACK: usize = 512 << 10;
 
 /// Random bytes.
 pub trait Entropy: Send + Sync {
@@ -196,6 +194,7 @@ pub struct Kernel {
     cpu: Cpu,
     vdso: VdsoPages,
     tasks: TaskSet,
+    hosts: Hosts,
     futexes: FutexTable,
     unix_sockets: Arc<unix::Space>,
     ipc: Ipc,
@@ -241,6 +240,7 @@ impl Kernel {
             file_clock: fs::SystemClock,
             cpu,
             tasks: TaskSet::new(config.pids),
+            hosts: Hosts::new(),
             futexes: FutexTable::new(),
             unix_sockets: unix::Space::new(),
             ipc: Ipc::new(),
@@ -405,12 +405,11 @@ impl Kernel {
     pub(crate) fn spawn(self: &Arc<Self>, task: Task, first: RunState) -> Result<(), Errno> {
         *self.tasks.running.lock() += 1;
         let kernel = Arc::clone(self);
-        let builder = std::thread::Builder::new().name(format!("task {}", task.tid())).stack_size(TASK_STACK);
-        let spawned = builder.spawn(move || {
+        let started = self.hosts.start(Box::new(move || {
             task.run(first);
             kernel.host_thread_done();
-        });
-        if let Err(e) = spawned {
+        }));
+        if let Err(e) = started {
             log::warn!("no host thread for a task: {e}");
             self.host_thread_done();
             return Err(Errno::EAGAIN);

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arch::UserContext;
@@ -17,7 +17,7 @@ use crate::kick;
 use crate::layout::{ANSWERS, ANSWERS_LEN, KICK_SIGNAL};
 use crate::machine::Machine;
 use crate::pace::Seat;
-use crate::process::{Process, Stub};
+use crate::process::{Kicked, Process, Stub};
 use crate::thread::{Event, Impossible, Thread};
 
 /// The interruptible part of a context.
@@ -31,6 +31,8 @@ pub(crate) struct Kick {
     /// What it counts as among those that share the cores.
     seat: Seat,
     state: AtomicU32,
+    /// It was interrupted: a kick may have been sent, and be late. Relaxed: by the context's own thread only.
+    interrupted: AtomicBool,
     /// When the kick of this run was sent, in nanoseconds since `made`; `u64::MAX` before.
     kicked_at: AtomicU64,
     made: Instant,
@@ -57,7 +59,27 @@ impl Kick {
         // Before RUNNING, so that no interrupter of this run compares with the kick of an earlier one.
         self.kicked_at.store(u64::MAX, Ordering::Relaxed);
         // Pairs with `interrupt`: what the interrupter did before is seen by our caller when this returns false.
-        kick::begin(&self.state)
+        let begun = kick::begin(&self.state);
+        if !begun {
+            self.interrupted.store(true, Ordering::Relaxed);
+        }
+        begun
+    }
+
+    /// Takes a pending interrupt, after a kick has ended a run.
+    fn consume(&self) -> bool {
+        let pending = kick::consume(&self.state);
+        if pending {
+            self.interrupted.store(true, Ordering::Relaxed);
+        }
+        pending
+    }
+
+    /// Whether a kick of this context may still be on its way. Whoever sends one has set PENDING before, which is there
+    /// still or was seen by `begin` or `consume`.
+    fn kicked(&self) -> Kicked {
+        let pending = self.state.load(Ordering::Acquire) & kick::PENDING != 0;
+        if pending || self.interrupted.load(Ordering::Relaxed) { Kicked::Perhaps } else { Kicked::No }
     }
 
     /// The task sleeps, or ends.
@@ -146,6 +168,7 @@ impl SystrapContext {
             slab: thread.slab(),
             seat: Seat::default(),
             state: AtomicU32::new(kick::IDLE),
+            interrupted: AtomicBool::new(false),
             kicked_at: AtomicU64::new(u64::MAX),
             made: Instant::now(),
         });
@@ -183,7 +206,7 @@ impl Context for SystrapContext {
             }
             match thread.read(&mut user.regs) {
                 Ok(Event::Exit(exit)) => return Ok(exit),
-                Ok(Event::Kicked) if kick::consume(&self.kick.state) => return Ok(Exit::Interrupted),
+                Ok(Event::Kicked) if self.kick.consume() => return Ok(Exit::Interrupted),
                 // A kick for an earlier run: on with it.
                 Ok(Event::Kicked) => {}
                 Err(Impossible(why)) => return Err(process.condemn(why)),
@@ -216,7 +239,7 @@ impl Drop for SystrapContext {
         self.kick.sleep();
         if let Some(mut thread) = self.thread.take() {
             thread.renew();
-            self.stub.park(thread);
+            self.stub.park(thread, self.kick.kicked());
         }
     }
 }

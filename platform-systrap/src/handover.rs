@@ -11,12 +11,17 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use smallvec::SmallVec;
 
-use crate::host::{self, Gone, Listener};
+use crate::host::{self, Gone, Listener, Notification};
 use crate::layout::line as at;
 use crate::line::{self, Futex, Seen, Wait, Word};
 use crate::machine::Machine;
 use crate::pace::{Ended, Pace, Plan, Seat};
 use crate::process::Process;
+
+/// How long a thread that should sleep may take to do so. One that has lost its core to others may need a while.
+const SETTLING_MS: i32 = 20;
+/// The answer to a hand-over that sends the thread to `renew`; all others are 0.
+const RENEW: i64 = 1;
 
 /// Why a thread did not hand over again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,11 +101,25 @@ pub(crate) fn bury(machine: &Machine, process: &Process, slab: u64) {
     line::bury(&Bed { state: State(machine.slabs.atomic_u32(slab + at::STATE)), process });
 }
 
+/// A notification that waits for our answer.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    id: u64,
+    /// Where the thread will go on.
+    at: u64,
+}
+
+impl From<Notification> for Waiting {
+    fn from(notification: Notification) -> Self {
+        Self { id: notification.id, at: notification.instruction_pointer }
+    }
+}
+
 /// How a sleeping side is woken.
 #[derive(Debug)]
 enum Bell {
     /// The thread's listener, and the notification that waits for our answer.
-    Notify { listener: Listener, pending: Option<u64> },
+    Notify { listener: Listener, pending: Option<Waiting> },
     /// The thread's process, to see it die.
     Futex { process: Arc<Process> },
 }
@@ -128,7 +147,7 @@ impl Handover {
     pub(crate) fn first(&mut self, machine: &Machine, slab: u64) -> Result<Option<i32>, Lost> {
         if let Bell::Notify { listener, pending } = &mut self.bell {
             let notification = listener.receive()?;
-            *pending = Some(notification.id);
+            *pending = Some(notification.into());
             return Ok(Some(notification.pid as i32));
         }
         self.sleep(&State(machine.slabs.atomic_u32(slab + at::STATE)))?;
@@ -139,6 +158,32 @@ impl Handover {
     pub(crate) fn renew(&mut self) {
         log::debug!("hand-overs: {:?}", self.pace.tally);
         self.pace = Pace::new();
+    }
+
+    /// Whether the thread, which has no context, is known to wait in its hand-over: the host says so, and that it will go on
+    /// at `handed`. Then nothing but our answer moves it, for a thread that no kick is on its way to.
+    pub(crate) fn settle(&mut self, machine: &Machine, slab: u64, handed: u64) -> bool {
+        let Bell::Notify { listener, pending } = &mut self.bell else { return false };
+        if pending.is_none() {
+            rest(machine, slab);
+            if listener.has_request(SETTLING_MS) {
+                *pending = listener.receive().ok().map(Waiting::from);
+            }
+        }
+        pending.is_some_and(|waiting| waiting.at == handed)
+    }
+
+    /// Has a settled thread forget its guest; returns when it has handed over again at `handed`. `Err`: it was not there, or
+    /// is not now.
+    pub(crate) fn restart(&mut self, handed: u64) -> Result<(), Lost> {
+        let Bell::Notify { listener, pending } = &mut self.bell else { return Err(Lost::Nonsense) };
+        let Some(Waiting { id, .. }) = pending.take() else { return Err(Lost::Nonsense) };
+        if !listener.answer(id, RENEW)? {
+            return Err(Lost::Nonsense);
+        }
+        let next = Waiting::from(listener.receive()?);
+        *pending = Some(next);
+        if next.at == handed { Ok(()) } else { Err(Lost::Nonsense) }
     }
 
     /// Lets the thread go, and waits until it hands over again.
@@ -189,7 +234,7 @@ impl Handover {
         if let Bell::Notify { listener, pending } = &mut self.bell
             && pending.is_none()
         {
-            *pending = Some(listener.receive()?.id);
+            *pending = Some(listener.receive()?.into());
         }
         if plan == Plan::Begin {
             // Woken here, it would wait for the core that we are about to watch on.
@@ -203,7 +248,7 @@ impl Handover {
         match &mut self.bell {
             Bell::Notify { listener, pending } => {
                 // A kick may have withdrawn it; then the stub looks at the word by itself, or comes to sleep again.
-                if let Some(id) = pending.take() {
+                if let Some(Waiting { id, .. }) = pending.take() {
                     listener.resume(id)?;
                 }
             }
@@ -219,12 +264,12 @@ impl Handover {
     fn sleep(&mut self, word: &State<'_>) -> Result<Seen, Lost> {
         match &mut self.bell {
             Bell::Notify { listener, pending } => loop {
-                let id = listener.receive()?.id;
+                let notification = listener.receive()?;
                 match line::seen(word.load()) {
                     // It went to sleep over an answer that it had not seen.
-                    Seen::App => listener.resume(id).map(drop)?,
+                    Seen::App => listener.resume(notification.id).map(drop)?,
                     seen => {
-                        *pending = Some(id);
+                        *pending = Some(notification.into());
                         return Ok(seen);
                     }
                 }

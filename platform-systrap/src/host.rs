@@ -28,7 +28,8 @@ pub(crate) struct Notification {
     flags: u32,
     nr: i32,
     arch: u32,
-    instruction_pointer: u64,
+    /// Where the call returns to. The host's word, as all of this: no guest can forge it.
+    pub(crate) instruction_pointer: u64,
     pub(crate) args: [u64; 6],
 }
 
@@ -160,7 +161,12 @@ impl Listener {
 
     /// Answers notification `id` with 0: the thread runs on. `Ok(false)` when the notification was withdrawn.
     pub(crate) fn resume(&self, id: u64) -> Result<bool, Gone> {
-        let response = Response { id, val: 0, error: 0, flags: 0 };
+        self.answer(id, 0)
+    }
+
+    /// The same with `val`.
+    pub(crate) fn answer(&self, id: u64, val: i64) -> Result<bool, Gone> {
+        let response = Response { id, val, error: 0, flags: 0 };
         loop {
             // SAFETY: `response` is a `struct seccomp_notif_resp`, valid for the call.
             let answer = unsafe { libc::ioctl(self.fd.as_raw_fd(), NOTIF_SEND as libc::Ioctl, &raw const response) };
@@ -175,8 +181,17 @@ impl Listener {
         }
     }
 
+    /// Waits until the thread has handed over, `timeout_ms` at most; whether it has.
+    pub(crate) fn has_request(&self, timeout_ms: i32) -> bool {
+        self.events(timeout_ms) == libc::POLLIN
+    }
+
     /// Waits until there is something; whether it is the thread's death.
     fn poll(&self, timeout: i32) -> bool {
+        self.events(timeout) & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
+    }
+
+    fn events(&self, timeout: i32) -> i16 {
         let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         loop {
             // SAFETY: one pollfd, valid for the call.
@@ -185,7 +200,7 @@ impl Listener {
                 break;
             }
         }
-        poll.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
+        poll.revents
     }
 }
 

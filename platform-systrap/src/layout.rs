@@ -75,6 +75,8 @@ pub(crate) mod config {
     pub(crate) const LOOKS: u64 = 56;
     /// Not 0: calls that trap are answered in the stub too, if they have an answer.
     pub(crate) const ANSWER_TRAPS: u64 = 488;
+    /// Flags of a thread between two guests.
+    pub(crate) const PLAIN_FLAGS: u64 = 496;
     /// `struct msghdr` with which the zygote answers.
     pub(crate) const ZYGOTE_MSG: u64 = 64;
     /// `struct msghdr` with which a leader passes a listener.

@@ -20,6 +20,7 @@
 //! | `kick` | whether an interrupt is outstanding |
 //! | `watchdog` | ends stubs that do not answer kicks |
 //! | `handover` | waiting for stub threads and letting them go |
+//! | `spares` | stubs between two guests |
 //! | `mapped` | which addresses of a stub are mapped |
 //! | `shared`, `fpu`, `host` | shared files, XSAVE images, host calls |
 //!
@@ -27,7 +28,7 @@
 //! - Nothing in stub memory is trusted: not for safety, not for what another address space may see.
 //! - Threads that run guest code have no permitted host call. Threads with permitted calls read no memory that the guest
 //!   can write.
-//! - Lock order: map (`space`) → stub (`process`) → units (`shared`); pool (`machine`) → units.
+//! - Lock order: spares; map (`space`) → stub (`process`) → units (`shared`); pool (`machine`) → units.
 
 mod context;
 mod filter;
@@ -45,6 +46,7 @@ mod pace;
 mod process;
 mod shared;
 mod space;
+mod spares;
 mod stub;
 mod thread;
 mod watchdog;
@@ -63,6 +65,7 @@ pub use space::SystrapSpace;
 use host::Transport;
 use layout::{KICK_SIGNAL, MAX_SLABS};
 use machine::Machine;
+use spares::Spares;
 
 /// Lowest address a guest may map: the usual `vm.mmap_min_addr`, rounded up to what every host allows.
 const USER_START: u64 = 0x1_0000;
@@ -128,6 +131,7 @@ impl SystrapConfig {
 #[derive(Debug)]
 pub struct Systrap {
     machine: Arc<Machine>,
+    spares: Arc<Spares>,
 }
 
 impl Systrap {
@@ -149,7 +153,7 @@ impl Systrap {
         let memory = [config.memory.as_fd(), config.memory_read_only.as_fd()];
         let machine =
             Machine::new(memory, config.spare_stubs, transport, config.kick_patience, config.cpus, config.calls)?;
-        Ok(Self { machine: Arc::new(machine) })
+        Ok(Self { machine: Arc::new(machine), spares: Spares::new() })
     }
 }
 
@@ -175,8 +179,11 @@ impl Platform for Systrap {
     }
 
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, PlatformError> {
-        let stub = self.machine.take_stub()?;
-        Ok(Arc::new(SystrapSpace::new(stub, self.limits().user)))
+        let stub = match self.spares.take() {
+            Some(stub) => stub,
+            None => self.machine.take_stub()?,
+        };
+        Ok(Arc::new(SystrapSpace::new(stub, self.limits().user, &self.spares)))
     }
 
     fn host_calls(&self) -> &'static [HostCallRule] {

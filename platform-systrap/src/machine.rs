@@ -25,6 +25,7 @@ use crate::pace::Cores;
 use crate::process::{Stub, Units};
 use crate::shared::{SharedFile, Writers};
 use crate::stub;
+use crate::thread::FIXED_FLAGS;
 use crate::watchdog::Watchdog;
 use crate::zygote::{self, Plan, Reservation, Zygote};
 
@@ -125,6 +126,16 @@ impl Machine {
         self.base + stub::entries().call
     }
 
+    /// Where threads go on after a hand-over by notification.
+    pub(crate) fn handed(&self) -> u64 {
+        self.base + stub::entries().handed
+    }
+
+    /// Where threads fault when they have forgotten their guest.
+    pub(crate) fn renewed(&self) -> u64 {
+        self.base + stub::entries().renewed
+    }
+
     /// Where a thread that is at `rip` in the entry of patched sites, with `rcx` and `r11`, would make its call instead.
     pub(crate) fn call_before(&self, rip: u64, rcx: u64, r11: u64) -> Option<u64> {
         let entries = stub::entries();
@@ -148,7 +159,7 @@ impl Machine {
     }
 
     /// A fresh stub; orders its successor.
-    pub(crate) fn take_stub(self: &Arc<Self>) -> Result<Arc<Stub>, PlatformError> {
+    pub(crate) fn take_stub(self: &Arc<Self>) -> Result<Stub, PlatformError> {
         let (units, born) = {
             let mut pool = self.pool.lock();
             if pool.open.is_empty() {
@@ -216,6 +227,7 @@ fn image(
     }
     put(config::LISTEN_FLAGS, features.listen_flags);
     put(config::XFEATURES, xsave.features);
+    put(config::PLAIN_FLAGS, FIXED_FLAGS);
     put(config::LOOKS, u64::from(looks));
     put(config::ANSWER_TRAPS, u64::from(calls == Calls::Trapped));
     put(config::FUTEX, u64::from(features.transport == Transport::Futex));

@@ -5,7 +5,8 @@
 //!
 //! **Invariants.**
 //! - A stub that gave an impossible answer is killed, and its address space is [`PlatformError::Dead`] from then on.
-//! - The chunks and control pages of a stub are reused only after the host has confirmed its death.
+//! - The chunks and control pages of a stub are reused only after the host has confirmed its death, or by the same stub
+//!   for another guest, cleared ([`Stub::recycle`]).
 //! - The pid stays taken (as a zombie) while an interrupter that names it lives.
 
 use std::io;
@@ -22,7 +23,7 @@ use crate::layout::{
     ALTSTACK, CHUNK, CHUNK_SLABS, FD_FREE, FD_OPS, FD_SLABS, MAX_SLABS, SLAB, SLABS, control, own_slab,
 };
 use crate::machine::Machine;
-use crate::thread::Thread;
+use crate::thread::{Impossible, Thread};
 use crate::zygote::Born;
 
 /// A host call for the memory thread: number and arguments.
@@ -30,6 +31,8 @@ pub(crate) type Op = [u64; 7];
 
 /// Most operations in one batch; two places are kept for receiving and closing descriptors.
 pub(crate) const BATCH: usize = control::OPS_MAX - 2;
+/// Slabs of a stub that is used again, at most: forgetting takes a round trip per thread.
+const MOST_RECYCLED: u64 = 9;
 /// Most host files in one batch.
 pub(crate) const BATCH_FILES: usize = MAX_FDS;
 
@@ -116,6 +119,10 @@ struct Inner {
     slabs: u64,
     /// Threads without a context.
     parked: Vec<Thread>,
+    /// Most operations that its control pages have held.
+    most_ops: u64,
+    /// A kick may still be on its way to one of its threads.
+    kicked: bool,
 }
 
 /// A stub process.
@@ -152,7 +159,7 @@ impl Stub {
     }
 
     /// Takes over a process that the zygote has forked and waits for its first threads.
-    pub(crate) fn adopt(machine: Arc<Machine>, units: Units, born: Born) -> Result<Arc<Self>, PlatformError> {
+    pub(crate) fn adopt(machine: Arc<Machine>, units: Units, born: Born) -> Result<Self, PlatformError> {
         let process = Arc::new(Process::new(born.pid, born.pidfd));
         let threads = (|| {
             if machine.features.transport == Transport::Futex {
@@ -179,15 +186,22 @@ impl Stub {
                 return Err(refused("start of a stub", source));
             }
         };
-        let inner = Inner { memory_thread, chunks: vec![units.chunk], slabs: 2, parked: vec![first] };
-        Ok(Arc::new(Self {
+        let inner = Inner {
+            memory_thread,
+            chunks: vec![units.chunk],
+            slabs: 2,
+            parked: vec![first],
+            most_ops: 0,
+            kicked: false,
+        };
+        Ok(Self {
             machine,
             process,
             leader: born.leader,
             ops_socket: born.ops,
             control: units.control,
             inner: Mutex::new(INNER, inner),
-        }))
+        })
     }
 
     /// Ends a process that the zygote has forked and that nobody wants.
@@ -223,6 +237,7 @@ impl Stub {
             put(&[libc::SYS_close_range as u64, FD_FREE as u64, u64::from(u32::MAX), 0, 0, 0, 0]);
         }
         control.write_u64(self.control + control::OPS_COUNT, count);
+        inner.most_ops = inner.most_ops.max(count);
         let Ok((done, errno)) = inner.memory_thread.run(&self.ops_socket, files, count) else {
             return Err(self.process.condemn("the memory thread is gone"));
         };
@@ -290,11 +305,72 @@ impl Stub {
     }
 
     /// Keeps a thread for the next context.
-    pub(crate) fn park(&self, thread: Thread) {
+    pub(crate) fn park(&self, thread: Thread, kicked: Kicked) {
         if !self.process.is_dead() {
-            self.inner.lock().parked.push(thread);
+            let mut inner = self.inner.lock();
+            inner.kicked |= kicked == Kicked::Perhaps;
+            inner.parked.push(thread);
         }
     }
+
+    /// Makes the stub what it was when it was new, for another guest. `None`: it was not in a state that allows it, and is
+    /// dead. Either way no page is mapped in it any more.
+    ///
+    /// Nothing of the last guest is left. Its threads stand still before its memory goes, at a place and in a call that the
+    /// host names, not they; its slabs are cleared while nothing can write to them; then each thread is sent to where it
+    /// forgets its registers, which ends in a hand-over that the host places too. The leader waits in its read(2), the
+    /// memory thread in its hand-over, with nothing of a guest in them.
+    pub(crate) fn recycle(self) -> Option<Self> {
+        match self.clear_out() {
+            Ok(()) => Some(self),
+            Err(why) => {
+                log::debug!("stub {} is not used again: {why}", self.process.pid);
+                self.process.kill();
+                None
+            }
+        }
+    }
+
+    fn clear_out(&self) -> Result<(), &'static str> {
+        let machine = &self.machine;
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        if machine.features.transport != Transport::Notify || self.process.is_dead() {
+            return Err("its threads cannot be placed");
+        }
+        if inner.kicked {
+            return Err("a kick may be on its way");
+        }
+        let &[chunk] = inner.chunks.as_slice() else { return Err("many threads") };
+        if inner.slabs > MOST_RECYCLED || inner.parked.len() as u64 + 1 != inner.slabs {
+            return Err("many threads");
+        }
+        if !inner.parked.iter_mut().all(Thread::settle) {
+            return Err("a thread is elsewhere");
+        }
+        let guest = [libc::SYS_munmap as u64, 0, machine.base, 0, 0, 0, 0];
+        self.run_locked(inner, &[guest], &[]).map_err(|_| "memory not given back")?;
+        machine.slabs.clear(chunk, inner.slabs * SLAB);
+        if !machine.slabs.discard(chunk + inner.slabs * SLAB, CHUNK - inner.slabs * SLAB) {
+            return Err("slabs not cleared");
+        }
+        machine.control.clear(self.control + control::OPS, inner.most_ops * control::OP_LEN);
+        inner.most_ops = 0;
+        lay_out_receive(machine, chunk, MAX_FDS);
+        for thread in &mut inner.parked {
+            thread.restart().map_err(|Impossible(why)| why)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a kick may still be on its way to a thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kicked {
+    /// None was sent.
+    No,
+    /// One was sent, or is about to be.
+    Perhaps,
 }
 
 impl Drop for Stub {

@@ -107,12 +107,22 @@ impl SharedFile {
     /// Gives a unit back. No stub may have it mapped any more.
     pub(crate) fn free(&self, offset: u64) {
         // A sealed file cannot be punched.
-        if self.writers == Writers::KernelOnly || host::punch(&self.fd, offset, self.unit).is_err() {
-            for at in (offset..offset + self.unit).step_by(8) {
-                self.write_u64(at, 0);
-            }
+        if self.writers == Writers::KernelOnly || !self.discard(offset, self.unit) {
+            self.clear(offset, self.unit);
         }
         self.units.lock().free.push(offset);
+    }
+
+    /// Sets `[offset, offset + len)` to zero, in whole words.
+    pub(crate) fn clear(&self, offset: u64, len: u64) {
+        for at in (offset..offset.saturating_add(len)).step_by(8) {
+            self.write_u64(at, 0);
+        }
+    }
+
+    /// Sets `[offset, offset + len)` to zero by giving its pages back, if the host does; whether it did.
+    pub(crate) fn discard(&self, offset: u64, len: u64) -> bool {
+        host::punch(&self.fd, offset, len).is_ok()
     }
 
     fn word<T>(&self, offset: u64) -> *mut T {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use smallvec::SmallVec;
 use sync::{LockClass, Mutex};
@@ -13,14 +13,16 @@ use crate::context::SystrapContext;
 use crate::layout::{FD_FREE, FD_MEMORY, FD_MEMORY_RO};
 use crate::mapped::Mapped;
 use crate::process::{BATCH, BATCH_FILES, Op, Process, Stub};
+use crate::spares::Spares;
 
 /// One guest address space: one stub process.
 #[derive(Debug)]
 pub struct SystrapSpace {
-    stub: Arc<Stub>,
+    /// `None` when the space has ended: the stub may be another one's then.
+    stub: Mutex<Option<Arc<Stub>>>,
     user: AddrRange,
-    /// CPU time of the stub when it became this address space.
-    born_ns: u64,
+    clock: Arc<StubClock>,
+    spares: Weak<Spares>,
     /// Held while a batch is carried out, so that it is what the stub has.
     mapped: Mutex<Mapped>,
 }
@@ -96,34 +98,52 @@ fn shape(op: &MapOp) -> (AddrRange, bool) {
     }
 }
 
-impl SystrapSpace {
-    pub(crate) fn new(stub: Arc<Stub>, user: AddrRange) -> Self {
-        let born_ns = stub.process.cpu_time_ns();
-        Self { stub, user, born_ns, mapped: Mutex::new(LockClass::new("systrap map", 58_000), Mapped::default()) }
-    }
-}
+const ENDED: PlatformError = PlatformError::Dead("ended");
 
 impl SystrapSpace {
-    /// Adds to the batch, of which a full one goes first.
-    fn add(&self, batch: &mut Batch, op: &MapOp, range: AddrRange) -> Result<(), PlatformError> {
-        if batch.is_full() {
-            let full = std::mem::take(batch);
-            self.stub.run(&full.ops, &full.files)?;
+    /// A space in a stub that is as new, which `spares` may get when it ends.
+    pub(crate) fn new(stub: Stub, user: AddrRange, spares: &Arc<Spares>) -> Self {
+        let process = Arc::clone(&stub.process);
+        let clock = StubClock { base_ns: process.cpu_time_ns(), process, ended_ns: OnceLock::new() };
+        Self {
+            stub: Mutex::new(LockClass::leaf("systrap space"), Some(Arc::new(stub))),
+            user,
+            clock: Arc::new(clock),
+            spares: Arc::downgrade(spares),
+            mapped: Mutex::new(LockClass::new("systrap map", 58_000), Mapped::default()),
         }
-        batch.add(op, range);
-        Ok(())
+    }
+
+    fn stub(&self) -> Result<Arc<Stub>, PlatformError> {
+        self.stub.lock().clone().ok_or(ENDED)
     }
 }
 
-/// The CPU time of a stub since it had an address space.
+/// Adds to the batch, of which a full one goes first.
+fn add(stub: &Stub, batch: &mut Batch, op: &MapOp, range: AddrRange) -> Result<(), PlatformError> {
+    if batch.is_full() {
+        let full = std::mem::take(batch);
+        stub.run(&full.ops, &full.files)?;
+    }
+    batch.add(op, range);
+    Ok(())
+}
+
+/// The CPU time of a stub while it had an address space.
+#[derive(Debug)]
 struct StubClock {
     process: Arc<Process>,
+    /// The stub's when it became this address space.
     base_ns: u64,
+    /// The stub's when it was no more.
+    ended_ns: OnceLock<u64>,
 }
 
 impl CpuClock for StubClock {
     fn cpu_time_ns(&self) -> u64 {
-        self.process.cpu_time_ns().saturating_sub(self.base_ns)
+        // The end is looked at after the clock, so that the time of the stub's next space never counts.
+        let now = self.process.cpu_time_ns();
+        self.ended_ns.get().copied().unwrap_or(now).saturating_sub(self.base_ns)
     }
 }
 
@@ -138,27 +158,28 @@ impl AddressSpace for SystrapSpace {
             let source = io::Error::from(io::ErrorKind::InvalidInput);
             return Err(PlatformError::Host { what: "map operation against the contract", source });
         }
+        let stub = self.stub()?;
         let mut mapped = self.mapped.lock();
         let mut batch = Batch::default();
         for op in ops {
             let (range, _) = shape(op);
             match op {
                 MapOp::Map { .. } => {
-                    self.add(&mut batch, op, range)?;
+                    add(&stub, &mut batch, op, range)?;
                     mapped.insert(range);
                 }
                 MapOp::Unmap { .. } => {
-                    self.add(&mut batch, op, range)?;
+                    add(&stub, &mut batch, op, range)?;
                     mapped.remove(range);
                 }
                 MapOp::Protect { .. } => {
                     for piece in mapped.pieces(range) {
-                        self.add(&mut batch, op, piece)?;
+                        add(&stub, &mut batch, op, piece)?;
                     }
                 }
             }
         }
-        if batch.ops.is_empty() { Ok(()) } else { self.stub.run(&batch.ops, &batch.files) }
+        if batch.ops.is_empty() { Ok(()) } else { stub.run(&batch.ops, &batch.files) }
     }
 
     fn new_context(&self, copy_fpu_from: Option<&mut dyn Context>) -> Result<Box<dyn Context>, PlatformError> {
@@ -171,18 +192,42 @@ impl AddressSpace for SystrapSpace {
                     .ok_or(PlatformError::Limit("a context of another platform"))?,
             ),
         };
-        Ok(Box::new(SystrapContext::new(Arc::clone(&self.stub), other)?))
+        Ok(Box::new(SystrapContext::new(self.stub()?, other)?))
     }
 
     fn barrier(&self) -> Result<(), PlatformError> {
-        self.stub.barrier()
+        self.stub()?.barrier()
     }
 
     fn kill(&self) {
-        self.stub.process.kill();
+        // The signal is sent under the lock, so that it cannot hit the stub's next space.
+        let process = self.stub.lock().as_ref().map(|stub| {
+            stub.process.kill_soon();
+            Arc::clone(&stub.process)
+        });
+        if let Some(process) = process {
+            process.kill();
+        }
+    }
+
+    fn end(&self) {
+        let Some(stub) = self.stub.lock().take() else { return };
+        let process = Arc::clone(&stub.process);
+        // Contexts hold the stub: then guest code may run in it.
+        let Some(stub) = Arc::into_inner(stub) else {
+            process.kill();
+            return;
+        };
+        let _ = self.clock.ended_ns.set(process.cpu_time_ns());
+        drop(process);
+        if let Some(stub) = stub.recycle()
+            && let Some(spares) = self.spares.upgrade()
+        {
+            spares.put(stub);
+        }
     }
 
     fn cpu_clock(&self) -> Option<Arc<dyn CpuClock>> {
-        Some(Arc::new(StubClock { process: Arc::clone(&self.stub.process), base_ns: self.born_ns }))
+        Some(Arc::clone(&self.clock) as _)
     }
 }

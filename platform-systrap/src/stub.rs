@@ -18,6 +18,8 @@
 //! `call` is where patched sites jump to, without a signal: it fills the frame that the last exit left behind and hands over
 //! with the guest's extended state still in the CPU. Until it has its stack, a kick sends it back to a `syscall`
 //! instruction; `save` writes the extended state to the frame when the kernel asks for it.
+//!
+//! `renew` is where a thread goes whose hand-over the kernel answers with a value that is not 0: its stub gets a new guest.
 
 use core::arch::global_asm;
 
@@ -164,6 +166,11 @@ casemate_stub_trap:
     jne .Lcs_futex
     mov eax, {HANDOFF}
     syscall
+    .globl casemate_stub_handed
+    .hidden casemate_stub_handed
+casemate_stub_handed:
+    test eax, eax
+    jnz .Lcs_renew
     cmp dword ptr [rbx + {L_STATE}], {REQ_SPINNING}
     jae .Lcs_wait
     jmp .Lcs_exit
@@ -214,6 +221,40 @@ casemate_stub_trap:
 .Lcs_slow_exit:
     cs_iret
 .Lcs_exit_end:
+
+.Lcs_renew:
+    // The guest of this thread is gone, says the kernel, which has looked that the thread is here. Whatever that guest
+    // left in it goes, without a look at memory that it could write; the fault replaces what the host remembers of its
+    // last fault, and its frame is as the first of a new thread.
+    lea rsp, [rip + .Lcs_base + {CONFIG} + {PLAIN_FLAGS}]
+    popfq
+    xor esp, esp
+    xor eax, eax
+    mov ds, eax
+    mov es, eax
+    mov fs, eax
+    mov gs, eax
+    wrfsbase rax
+    wrgsbase rax
+    xor ebx, ebx
+    xor ecx, ecx
+    xor edx, edx
+    xor esi, esi
+    xor edi, edi
+    xor ebp, ebp
+    xor r8d, r8d
+    xor r9d, r9d
+    xor r10d, r10d
+    xor r11d, r11d
+    xor r12d, r12d
+    xor r13d, r13d
+    xor r14d, r14d
+    xor r15d, r15d
+    .globl casemate_stub_renewed
+    .hidden casemate_stub_renewed
+casemate_stub_renewed:
+    mov eax, [rax]
+    ud2
 
 .Lcs_save:
     // rdx = the frame; the extended state is the guest's.
@@ -779,6 +820,7 @@ casemate_stub_end:
     CONFIG = const CONFIG,
     CONFIG_LEN = const CONFIG_LEN,
     XFEATURES = const config::XFEATURES,
+    PLAIN_FLAGS = const config::PLAIN_FLAGS,
     LISTEN_FLAGS = const config::LISTEN_FLAGS,
     APP_PROG = const config::APP_PROG,
     OPS_PROG = const config::OPS_PROG,
@@ -850,6 +892,8 @@ mod labels {
         pub(super) static casemate_stub_call_window: u8;
         pub(super) static casemate_stub_call_taken: u8;
         pub(super) static casemate_stub_zygote: u8;
+        pub(super) static casemate_stub_handed: u8;
+        pub(super) static casemate_stub_renewed: u8;
     }
 }
 
@@ -870,6 +914,10 @@ pub(crate) struct Entries {
     pub(crate) call_window: u64,
     /// In it: from here on the registers are ours.
     pub(crate) call_taken: u64,
+    /// Where the hand-over by notification returns to.
+    pub(crate) handed: u64,
+    /// Where a thread faults when it has forgotten its guest.
+    pub(crate) renewed: u64,
 }
 
 /// What the entry of patched sites adds to the upper half of the GS base, its bytes swapped, to get 0 for the slabs of a
@@ -898,5 +946,7 @@ pub(crate) fn entries() -> Entries {
         call_swapped: offset(&raw const labels::casemate_stub_call_swapped),
         call_window: offset(&raw const labels::casemate_stub_call_window),
         call_taken: offset(&raw const labels::casemate_stub_call_taken),
+        handed: offset(&raw const labels::casemate_stub_handed),
+        renewed: offset(&raw const labels::casemate_stub_renewed),
     }
 }

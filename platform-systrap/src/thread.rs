@@ -23,8 +23,10 @@ use crate::pace::Seat;
 const USER_FLAGS: u64 = 0x24_4dd5 | 0x1_0000;
 /// Flags with which the fast exit must not be taken: it restores flags before rip, and TF would trap in between.
 pub(crate) const SLOW_FLAGS: u64 = 0x100 | 0x4000 | 0x1_0000;
+/// RF, which faults set.
+const RESUME_FLAG: u64 = 0x1_0000;
 /// Interrupts enabled, and the bit that is always one.
-const FIXED_FLAGS: u64 = 0x202;
+pub(crate) const FIXED_FLAGS: u64 = 0x202;
 
 pub(crate) const CODE_64: u16 = 0x33;
 const CODE_32: u16 = 0x23;
@@ -250,6 +252,30 @@ impl Thread {
     /// Lets the thread go and waits until it hands over again.
     pub(crate) fn run(&mut self, seat: &Seat) -> Result<(), Lost> {
         self.handover.run(&self.machine, self.slab, self.tid, seat)
+    }
+
+    /// Whether the thread, which has no context, is known to wait where honest threads do.
+    pub(crate) fn settle(&mut self) -> bool {
+        let handed = self.machine.handed();
+        self.handover.settle(&self.machine, self.slab, handed)
+    }
+
+    /// Has a settled thread, whose slab was cleared, forget its guest: then it is as it was when it was new.
+    pub(crate) fn restart(&mut self) -> Result<(), Impossible> {
+        let handed = self.machine.handed();
+        self.handover.restart(handed).map_err(|_| Impossible("a thread that does not forget its guest"))?;
+        self.find_frame()?;
+        self.known = self.registers().each_ref().map(|word| word.load(Ordering::Relaxed));
+        (self.bases, self.live) = (None, false);
+        // What the fault at the end of `renew` looks like. No guest code has run meanwhile that could have written it.
+        let [.., rip, flags, _] = self.known;
+        let forgotten = self.known[..REGISTERS - 3].iter().all(|&word| word == 0)
+            && rip == self.machine.renewed()
+            && flags & (SLOW_FLAGS & !RESUME_FLAG) == 0
+            && self.line_u32(line::SIGNAL) as i32 == libc::SIGSEGV
+            && self.line_u64(line::FS_BASE) | self.line_u64(line::GS_BASE) | self.get(frame::CR2) == 0
+            && self.get(frame::TRAPNO) as u32 == TRAP_PF;
+        if forgotten { Ok(()) } else { Err(Impossible("a thread that has not forgotten its guest")) }
     }
 
     /// Forgets how the thread's last context went about its calls.

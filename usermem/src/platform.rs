@@ -153,7 +153,7 @@ pub trait CpuClock: Send + Sync {
     fn cpu_time_ns(&self) -> u64;
 }
 
-/// One guest address space. Dropping the last reference frees it; contexts keep it alive.
+/// One guest address space. [`AddressSpace::end`] ends it, or dropping the last reference; contexts keep it alive.
 pub trait AddressSpace: Send + Sync {
     /// Carries out `ops` in order. On error the space is dead.
     fn apply(&self, ops: &[MapOp]) -> Result<(), PlatformError>;
@@ -167,6 +167,11 @@ pub trait AddressSpace: Send + Sync {
     }
     /// Kills the space: every `switch` in it, now or later, returns [`PlatformError::Dead`]. Idempotent.
     fn kill(&self);
+    /// The space has no context any more and will not get one: when this returns, nothing is mapped in it, and whatever
+    /// is asked of it fails. A platform may use what it was made of again.
+    fn end(&self) {
+        self.kill();
+    }
 }
 
 /// One guest thread of execution, owned by the kernel thread that serves it.

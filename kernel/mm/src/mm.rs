@@ -267,7 +267,7 @@ impl Drop for CopyGuard<'_> {
 impl Drop for Mm {
     fn drop(&mut self) {
         // Guest code must not reach the pages any more when they are given back.
-        self.space.kill();
+        self.space.end();
         self.state.get_mut().release();
     }
 }

@@ -45,10 +45,12 @@ fn scale(value: u64, numerator: u64, denominator: u64) -> u64 {
 /// Where a thread's time goes. Relaxed throughout: single figures of one writer.
 #[derive(Debug)]
 pub(crate) struct ThreadClock {
-    /// Its host thread; 0 before that runs, -1 once the thread has ended.
+    /// Its host thread; 0 before that runs, -1 once the thread has ended, and the host thread serves another.
     host: AtomicI32,
     /// When the host thread began to serve it, monotonic.
     began_ns: AtomicU64,
+    /// CPU time that the host thread had used by then, for others.
+    before_ns: AtomicU64,
     /// In guest code so far, without the current stay.
     guest_ticks: AtomicU64,
     /// The counter when it entered guest code; 0 while it is in the kernel.
@@ -67,6 +69,7 @@ impl ThreadClock {
         Self {
             host: AtomicI32::new(0),
             began_ns: AtomicU64::new(0),
+            before_ns: AtomicU64::new(0),
             guest_ticks: AtomicU64::new(0),
             entered: AtomicU64::new(0),
             slept_ns: AtomicU64::new(0),
@@ -79,7 +82,9 @@ impl ThreadClock {
     /// The calling host thread serves it from now on.
     pub(super) fn begin(&self) {
         self.began_ns.store(sync::monotonic_now_ns(), Ordering::Relaxed);
-        self.host.store(sync::host_tid(), Ordering::Relaxed);
+        let host = sync::host_tid();
+        self.before_ns.store(sync::thread_cpu_ns(host).unwrap_or(0), Ordering::Relaxed);
+        self.host.store(host, Ordering::Relaxed);
     }
 
     pub(super) fn enter_guest(&self) {
@@ -122,7 +127,8 @@ impl ThreadClock {
         let away = self.slept_ns.load(Ordering::Relaxed).saturating_add(sleep).saturating_add(self.guest_ns());
         let bound = now.saturating_sub(self.began_ns.load(Ordering::Relaxed)).saturating_sub(away);
         // It may have ended since: then the bound alone is there for once.
-        let system = sync::thread_cpu_ns(host).map_or(bound, |used| used.min(bound));
+        let before = self.before_ns.load(Ordering::Relaxed);
+        let system = sync::thread_cpu_ns(host).map_or(bound, |used| used.saturating_sub(before).min(bound));
         self.system_ns.fetch_max(system, Ordering::Relaxed).max(system)
     }
 

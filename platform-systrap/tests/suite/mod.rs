@@ -1,6 +1,7 @@
 //! The platform's promises, with guest code in assembly; each hand-over runs all of them.
 mod answers;
 mod calls;
+mod recycling;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -1,0 +1,152 @@
+//! Host threads that serve tasks. One that has served its task is kept for the next one: making and ending a host thread
+//! costs as much as all else that a new guest thread needs.
+//!
+//! **Invariant.** An idle host thread sleeps and holds nothing of a task or of the kernel: its stack and its desk.
+
+use std::sync::Arc;
+
+use sync::{LockClass, Mutex, Parker};
+
+/// Stack of a task's host thread: handlers are shallow, and pages come as they are used.
+const STACK: usize = 512 << 10;
+
+/// Most idle host threads.
+const MOST: usize = 8;
+
+/// What a host thread is to do.
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
+/// What an idle host thread will find when it is woken.
+#[derive(Default)]
+enum Next {
+    /// Nothing yet.
+    #[default]
+    None,
+    Job(Job),
+    /// The kernel is gone.
+    End,
+}
+
+/// Where a host thread waits for its next job.
+struct Desk {
+    parker: Parker,
+    next: Mutex<Next>,
+}
+
+impl Desk {
+    fn put(&self, next: Next) {
+        *self.next.lock() = next;
+        self.parker.unpark();
+    }
+
+    /// Sleeps until there is a job. `None`: there will be none.
+    fn wait(&self) -> Option<Job> {
+        loop {
+            match std::mem::take(&mut *self.next.lock()) {
+                Next::Job(job) => return Some(job),
+                Next::End => return None,
+                Next::None => {}
+            }
+            self.parker.park(None);
+        }
+    }
+}
+
+/// Idle host threads, the one that became so last at the end; `None` when there shall be no more.
+type Idle = Mutex<Option<Vec<Arc<Desk>>>>;
+
+const IDLE: LockClass = LockClass::leaf("hosts.idle");
+const NEXT: LockClass = LockClass::leaf("hosts.next");
+
+/// The host threads of a kernel.
+pub(crate) struct Hosts {
+    idle: Arc<Idle>,
+}
+
+impl Hosts {
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        Self { idle: Arc::new(Mutex::new(IDLE, Some(Vec::with_capacity(MOST)))) }
+    }
+
+    /// Has a host thread do `job`: one that is idle, or a new one. Fails when the host makes none.
+    pub(crate) fn start(&self, job: Job) -> std::io::Result<()> {
+        let idle = self.idle.lock().as_mut().and_then(Vec::pop);
+        if let Some(desk) = idle {
+            desk.put(Next::Job(job));
+            return Ok(());
+        }
+        let idle = Arc::clone(&self.idle);
+        let builder = std::thread::Builder::new().name("task".to_owned()).stack_size(STACK);
+        builder.spawn(move || serve(&idle, job)).map(drop)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let desks = self.idle.lock().take();
+        desks.into_iter().flatten().for_each(|desk| desk.put(Next::End));
+    }
+}
+
+/// The life of a host thread.
+fn serve(idle: &Idle, first: Job) {
+    let desk = Arc::new(Desk { parker: Parker::new(), next: Mutex::new(NEXT, Next::None) });
+    let mut job = Some(first);
+    while let Some(now) = job {
+        now();
+        {
+            let mut idle = idle.lock();
+            let Some(others) = idle.as_mut().filter(|others| others.len() < MOST) else { return };
+            others.push(Arc::clone(&desk));
+        }
+        job = desk.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::{Hosts, MOST};
+
+    #[test]
+    fn host_threads_serve_again_and_end_with_their_owner() {
+        let hosts = Hosts::new();
+        let (tell, told) = channel();
+        for round in 0..100 {
+            let tell = tell.clone();
+            let job = move || tell.send((round, std::thread::current().id())).unwrap();
+            hosts.start(Box::new(job)).unwrap();
+        }
+        drop(tell);
+        let mut rounds: Vec<_> = told.iter().collect();
+        rounds.sort_by_key(|(round, _)| *round);
+        assert!(rounds.iter().map(|(round, _)| *round).eq(0..100));
+        // Each holds a reference while it lives.
+        let idle = std::sync::Arc::downgrade(&hosts.idle);
+        drop(hosts);
+        while idle.strong_count() > 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn jobs_that_wait_for_each_other_run_at_once() {
+        let hosts = Hosts::new();
+        let count = 3 * MOST;
+        for _ in 0..3 {
+            let barrier = std::sync::Arc::new(std::sync::Barrier::new(count + 1));
+            for _ in 0..count {
+                let barrier = std::sync::Arc::clone(&barrier);
+                hosts.start(Box::new(move || drop(barrier.wait()))).unwrap();
+            }
+            barrier.wait();
+        }
+        let (tell, told) = channel();
+        hosts.start(Box::new(move || tell.send(()).unwrap())).unwrap();
+        told.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(hosts.idle.lock().as_ref().is_some_and(|idle| idle.len() <= MOST));
+    }
+}
