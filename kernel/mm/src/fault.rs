@@ -11,6 +11,7 @@ use usermem::platform::{Access, Prot};
 use usermem::{Addr, AddrRange, PAGE_SIZE};
 
 use crate::addrmap::Piece;
+use crate::mm::Mm;
 use crate::pma::{Place, Pma};
 use crate::state::{Batch, Entries, STACK_GUARD, State, WINDOW};
 use crate::types::Fault;
@@ -64,6 +65,20 @@ fn clip(range: AddrRange, limits: AddrRange) -> AddrRange {
 
 /// Pages for addresses: where in the memory file, and what is in them.
 type Taken = SmallVec<[(AddrRange, u64, Content); 2]>;
+
+impl Mm {
+    /// Maps what a program that is about to start will use first, in one go: its text and constants, its data, its stack.
+    pub fn map_program(&self) {
+        let mut state = self.lock();
+        let mut batch = Batch::default();
+        let vmas: Vec<_> = state.vmas.iter().map(|(range, vma)| (range, vma.clone())).collect();
+        for (range, vma) in vmas {
+            state.map_ahead(range, &vma, &mut batch);
+        }
+        // A dead address space is noticed by the task in it.
+        let _ = state.commit(batch);
+    }
+}
 
 impl State {
     /// The VMA at `addr`, after growing a stack down to it if that is what lies above.
@@ -190,6 +205,7 @@ impl State {
             }
             let (run, entries) = self.make_private(page, range, vma, PAGE_SIZE, batch)?;
             self.install_private(run, vma, entries, batch);
+            self.install_siblings(range, vma, batch);
             return Ok(());
         }
         let run = if access == Access::Write {
@@ -204,8 +220,8 @@ impl State {
         Ok(())
     }
 
-    /// Maps the read-only parts of the same file next to a VMA along with it: who runs a library's text will read its
-    /// constants, and one more operation in a batch costs far less than a fault.
+    /// Maps the other parts of the same file next to a VMA along with it: who runs a library's text will read its constants
+    /// and write to its data, and one more operation in a batch costs far less than a fault.
     fn install_siblings(&mut self, range: AddrRange, vma: &Vma, batch: &mut Batch) {
         let Some(file) = &vma.file else { return };
         let id = file.object.id();
@@ -216,7 +232,6 @@ impl State {
         let is_sibling = |other: &Vma| {
             other.is_private()
                 && !other.prot.is_empty()
-                && !other.prot.contains(Prot::WRITE)
                 && !other.copies_text()
                 && other.file.as_ref().is_some_and(|file| file.object.id() == id)
         };
@@ -228,13 +243,45 @@ impl State {
             .map(|(at, other)| (at, other.clone()))
             .collect();
         for (at, other) in siblings {
-            if self.installed.overlaps(at) || self.pmas.overlaps(at) || at.len() > READ_AHEAD {
-                continue;
-            }
-            if let Ok((run, place)) = self.locate(at.start, at, at, &other) {
-                self.install(run, place, other.cpu_prot(), Entries::Later, batch);
+            if !self.installed.overlaps(at) && (!self.pmas.overlaps(at) || !other.prot.contains(Prot::WRITE)) {
+                self.map_ahead(at, &other, batch);
             }
         }
+    }
+
+    /// Maps what a program is about to use of a VMA. What cannot be had now, its fault will ask for again.
+    pub(crate) fn map_ahead(&mut self, range: AddrRange, vma: &Vma, batch: &mut Batch) {
+        if vma.prot.is_empty() || vma.copies_text() || !vma.is_private() {
+            return;
+        }
+        let data = vma.prot.contains(Prot::WRITE);
+        if data && vma.file.is_some() {
+            if range.len() > COPY_RUN {
+                return;
+            }
+            let mut at = range.start;
+            while at < range.end && self.pmas.get(at).is_none() {
+                let Ok((run, _)) = self.make_private(at, range, vma, PAGE_SIZE, batch) else { break };
+                at = run.end;
+            }
+        } else if !data && vma.file.is_some() {
+            self.install_patched(range, vma, batch);
+            let around = clip(self.fresh_around(range.start, range, READ_AHEAD), range);
+            if !self.installed.overlaps(around)
+                && !self.pmas.overlaps(around)
+                && let Ok((run, place)) = self.locate(range.start, around, range, vma)
+            {
+                self.install(run, place, vma.cpu_prot(), Entries::Later, batch);
+            }
+            return;
+        } else if vma.flags.contains(VmaFlags::GROWSDOWN) {
+            // A stack goes on below what is there.
+            let top = self.pmas.within(range).next().map(|(top, _)| top.start);
+            if let Some(top) = top.filter(|top| *top > range.start) {
+                let _ = self.make_private(Addr(top.0 - PAGE_SIZE), range, vma, PAGE_SIZE, batch);
+            }
+        }
+        self.install_private(range, vma, Entries::Now, batch);
     }
 
     /// Up to `size` bytes around `page` that the platform holds nothing in, or one installed mapping, which then is to

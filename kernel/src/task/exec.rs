@@ -273,6 +273,7 @@ impl Executor<'_> {
             env_start: l.env_start,
             env_end: l.env_end,
         });
+        mm.map_program();
         Ok(mm)
     }
 }
