@@ -243,8 +243,17 @@ impl State {
             .map(|(at, other)| (at, other.clone()))
             .collect();
         for (at, other) in siblings {
-            if !self.installed.overlaps(at) && (!self.pmas.overlaps(at) || !other.prot.contains(Prot::WRITE)) {
-                self.map_ahead(at, &other, batch);
+            let data = other.prot.contains(Prot::WRITE);
+            if self.installed.overlaps(at) || (data && self.pmas.overlaps(at)) {
+                continue;
+            }
+            self.map_ahead(at, &other, batch);
+            // What the file has no bytes for: uninitialized data.
+            let next = self.vmas.get(at.end).filter(|(next, vma)| data && vma.file.is_none() && next.start == at.end);
+            if let Some((at, vma)) = next.map(|(at, vma)| (at, vma.clone()))
+                && !self.installed.overlaps(at)
+            {
+                self.map_ahead(at, &vma, batch);
             }
         }
     }
@@ -280,6 +289,8 @@ impl State {
             if let Some(top) = top.filter(|top| *top > range.start) {
                 let _ = self.make_private(Addr(top.0 - PAGE_SIZE), range, vma, PAGE_SIZE, batch);
             }
+        } else if data && range.len() <= SMALL_MAPPING && !self.pmas.overlaps(range) {
+            let _ = self.make_private(range.start, range, vma, PAGE_SIZE, batch);
         }
         self.install_private(range, vma, Entries::Now, batch);
     }
@@ -406,6 +417,7 @@ impl State {
         // The largest power of two that is not more.
         let size = (grown.max(FIRST_RUN) / 2 + 1).next_power_of_two().min(WINDOW);
         let mut run = block(page, size);
+        let wanted = wanted.max(FIRST_RUN);
         run.end = run.end.max(Addr(page.0.saturating_add(wanted)).min(block(page, WINDOW).end));
         clip(run, hole)
     }
