@@ -140,7 +140,10 @@ mod tests {
             let barrier = std::sync::Arc::new(std::sync::Barrier::new(count + 1));
             for _ in 0..count {
                 let barrier = std::sync::Arc::clone(&barrier);
-                hosts.start(Box::new(move || drop(barrier.wait()))).unwrap();
+                let job = move || {
+                    barrier.wait();
+                };
+                hosts.start(Box::new(job)).unwrap();
             }
             barrier.wait();
         }

@@ -417,7 +417,6 @@ impl State {
         // The largest power of two that is not more.
         let size = (grown.max(FIRST_RUN) / 2 + 1).next_power_of_two().min(WINDOW);
         let mut run = block(page, size);
-        let wanted = wanted.max(FIRST_RUN);
         run.end = run.end.max(Addr(page.0.saturating_add(wanted)).min(block(page, WINDOW).end));
         clip(run, hole)
     }
