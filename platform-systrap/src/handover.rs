@@ -15,7 +15,7 @@ use crate::host::{self, Gone, Listener, Notification};
 use crate::layout::line as at;
 use crate::line::{self, Futex, Seen, Wait, Word};
 use crate::machine::Machine;
-use crate::pace::{Ended, Pace, Plan, Seat};
+use crate::pace::{Cores, Pace, Plan, Seat, ticks};
 use crate::process::Process;
 
 /// How long a thread that should sleep may take to do so. One that has lost its core to others may need a while.
@@ -135,12 +135,12 @@ pub(crate) struct Handover {
 
 impl Handover {
     /// Of a new thread with its listener, or, where there are none, of `process`.
-    pub(crate) fn new(listener: Option<Listener>, process: &Arc<Process>) -> Self {
+    pub(crate) fn new(listener: Option<Listener>, process: &Arc<Process>, cores: &Cores) -> Self {
         let bell = match listener {
             Some(listener) => Bell::Notify { listener, pending: None },
             None => Bell::Futex { process: Arc::clone(process) },
         };
-        Self { bell, pace: Pace::new(), bound: None }
+        Self { bell, pace: Pace::new(cores), bound: None }
     }
 
     /// Waits until a new thread has handed over for the first time. Returns its thread id when the host tells.
@@ -155,9 +155,9 @@ impl Handover {
     }
 
     /// Forgets the past of a thread that gets a new context.
-    pub(crate) fn renew(&mut self) {
+    pub(crate) fn renew(&mut self, cores: &Cores) {
         log::debug!("hand-overs: {:?}", self.pace.tally);
-        self.pace = Pace::new();
+        self.pace = Pace::new(cores);
     }
 
     /// Whether the thread, which has no context, is known to wait in its hand-over: the host says so, and that it will go on
@@ -197,8 +197,7 @@ impl Handover {
         } else {
             if plan == Plan::Watch {
                 // The stub has lost patience: this call was not one to wait for.
-                self.pace.stop(seat, cores, Ended::Late);
-                plan = Plan::Sleep;
+                plan = self.pace.late(seat, cores);
             }
             self.wake(&word, wait(plan), plan, machine, tid)?;
         }
@@ -208,7 +207,7 @@ impl Handover {
                     return self.requested(seen, machine, seat);
                 }
                 Err(ended) => {
-                    self.pace.stop(seat, cores, ended);
+                    self.pace.stop(seat, cores, ended, ticks());
                     let seen = line::give_up(&word);
                     if seen != Seen::App {
                         return self.requested(seen, machine, seat);

@@ -14,26 +14,36 @@ use std::time::{Duration, Instant};
 
 /// Average time between an answer and the next request up to which watching may begin.
 const QUICK: Duration = Duration::from_micros(16);
-/// How long the kernel thread watches for a request.
-const PATIENCE: Duration = Duration::from_micros(20);
+/// How long the kernel thread watches for a request: about what it costs to stop and to begin again.
+const PATIENCE: Duration = Duration::from_micros(60);
 /// How long it does so at first, until the stub thread has moved to another core and made a call.
 const FIRST_PATIENCE: Duration = Duration::from_micros(150);
-/// How long a stub watches for an answer.
-const STUB_PATIENCE: Duration = Duration::from_micros(20);
+/// How long a stub watches for an answer: longer than calls take that do not sleep. The kernel says when it does.
+const STUB_PATIENCE: Duration = Duration::from_micros(100);
+/// How long a task watches for the end of its sleep before that begins.
+const NAP: Duration = Duration::from_micros(20);
+/// What a hand-over costs asleep, until it has been measured.
+const ASLEEP: Duration = Duration::from_micros(5);
+/// How long watching goes on while more threads run than there are cores: others that wake sleep again soon, mostly.
+const CROWDED: Duration = Duration::from_micros(100);
 /// Time between two looks that means that another thread had the core.
 const GAP: Duration = Duration::from_micros(15);
 /// Looks between two readings of the clock.
 const LOOKS: u32 = 32;
-/// Quick calls in a row before watching begins: about what the beginning costs.
-const STREAK: u32 = 16;
+/// Quick calls in a row before watching begins: about what the beginning costs, a wake-up on another core.
+const STREAK: u32 = 8;
 /// Calls after which a stretch of watching that a sleep of the task ends has been worth its beginning.
-const WORTH: u32 = 64;
+const WORTH: u32 = 16;
+/// Calls of the first row that a context need not make which has watched to good purpose before it slept.
+const TRUST: u32 = STREAK / 2;
 /// How long no watching begins after a failure; each failure doubles it twice, ...
 const PENALTY: Duration = Duration::from_micros(100);
-/// ... but it doubles this many times at most: to half a second.
-const MOST_FAILURES: u32 = 12;
+/// ... but it doubles this many times at most: to 50 ms.
+const MOST_FAILURES: u32 = 9;
+/// The same where a sleep of the task ended a stretch early: that costs the beginning and no more.
+const MOST_SLEEPS: u32 = 4;
 /// Naps in vain double the sleeps before the next one, this many times at most.
-const MOST_VAIN_NAPS: u32 = 10;
+const MOST_VAIN_NAPS: u32 = 6;
 /// Longest time from one request to the next that counts: longer than other programs keep a thread waiting for its core.
 const LONGEST: Duration = Duration::from_millis(8);
 
@@ -52,6 +62,9 @@ pub(crate) struct Scale {
     quick: Ticks,
     patience: Ticks,
     first_patience: Ticks,
+    nap: Ticks,
+    asleep: Ticks,
+    crowded: Ticks,
     gap: Ticks,
     longest: Ticks,
     penalty: Ticks,
@@ -82,6 +95,9 @@ impl Scale {
             quick: of(QUICK),
             patience: of(PATIENCE),
             first_patience: of(FIRST_PATIENCE),
+            nap: of(NAP),
+            asleep: of(ASLEEP),
+            crowded: of(CROWDED),
             gap: of(GAP),
             longest: of(LONGEST),
             penalty: of(PENALTY),
@@ -172,7 +188,7 @@ impl Seat {
         if cores.cpus < 2 || cores.crowded() {
             return false;
         }
-        if watch(cores, cores.scale.patience, || woken().then_some(())).is_ok() {
+        if watch(cores, cores.scale.nap, Crowd::Ends, || woken().then_some(())).is_ok() {
             self.vain_naps.store(0, Ordering::Relaxed);
             return true;
         }
@@ -237,19 +253,26 @@ pub(crate) struct Tally {
     failures: u32,
 }
 
-/// The history of one context.
+/// The history of one context. Times of calls are those that the stub has the thread, from an answer to the next request:
+/// what the kernel does in between is the same however it waits.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// Average time between an answer and the next request; the last eight count most.
+    /// Average time of a call; the last eight count most.
     mean: Ticks,
-    /// Average time from one request to the next while the kernel thread sleeps between them.
-    cycle: Ticks,
+    /// The same over calls during which the kernel thread slept; the last sixteen count most.
+    asleep: Ticks,
     /// Calls since the last sleep or the end of watching.
     streak: u32,
     /// Calls since watching began.
     watched: u32,
-    /// When the request before the current stretch of watching came; until the stretch is judged.
+    /// Time of all calls of the current stretch of watching; until it is judged.
     stretch: Option<Ticks>,
+    /// The stub is on its way to another core.
+    moving: bool,
+    /// Calls since the stub last lost patience.
+    since_late: u32,
+    /// Since when more threads run than there are cores.
+    crowded: Option<Ticks>,
     failures: u32,
     /// Before then no watching begins.
     earliest: Ticks,
@@ -259,13 +282,17 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(cores: &Cores) -> Self {
         Self {
-            mean: Ticks::MAX,
-            cycle: 0,
+            // Most programs begin with quick calls.
+            mean: cores.scale.quick / 2,
+            asleep: cores.scale.asleep,
             streak: 0,
             watched: 0,
             stretch: None,
+            moving: false,
+            since_late: 0,
+            crowded: None,
             failures: 0,
             earliest: 0,
             requested: 0,
@@ -278,25 +305,49 @@ impl Pace {
     pub(crate) fn plan(&mut self, seat: &Seat, cores: &Cores) -> Plan {
         if seat.slept.load(Ordering::Relaxed) {
             seat.slept.store(false, Ordering::Relaxed);
-            if self.stretch.take().is_some() && self.watched < WORTH {
-                self.fail(self.requested, cores);
+            let worth = self.watched >= WORTH;
+            if self.stretch.take().is_some() && !worth {
+                self.fail(self.requested, MOST_SLEEPS, cores);
             }
-            (self.streak, self.watched) = (0, 0);
+            (self.streak, self.watched) = (if worth { TRUST } else { 0 }, 0);
         }
         if seat.is_watching() {
-            if !cores.crowded() {
+            if !self.is_crowded(cores) {
                 return Plan::Watch;
             }
-            self.stop(seat, cores, Ended::Crowded);
+            self.stop(seat, cores, Ended::Crowded, self.requested);
         }
         let proven = self.streak >= STREAK && self.mean < cores.scale.quick && self.requested >= self.earliest;
         if cores.cpus > 1 && proven && seat.watch(cores) {
-            self.watched = 0;
-            self.stretch = Some(self.requested);
+            (self.watched, self.since_late) = (0, 0);
+            self.stretch = Some(0);
+            self.moving = true;
             self.tally.begun += 1;
             return Plan::Begin;
         }
         Plan::Sleep
+    }
+
+    /// Whether more threads run than there are cores, and have done so for a while.
+    fn is_crowded(&mut self, cores: &Cores) -> bool {
+        if !cores.crowded() {
+            self.crowded = None;
+            return false;
+        }
+        let since = *self.crowded.get_or_insert(self.requested);
+        self.requested.saturating_sub(since) > cores.scale.crowded
+    }
+
+    /// The stub lost patience before this answer: decides again.
+    pub(crate) fn late(&mut self, seat: &Seat, cores: &Cores) -> Plan {
+        if self.since_late < WORTH {
+            self.stop(seat, cores, Ended::Late, self.requested);
+            return Plan::Sleep;
+        }
+        self.since_late = 0;
+        self.moving = true;
+        self.tally.late += 1;
+        Plan::Begin
     }
 
     /// The answer has been given.
@@ -310,39 +361,46 @@ impl Pace {
     }
 
     fn note_request(&mut self, now: Ticks, watching: bool, cores: &Cores) {
-        let longest = cores.scale.longest;
+        let took = now.saturating_sub(self.answered);
         // One long pause must not outweigh hundreds of calls.
         let most = cores.scale.quick * 16;
-        let took = now.saturating_sub(self.answered).min(most);
-        let mean = self.mean.min(most);
-        self.mean = mean - mean / 8 + took / 8;
+        self.mean = self.mean - self.mean / 8 + took.min(most) / 8;
         self.tally.calls += 1;
+        self.moving = false;
         if watching {
             self.watched += 1;
+            self.since_late += 1;
+            self.stretch = self.stretch.map(|spent| spent.saturating_add(took));
             self.tally.watched += 1;
-        } else if let Some(begun) = self.stretch.take() {
-            let each = now.saturating_sub(begun) / u64::from(self.watched + 1);
-            if each < self.cycle / 4 * 3 {
-                // The longer it paid, the less is left of what did not.
-                self.failures = self.failures.saturating_sub(1 + self.watched.max(1).ilog2() / 4);
-            } else {
-                self.fail(now, cores);
-            }
-            self.watched = 0;
+        } else if self.stretch.is_some() {
+            self.judge(now, cores);
         } else {
-            if self.streak > 0 {
-                let cycle = now.saturating_sub(self.requested).min(longest);
-                self.cycle = if self.streak == 1 { cycle } else { self.cycle - self.cycle / 16 + cycle / 16 };
-            }
+            self.asleep = self.asleep - self.asleep / 16 + took.min(cores.scale.longest) / 16;
             self.streak = self.streak.saturating_add(1);
         }
         self.requested = now;
     }
 
-    /// Watching ends; the token goes back.
-    pub(crate) fn stop(&mut self, seat: &Seat, cores: &Cores, ended: Ended) {
+    /// Whether the stretch of watching that has ended was better than sleeping.
+    fn judge(&mut self, now: Ticks, cores: &Cores) {
+        let Some(spent) = self.stretch.take() else { return };
+        if spent / u64::from(self.watched + 1) < self.asleep / 4 * 3 {
+            // The longer it paid, the less is left of what did not.
+            self.failures = self.failures.saturating_sub(1 + self.watched.max(1).ilog2() / 4);
+        } else {
+            self.fail(now, MOST_FAILURES, cores);
+        }
+        self.watched = 0;
+    }
+
+    /// Watching ends; the token goes back. What was spent on it in vain counts, what comes after does not.
+    pub(crate) fn stop(&mut self, seat: &Seat, cores: &Cores, ended: Ended, now: Ticks) {
         seat.stop_watching(cores);
-        self.streak = 0;
+        if matches!(ended, Ended::InVain | Ended::Gap) {
+            let spent = now.saturating_sub(self.answered);
+            self.stretch = self.stretch.map(|before| before.saturating_add(spent));
+        }
+        (self.streak, self.crowded) = (0, None);
         let count = match ended {
             Ended::InVain => &mut self.tally.in_vain,
             Ended::Gap => &mut self.tally.gaps,
@@ -350,10 +408,14 @@ impl Pace {
             Ended::Late => &mut self.tally.late,
         };
         *count += 1;
+        if ended == Ended::Crowded {
+            // As soon as there is a core again.
+            self.streak = TRUST;
+        }
     }
 
-    fn fail(&mut self, now: Ticks, cores: &Cores) {
-        self.failures = (self.failures + 2).min(MOST_FAILURES);
+    fn fail(&mut self, now: Ticks, most: u32, cores: &Cores) {
+        self.failures = (self.failures + 2).min(most.max(self.failures));
         self.earliest = now.saturating_add(cores.scale.penalty << self.failures);
         self.tally.failures += 1;
     }
@@ -361,12 +423,21 @@ impl Pace {
     /// Watches until `look` answers something, for as long as it may.
     pub(crate) fn watch<T>(&self, cores: &Cores, look: impl FnMut() -> Option<T>) -> Result<T, Ended> {
         let scale = &cores.scale;
-        watch(cores, if self.watched == 0 { scale.first_patience } else { scale.patience }, look)
+        watch(cores, if self.moving { scale.first_patience } else { scale.patience }, Crowd::Bears, look)
     }
 }
 
+/// What more threads than cores mean to one that watches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Crowd {
+    /// It ends.
+    Ends,
+    /// It goes on for a while.
+    Bears,
+}
+
 /// Watches until `look` answers something, `patience` is over, or the core is lost or wanted.
-fn watch<T>(cores: &Cores, patience: Ticks, mut look: impl FnMut() -> Option<T>) -> Result<T, Ended> {
+fn watch<T>(cores: &Cores, patience: Ticks, crowd: Crowd, mut look: impl FnMut() -> Option<T>) -> Result<T, Ended> {
     let begun = ticks();
     let mut last = begun;
     loop {
@@ -377,7 +448,7 @@ fn watch<T>(cores: &Cores, patience: Ticks, mut look: impl FnMut() -> Option<T>)
             core::hint::spin_loop();
         }
         let now = ticks();
-        if cores.crowded() {
+        if crowd == Crowd::Ends && cores.crowded() {
             return Err(Ended::Crowded);
         }
         if now.saturating_sub(last) > cores.scale.gap {
@@ -401,6 +472,9 @@ mod tests {
             quick: 16_000,
             patience: 20_000,
             first_patience: 150_000,
+            nap: 20_000,
+            asleep: 5_000,
+            crowded: 100_000,
             gap: 15_000,
             longest: 8_000_000,
             penalty: 100_000,
@@ -417,7 +491,7 @@ mod tests {
 
     impl Task {
         fn new(cores: &Cores) -> Self {
-            let task = Self { pace: Pace::new(), seat: Seat::default(), now: 1_000_000 };
+            let task = Self { pace: Pace::new(cores), seat: Seat::default(), now: 1_000_000 };
             task.seat.wake(cores);
             task
         }
@@ -438,7 +512,7 @@ mod tests {
         }
 
         fn stop(&mut self, cores: &Cores, ended: Ended) {
-            self.pace.stop(&self.seat, cores, ended);
+            self.pace.stop(&self.seat, cores, ended, self.now);
         }
     }
 
@@ -446,7 +520,7 @@ mod tests {
     fn quick_calls_begin_to_watch_and_slow_ones_do_not() {
         let cores = cores(2);
         let mut quick = Task::new(&cores);
-        assert!((STREAK..4 * STREAK).contains(&quick.until_begin(&cores, 5_000)));
+        assert!((1..=STREAK).contains(&quick.until_begin(&cores, 5_000)));
         assert!((0..1000).all(|_| quick.call(&cores, 1_000) == Plan::Watch));
         quick.seat.sleep(&cores);
         let mut slow = Task::new(&cores);
@@ -467,7 +541,9 @@ mod tests {
         assert_eq!(first.call(&two, 1_000), Plan::Watch);
         assert_eq!(second.call(&two, 1_000), Plan::Sleep);
         assert!(two.crowded());
-        assert_eq!(first.call(&two, 1_000), Plan::Sleep);
+        // It bears with that for a moment.
+        let went_on = (0..1_000).take_while(|_| first.call(&two, 1_000) == Plan::Watch).count();
+        assert!((50..200).contains(&went_on), "{went_on}");
         assert!(!two.crowded());
     }
 
@@ -494,18 +570,18 @@ mod tests {
         let cores = cores(2);
         let mut task = Task::new(&cores);
         let mut before = task.until_begin(&cores, 8_000);
-        // Fast calls, but each time the stub thread loses its core for three milliseconds.
-        for _ in 0..MOST_FAILURES / 2 {
+        // Fast calls, but each time our thread loses its core for three milliseconds.
+        for _ in 0..MOST_FAILURES.div_ceil(2) {
             (0..100).for_each(|_| assert_eq!(task.call(&cores, 1_000), Plan::Watch));
-            task.stop(&cores, Ended::InVain);
             task.now += 3_000_000;
+            task.stop(&cores, Ended::Gap);
             assert_eq!(task.call(&cores, 8_000), Plan::Sleep);
             let now = task.until_begin(&cores, 8_000);
             assert!(now > before, "{now} after {before}");
             before = now;
         }
-        // Half a second's worth.
-        assert!((40_000..80_000).contains(&before), "{before}");
+        // 50 ms' worth.
+        assert!((4_000..8_000).contains(&before), "{before}");
         // Stretches that pay bring it back.
         for _ in 0..MOST_FAILURES {
             (0..10_000).for_each(|_| assert_eq!(task.call(&cores, 1_000), Plan::Watch));
@@ -516,17 +592,45 @@ mod tests {
     }
 
     #[test]
+    fn long_computing_does_not_count_against_a_stretch() {
+        let cores = cores(2);
+        let mut task = Task::new(&cores);
+        for _ in 0..20 {
+            let begun = task.until_begin(&cores, 5_000);
+            assert!(begun <= STREAK, "{begun}");
+            (0..100).for_each(|_| assert_eq!(task.call(&cores, 500), Plan::Watch));
+            task.now += 60_000;
+            task.stop(&cores, Ended::InVain);
+            task.now += 2_000_000;
+            task.pace.note_request(task.now, false, &cores);
+        }
+        assert_eq!(task.pace.failures, 0);
+    }
+
+    #[test]
+    fn a_stub_that_lost_patience_once_is_watched_again() {
+        let cores = cores(2);
+        let mut task = Task::new(&cores);
+        task.until_begin(&cores, 5_000);
+        (0..WORTH).for_each(|_| assert_eq!(task.call(&cores, 500), Plan::Watch));
+        assert_eq!(task.pace.late(&task.seat, &cores), Plan::Begin);
+        assert!(task.seat.is_watching());
+        assert_eq!(task.pace.late(&task.seat, &cores), Plan::Sleep, "but not one that always does");
+        assert!(!task.seat.is_watching());
+    }
+
+    #[test]
     fn tasks_that_sleep_often_do_not_watch() {
         let cores = cores(2);
         let mut task = Task::new(&cores);
         let mut begun = 0;
         for _ in 0..10_000 {
-            for _ in 0..WORTH / 2 {
+            for _ in 0..STREAK + 2 {
                 begun += u32::from(task.call(&cores, 1_000) == Plan::Begin);
             }
             task.seat.sleep(&cores);
         }
-        assert!(begun < 10, "{begun}");
+        assert!(begun < 100, "{begun}");
     }
 
     #[test]
@@ -541,7 +645,7 @@ mod tests {
                 false
             }));
         }
-        assert!((5..20).contains(&looked), "{looked}");
+        assert!((50..90).contains(&looked), "{looked}");
         let slept = (0..2_000).take_while(|_| !task.seat.nap(&cores, || true)).count();
         assert!(slept < 1 << super::MOST_VAIN_NAPS);
         assert!((0..100).all(|_| task.seat.nap(&cores, || true)));

@@ -437,7 +437,7 @@ fn adopt_thread(
     if listener.is_none() {
         process.sleepers.lock().push(file_offset);
     }
-    let handover = Handover::new(listener, process);
+    let handover = Handover::new(listener, process, &machine.cores);
     let address = machine.base + SLABS + slab * SLAB;
     // What the leader's clone wrote. The guest may have changed it: then it misses kicks, and dies of that.
     let tid = machine.slabs.read_u32(own + own_slab::NEW_TID) as i32;

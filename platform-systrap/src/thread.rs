@@ -280,7 +280,7 @@ impl Thread {
 
     /// Forgets how the thread's last context went about its calls.
     pub(crate) fn renew(&mut self) {
-        self.handover.renew();
+        self.handover.renew(&self.machine.cores);
     }
 
     /// Offset of its slab in the slab file.

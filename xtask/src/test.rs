@@ -95,6 +95,9 @@ impl Test {
                 // Linux too (a hole is filled by another test, a lock lives on in another test's child).
                 command.args(["--quiet", "--test-threads=1"]).stdin(Stdio::null());
                 command.env("CASEMATE_INSIDE", if prefix.is_empty() { "0" } else { "1" });
+                if self.long {
+                    command.env("CASEMATE_LONG", "1");
+                }
                 if let Some(filter) = &self.filter {
                     command.arg(filter);
                 }

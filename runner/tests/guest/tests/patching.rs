@@ -122,37 +122,95 @@ fn threads_call_while_sites_change() {
 #[test]
 fn the_instruction_after_a_call_can_be_jumped_to() {
     heat();
-    let after = (&raw const hot_site_after).addr();
     for value in [0_u64, 1, 4711, 7_u64.wrapping_neg()] {
-        let result: u64;
-        // SAFETY: 1. the code at `after` compares rax, maybe negates it, and returns to where this calls it.
-        unsafe { asm!("call {after}", after = in(reg) after, inout("rax") value => result, clobber_abi("C")) };
+        let result = after(value);
         let expected = if value == 7_u64.wrapping_neg() { 7 } else { value };
         assert_eq!(result, expected);
     }
 }
 
+/// Goes to `entry` in [`short_site`] with `value`: the call's number, or its result; answers the result and its negative.
+fn short(entry: *const u8, value: u32) -> (u32, u32) {
+    let (result, negative): (u64, u64);
+    // SAFETY: 1. the code there makes a call that takes no pointer, or none, and returns to where this calls it.
+    unsafe {
+        asm!(
+            "call {entry}", entry = in(reg) entry, in("edi") value, inout("ecx") value => _,
+            lateout("rax") result, lateout("rdx") negative, clobber_abi("C"),
+        );
+    }
+    (result as u32, negative as u32)
+}
+
+/// Goes to the instruction behind the call of [`hot_site`] with `value` as its result.
+fn after(value: u64) -> u64 {
+    let after = (&raw const hot_site_after).addr();
+    let result: u64;
+    // SAFETY: 1. the code there compares rax, maybe negates it, and returns to where this calls it.
+    unsafe { asm!("call {after}", after = in(reg) after, inout("rax") value => result, clobber_abi("C")) };
+    result
+}
+
 #[test]
 fn so_can_both_instructions_where_they_are_short() {
     let parent = sys!(getppid).unwrap() as u32;
-    let run = |entry: *const u8, value: u32| {
-        let (result, negative): (u64, u64);
-        // SAFETY: 1. the code there makes a call that takes no pointer, or none, and returns to where this calls it.
-        unsafe {
-            asm!(
-                "call {entry}", entry = in(reg) entry, in("edi") value, inout("ecx") value => _,
-                lateout("rax") result, lateout("rdx") negative, clobber_abi("C"),
-            );
-        }
-        (result as u32, negative as u32)
-    };
     for _ in 0..2_000 {
-        let call = run(&raw const short_site, libc::SYS_getppid as u32);
+        let call = short(&raw const short_site, libc::SYS_getppid as u32);
         assert_eq!(call, (parent, parent.wrapping_neg()));
     }
     for value in [0, 1, 4711, u32::MAX] {
-        assert_eq!(run(&raw const short_site_second, value).1, value.wrapping_neg());
+        assert_eq!(short(&raw const short_site_second, value).1, value.wrapping_neg());
     }
+}
+
+/// Sites become jumps and instructions again under threads that call, and under one that jumps into their middle. With
+/// `CASEMATE_LONG` until five million calls are made.
+#[test]
+fn calls_and_jumps_are_right_while_sites_change() {
+    let long = std::env::var_os("CASEMATE_LONG").is_some();
+    let calls_wanted: u64 = if long { 5_000_000 } else { 20_000 };
+    let parent = sys!(getppid).unwrap() as u32;
+    let calls = AtomicU64::new(0);
+    let begun = Instant::now();
+    let goes_on = || calls.load(Ordering::Relaxed) < calls_wanted && begun.elapsed() < Duration::from_secs(100);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while goes_on() {
+                    for _ in 0..50 {
+                        assert_eq!(hot(libc::SYS_close, 4_000_000), libc::EBADF as u64);
+                        let call = short(&raw const short_site, libc::SYS_getppid as u32);
+                        assert_eq!(call, (parent, parent.wrapping_neg()));
+                    }
+                    calls.fetch_add(100, Ordering::Relaxed);
+                }
+            });
+        }
+        scope.spawn(|| {
+            let mut value = 1_u32;
+            while goes_on() {
+                value = value.wrapping_mul(3) >> 1 | 1;
+                assert_eq!(after(u64::from(value)), u64::from(value));
+                assert_eq!(short(&raw const short_site_second, value).1, value.wrapping_neg());
+            }
+        });
+        let sites = [site(), (&raw const short_site).addr()];
+        let protect = |prot| {
+            for site in sites {
+                assert_eq!(sys!(mprotect, site & !4095, 8192, prot), Ok(0));
+            }
+        };
+        while goes_on() {
+            protect(libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
+            protect(libc::PROT_READ | libc::PROT_EXEC);
+            // Until calls have trapped often enough to be patched again.
+            let before = calls.load(Ordering::Relaxed);
+            while goes_on() && calls.load(Ordering::Relaxed) < before + 500 {
+                std::thread::yield_now();
+            }
+        }
+    });
+    assert!(calls.load(Ordering::Relaxed) >= calls_wanted / 20);
 }
 
 static OUTSIDE: AtomicUsize = AtomicUsize::new(0);
