@@ -235,6 +235,10 @@ impl<T: Directory> DirOps for DirNode<T> {
     fn caching(&self) -> Caching {
         self.contents.caching()
     }
+
+    fn keeps_unused(&self) -> bool {
+        self.contents.caching() != Caching::Revalidate
+    }
 }
 
 struct LinkNode<T> {

@@ -2,7 +2,7 @@
 //!
 //! The guest (`runner/tests/fuzz-guest`) makes the calls and speaks in lines. A run fails when the sandbox ends otherwise
 //! than the guest does, when nothing happens for a minute, when our kernel logs an error, when memory, descriptors, threads
-//! or processes of the sandbox grow from the first rest to the last, when a row of the table was not called, and when too
+//! or processes of the sandbox have grown at a rest, with every worker gone and its files removed, when a row of the table was not called, and when too
 //! few calls got past the checks of their arguments. It then prints the command that repeats it.
 
 use std::collections::BTreeSet;
@@ -19,8 +19,10 @@ use clap::Args;
 use crate::build::Build;
 use crate::cargo::{cargo, check, output, target_dir};
 
-/// Longest silence.
+/// Longest silence; waited for in pieces, so that a machine that was suspended meanwhile is not taken for a sandbox that
+/// hangs.
 const HANG: Duration = Duration::from_secs(60);
+const PIECES: u32 = 12;
 /// Least share of calls, in percent, that get past argument checks.
 const LEAST_PAST: f64 = 30.0;
 /// How often the guest is asked to rest again while the sandbox is still larger than it may be.
@@ -81,14 +83,22 @@ struct Use {
 }
 
 impl Use {
-    /// What is more than a sandbox of this size may grow by: pools and caches have bounds.
-    fn growth_since(&self, first: &Self) -> Option<String> {
-        let grown = self.anonymous_kib > first.anonymous_kib * 5 / 4 + 16_384
-            || self.descriptors > first.descriptors + 16
-            || self.threads > first.threads + 8
-            || self.processes > first.processes + 8
-            || self.free_kib + 16_384 < first.free_kib;
-        grown.then(|| format!("at first {first:?}, at last {self:?}"))
+    /// What is more than it was before any call, but for pools and caches, which have bounds.
+    fn growth_since(&self, start: &Self) -> Option<String> {
+        let grown = self.anonymous_kib > start.anonymous_kib + (8 << 10)
+            || self.descriptors > start.descriptors + 16
+            || self.threads > start.threads + 8
+            || self.processes > start.processes + 8
+            || self.free_kib + (24 << 10) < start.free_kib;
+        grown.then(|| format!("at first {start:?}, now {self:?}"))
+    }
+
+    /// What is more than it was when pools and caches had been filled.
+    fn leak_since(&self, warm: &Self) -> Option<String> {
+        let leaked = self.anonymous_kib > warm.anonymous_kib + (4 << 10)
+            || self.descriptors > warm.descriptors + 8
+            || self.free_kib + (8 << 10) < warm.free_kib;
+        leaked.then(|| format!("after a tenth of the calls {warm:?}, now {self:?}"))
     }
 }
 
@@ -275,10 +285,14 @@ impl Sandbox {
 
     /// Takes the guest's lines to their end.
     fn talk(&mut self, batch: &mut u64, summary: &mut Summary) -> Result<()> {
+        // Before any call, and after a tenth of them.
         let mut first: Option<Use> = None;
+        let mut warm: Option<Use> = None;
         let mut patience = PATIENCE;
         loop {
-            let line = match self.lines.recv_timeout(HANG) {
+            let wait =
+                |_| Some(self.lines.recv_timeout(HANG / PIECES)).filter(|got| *got != Err(RecvTimeoutError::Timeout));
+            let line = match (0..PIECES).find_map(wait).unwrap_or(Err(RecvTimeoutError::Timeout)) {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {
@@ -295,7 +309,8 @@ impl Sandbox {
                 ("rest", [total, free_kib]) => {
                     let now = measure(self.child.id(), *free_kib);
                     let base = *first.get_or_insert(now);
-                    let growth = now.growth_since(&base);
+                    let leak = warm.as_ref().and_then(|warm| now.leak_since(warm));
+                    let growth = now.growth_since(&base).or(leak);
                     let again = growth.is_some() && patience > 0;
                     if let (Some(growth), false) = (&growth, again) {
                         let _ = self.child.kill();
@@ -303,6 +318,9 @@ impl Sandbox {
                     }
                     patience = if again { patience - 1 } else { PATIENCE };
                     if !again {
+                        if *total > 0 {
+                            warm.get_or_insert(now);
+                        }
                         eprintln!("xtask: fuzz-guest: {total} calls, {now:?}");
                     }
                     let _ = writeln!(self.answers, "{}", if again { "again" } else { "go" });

@@ -32,6 +32,8 @@ pub struct Dentry {
     pub(crate) dir_op: Mutex<()>,
     /// How many mounts are on this dentry, in any namespace. Relaxed: a walk that races a mount may miss it, as on Linux.
     mounts: AtomicU32,
+    /// Below a directory whose names are not worth keeping ([`DirOps::keeps_unused`]).
+    transient: bool,
     /// Found since the cache last looked. Relaxed: a hint.
     used: AtomicBool,
     /// When the file system last said that this name stands for this object.
@@ -70,6 +72,8 @@ enum Cached {
 
 impl Dentry {
     fn make(inode: Inode, superblock: u64, links: Links) -> Arc<Self> {
+        let below = |dir: &Arc<Self>| dir.transient || dir.inode.dir().is_some_and(|dir| !dir.keeps_unused());
+        let transient = links.parent.as_ref().is_some_and(below);
         Arc::new(Self {
             inode,
             superblock,
@@ -77,6 +81,7 @@ impl Dentry {
             children: Mutex::new(lockclass::DENTRY_CHILDREN, HashMap::new()),
             dir_op: Mutex::new(lockclass::DIR_OP, ()),
             mounts: AtomicU32::new(0),
+            transient,
             used: AtomicBool::new(false),
             confirmed: AtomicMoment::now(),
         })
@@ -400,18 +405,35 @@ mod cache {
     /// Cached dentries at most; Relaxed: read as a hint.
     pub(super) static LIMIT: AtomicUsize = AtomicUsize::new(32_768);
 
-    static LIST: Mutex<VecDeque<Weak<Dentry>>> = Mutex::new(lockclass::DCACHE, VecDeque::new());
+    /// Entries past which the list is first swept.
+    const FIRST_SWEEP: usize = 512;
 
-    /// Notes a new dentry and, past the limit, lets unused ones go.
+    /// Those that may be cached. An entry holds the memory of its dentry, also of one that is gone, until it leaves.
+    struct List {
+        entries: VecDeque<Weak<Dentry>>,
+        /// Length at which it is swept: twice what was left the last time, so that sweeps cost little.
+        sweep_at: usize,
+    }
+
+    static LIST: Mutex<List> = Mutex::new(lockclass::DCACHE, List { entries: VecDeque::new(), sweep_at: FIRST_SWEEP });
+
+    /// Notes a new dentry and lets others go: now and then those that are of no use, past the limit any that nobody uses.
     pub(super) fn inserted(dentry: &Arc<Dentry>) {
         let limit = LIMIT.load(Ordering::Relaxed);
         let mut list = LIST.lock();
-        list.push_back(Arc::downgrade(dentry));
-        if list.len() <= limit {
+        list.entries.push_back(Arc::downgrade(dentry));
+        if list.entries.len() >= list.sweep_at {
+            // Until it is done, nobody else begins one.
+            list.sweep_at = usize::MAX;
+            let all = std::mem::take(&mut list.entries);
+            drop(list);
+            return sweep(all);
+        }
+        if list.entries.len() <= limit {
             return;
         }
         // A few candidates per insertion keep the list at its limit without a long pause.
-        let candidates: Vec<_> = (0..4).filter_map(|_| list.pop_front()).collect();
+        let candidates: Vec<_> = (0..4).filter_map(|_| list.entries.pop_front()).collect();
         drop(list);
         let mut keep = Vec::new();
         for weak in candidates {
@@ -423,7 +445,28 @@ mod cache {
                 keep.push(weak);
             }
         }
-        LIST.lock().extend(keep);
+        LIST.lock().entries.extend(keep);
+    }
+
+    /// Forgets those of `entries` that are gone, and lets transient ones go that nobody uses. The youngest first: a
+    /// directory's children are younger than it, and keep it.
+    fn sweep(mut entries: VecDeque<Weak<Dentry>>) {
+        let mut kept = VecDeque::new();
+        while let Some(weak) = entries.pop_back() {
+            if weak.upgrade().is_some_and(|dentry| !(dentry.transient && dentry.evict())) {
+                kept.push_front(weak);
+            }
+        }
+        let mut list = LIST.lock();
+        kept.append(&mut list.entries);
+        list.sweep_at = kept.len().saturating_mul(2).max(FIRST_SWEEP);
+        list.entries = kept;
+    }
+
+    /// Entries now; for tests.
+    #[cfg(test)]
+    pub(super) fn len() -> usize {
+        LIST.lock().entries.len()
     }
 }
 
@@ -435,4 +478,61 @@ pub fn set_dentry_cache_limit(limit: usize) {
 /// How many dentries stay cached at most.
 pub fn dentry_cache_limit() -> usize {
     cache::LIMIT.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use abi::Errno;
+    use auth::{Gid, Uid};
+
+    use super::{Dentry, cache};
+    use crate::kernfs::{Directory, Owned, Tree};
+    use crate::vfs::inode::Inode;
+    use crate::vfs::pseudo::AnonInode;
+    use crate::vfs::types::{DirEntry, FileType};
+    use crate::{Context, KernelContext};
+
+    #[test]
+    fn dentries_that_are_gone_leave_the_list() {
+        let inode = || AnonInode::new(FileType::Directory, 0o755, Uid::ROOT, Gid::ROOT);
+        let root = Dentry::new_root(inode(), 1);
+        // Each takes the place of the one before.
+        for _ in 0..10_000 {
+            root.instantiate(b"name", inode());
+        }
+        assert!(cache::len() < 5_000, "{} entries", cache::len());
+        root.take_apart();
+    }
+
+    /// A directory in which every name is a directory like it.
+    struct Everything(Tree);
+
+    impl Owned for Everything {}
+
+    impl Directory for Everything {
+        fn lookup(&self, _ctx: &Context<'_>, name: &[u8]) -> Result<Inode, Errno> {
+            Ok(self.0.dir(Tree::ino(2, name), 0o755, Everything(self.0)))
+        }
+
+        fn list(&self, _ctx: &Context<'_>) -> Result<Vec<DirEntry>, Errno> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn names_that_are_asked_for_anew_are_not_kept() {
+        let kernel = KernelContext::default();
+        let ctx = kernel.context();
+        let tree = Tree::new();
+        let root = Dentry::new_root(tree.dir(1, 0o755, Everything(tree)), 1);
+        let used = root.lookup(&ctx, b"used").unwrap();
+        for number in 0..10_000_u32 {
+            let dir = root.lookup(&ctx, number.to_string().as_bytes()).unwrap();
+            dir.lookup(&ctx, b"below").unwrap();
+        }
+        let kept = root.children.lock().len();
+        assert!((1..5_000).contains(&kept), "{kept} names");
+        assert!(std::sync::Arc::ptr_eq(&used, &root.lookup(&ctx, b"used").unwrap()));
+        root.take_apart();
+    }
 }

@@ -287,6 +287,12 @@ pub trait DirOps {
         Caching::Stable
     }
 
+    /// Whether names here are worth keeping while nobody uses them: not where each is asked for anew and what it stood for
+    /// may have ended long ago, as a process in `/proc`.
+    fn keeps_unused(&self) -> bool {
+        true
+    }
+
     /// Creates a node; `EEXIST` when the name is taken.
     fn create(&self, _ctx: &Context<'_>, _name: &[u8], _node: &NewNode) -> Result<Inode, Errno> {
         Err(Errno::EPERM)

@@ -29,6 +29,9 @@ const ITEM: LockClass = LockClass::new("epoll.item", 3590);
 /// The nesting of sets in sets.
 const GRAPH: LockClass = LockClass::new("epoll.graph", 3500);
 
+/// Items past which a set first looks for files that were closed.
+const FIRST_SWEEP: usize = 64;
+
 /// How deep sets may be nested (`EP_MAX_NESTS`).
 const MAX_NESTS: usize = 4;
 
@@ -93,10 +96,28 @@ struct Item {
 /// Which item: a descriptor number and the description behind it, which is unique for all time.
 type Key = (i32, u64);
 
-#[derive(Default)]
 struct State {
     items: HashMap<Key, Arc<Item>>,
     ready: VecDeque<Arc<Item>>,
+    /// How many items there may be before those of closed files are looked for: twice as many as were left the last time.
+    sweep_at: usize,
+}
+
+impl State {
+    fn new() -> Self {
+        Self { items: HashMap::new(), ready: VecDeque::new(), sweep_at: FIRST_SWEEP }
+    }
+
+    /// Takes out items whose files were closed, when it is time; they are to be unregistered without the lock.
+    fn sweep(&mut self) -> Vec<Arc<Item>> {
+        if self.items.len() < self.sweep_at {
+            return Vec::new();
+        }
+        let gone = self.items.extract_if(|_, item| item.is_gone()).map(|(_, item)| item).collect();
+        self.ready.retain(|item| !item.is_gone());
+        self.sweep_at = self.items.len().saturating_mul(2).max(FIRST_SWEEP);
+        gone
+    }
 }
 
 /// A set of files, epoll_create(2).
@@ -111,7 +132,7 @@ static NESTING: Mutex<()> = Mutex::new(GRAPH, ());
 impl Epoll {
     /// An empty set, as a file.
     pub fn create() -> Arc<File> {
-        let epoll = Arc::new(Self { state: Mutex::new(STATE, State::default()), queue: WaitQueue::new() });
+        let epoll = Arc::new(Self { state: Mutex::new(STATE, State::new()), queue: WaitQueue::new() });
         File::anonymous(epoll, OpenFlags::O_RDWR, "anon_inode:[eventpoll]")
     }
 
@@ -123,7 +144,8 @@ impl Epoll {
     /// The number of the description that is the `offset`th in the set under `fd` (kcmp(2)); `ENOENT`.
     pub fn target(&self, fd: i32, offset: u32) -> Result<u64, Errno> {
         let state = self.state.lock();
-        let mut files: Vec<u64> = state.items.keys().filter(|key| key.0 == fd).map(|key| key.1).collect();
+        let here = state.items.iter().filter(|(key, item)| key.0 == fd && !item.is_gone());
+        let mut files: Vec<u64> = here.map(|(key, _)| key.1).collect();
         files.sort_unstable();
         files.get(usize::try_from(offset).unwrap_or(usize::MAX)).copied().ok_or(Errno::ENOENT)
     }
@@ -172,14 +194,17 @@ impl Epoll {
             listed: AtomicBool::new(false),
             interest: Mutex::new(ITEM, Interest { event, spent: false, registration: None }),
         });
-        {
+        let gone = {
             let mut state = self.state.lock();
             if state.items.contains_key(&key) {
                 return Err(Errno::EEXIST);
             }
+            let gone = state.sweep();
             state.items.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             state.items.insert(key, Arc::clone(&item));
-        }
+            gone
+        };
+        gone.iter().for_each(|item| item.unregister());
         let mode = if event.events & bits::EXCLUSIVE == 0 { Mode::Shared } else { Mode::Exclusive };
         let registration = queue.register(Arc::clone(&item) as Arc<dyn Waiter>, wanted(event), mode);
         item.interest.lock().registration = Some(registration);
@@ -300,7 +325,7 @@ impl Epoll {
     fn lines(&self) -> String {
         let items: Vec<Arc<Item>> = self.state.lock().items.values().cloned().collect();
         let mut text = String::new();
-        for item in items {
+        for item in items.iter().filter(|item| !item.is_gone()) {
             let event = item.interest.lock().event;
             text.push_str(&format!("tfd: {:8} events: {:8x} data: {:16x}\n", item.fd, event.events, event.data));
         }
@@ -308,7 +333,21 @@ impl Epoll {
     }
 }
 
+impl Drop for Epoll {
+    fn drop(&mut self) {
+        // A file's queue keeps the item, and the item's registration the queue.
+        for item in self.state.get_mut().items.values() {
+            item.unregister();
+        }
+    }
+}
+
 impl Item {
+    /// Whether its file was closed.
+    fn is_gone(&self) -> bool {
+        self.file.strong_count() == 0
+    }
+
     fn unregister(&self) {
         // Dropped without the lock: leaving a queue may wake other items.
         let registration = self.interest.lock().registration.take();
@@ -470,6 +509,25 @@ mod tests {
         drop(file);
         assert_eq!(epoll.collect(8), []);
         assert!(epoll.state.lock().items.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_left_of_closed_files_and_sets() {
+        let (lamp, file) = lamp();
+        let epoll = Epoll::of(&Epoll::create()).unwrap();
+        for fd in 0..10_000 {
+            // As programs do that never call EPOLL_CTL_DEL.
+            let other = File::anonymous(Arc::clone(&lamp) as Arc<dyn FileOps>, OpenFlags::O_RDWR, "lamp");
+            epoll.control(fd, &other, Control::Add(event(IN, 1))).unwrap();
+        }
+        epoll.control(0, &file, Control::Add(event(IN, 1))).unwrap();
+        assert!(epoll.state.lock().items.len() < 1000);
+        assert_eq!(epoll.lines().lines().count(), 1);
+        lamp.set(EventMask::IN);
+        assert_eq!(epoll.collect(8), [event(IN, 1)]);
+        drop(epoll);
+        assert!(lamp.queue.is_empty());
+        assert_eq!(Arc::strong_count(&lamp), 2, "the file's and ours");
     }
 
     #[test]

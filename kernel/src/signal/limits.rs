@@ -34,11 +34,12 @@ impl SignalQuota {
     /// Takes one from the quota of `uid` unless `limit` are taken.
     pub(crate) fn charge(&self, uid: u32, limit: u64) -> Option<Charge> {
         let mut counts = self.counts.lock();
-        let count = counts.entry(uid).or_insert(0);
-        if *count >= limit {
+        // Nothing stays of a user to whom nothing is given: a program may be any number of users in turn.
+        let taken = counts.get(&uid).copied().unwrap_or(0);
+        if taken >= limit {
             return None;
         }
-        *count += 1;
+        counts.insert(uid, taken.saturating_add(1));
         Some(Charge { quota: self.clone(), uid })
     }
 }
@@ -52,5 +53,22 @@ impl Drop for Charge {
                 counts.remove(&self.uid);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SignalQuota;
+
+    #[test]
+    fn users_without_queued_signals_are_forgotten() {
+        let quota = SignalQuota::new();
+        assert!((0..100).all(|uid| quota.charge(uid, 0).is_none()));
+        assert!(quota.counts.lock().is_empty());
+        let charge = quota.charge(7, 1).unwrap();
+        assert!(quota.charge(7, 1).is_none());
+        assert_eq!(quota.counts.lock().len(), 1);
+        drop(charge);
+        assert!(quota.counts.lock().is_empty());
     }
 }

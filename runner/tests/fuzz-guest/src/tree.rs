@@ -174,8 +174,26 @@ fn clear(path: &Path) {
     }
 }
 
+/// Removes what outlives the workers that made it: System V objects, as `/proc/sysvipc` lists them.
+fn remove_ipc() {
+    for (list, nr, remove_at) in
+        [("shm", libc::SYS_shmctl, 1), ("sem", libc::SYS_semctl, 2), ("msg", libc::SYS_msgctl, 1)]
+    {
+        let text = fs::read_to_string(format!("/proc/sysvipc/{list}")).unwrap_or_default();
+        for id in text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()) {
+            let mut args = [0; 6];
+            args[0] = id;
+            // IPC_RMID is 0, and so are all other arguments.
+            args[remove_at] = libc::IPC_RMID as u64;
+            // SAFETY: takes no pointer.
+            unsafe { raw::call(nr as u64, args) };
+        }
+    }
+}
+
 /// Makes the tree anew.
 pub(crate) fn reset(rng: &mut Rng) {
+    remove_ipc();
     for &(folder, mode) in FOLDERS {
         let _ = fs::set_permissions(folder, fs::Permissions::from_mode(mode));
     }
