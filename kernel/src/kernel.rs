@@ -171,6 +171,7 @@ impl Drop for Ending<'_> {
     fn drop(&mut self) {
         drop(self.mm.take());
         self.kernel.ending.fetch_sub(1, Ordering::Relaxed);
+        self.kernel.room.wake(waiter::EventMask::READABLE);
     }
 }
 
@@ -213,6 +214,8 @@ pub struct Kernel {
     unsupported: AtomicU64,
     /// Address spaces whose tasks are gone and which the host is taking down.
     ending: AtomicU32,
+    /// Told when a process or its address space has ended: there may be room for those who met the end of memory.
+    room: waiter::WaitQueue,
 }
 
 impl Kernel {
@@ -255,6 +258,7 @@ impl Kernel {
             ended: Condvar::new(),
             unsupported: AtomicU64::new(0),
             ending: AtomicU32::new(0),
+            room: waiter::WaitQueue::new(),
         });
         kernel.make_init()?;
         Ok(kernel)
@@ -486,6 +490,16 @@ impl Kernel {
         let ending = Ending { kernel: self, mm: Some(mm) };
         let many = self.ending.fetch_add(1, Ordering::Relaxed) >= MAX_ENDING;
         (!many).then_some(ending)
+    }
+
+    /// Address spaces of processes that have ended and that are still there.
+    pub(crate) fn spaces_ending(&self) -> u32 {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Told when a process or its address space has ended.
+    pub(crate) fn room(&self) -> &waiter::WaitQueue {
+        &self.room
     }
 
     /// The command's process, once it has been started.

@@ -106,3 +106,32 @@ fn memory_past_the_limit_kills_the_process_alone() {
     let done = finish(command(As::Me, &["run", "--memory", "128M", "--", "/bin/bash", "-c", script]), b"");
     assert_eq!((done.out.as_str(), done.status), ("lives\n", Some(0)), "{done:?}");
 }
+
+/// A process that has most of the memory and asks for nothing, and another that then asks for more than is left. ADJUST is
+/// the first one's `oom_score_adj`. Tells how each ended, and both scores before.
+const TWO: &str = r#"
+import os, subprocess, sys
+fill = "x = bytearray(%d << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\nprint('up', flush=True)\n"
+def start(megabytes, then, adjust):
+    def adjusted(): open("/proc/self/oom_score_adj", "w").write(adjust)
+    code = fill % megabytes + then
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, preexec_fn=adjusted)
+first = start(100, "import time; time.sleep(1000)", "ADJUST")
+first.stdout.readline()
+score = lambda pid: int(open(f"/proc/{pid}/oom_score").read())
+scores = score(first.pid) > score("self"), score(first.pid) > 900
+second = start(120, "", "0")
+ended = second.wait()
+if ended == 0: first.wait()
+print(*scores, first.poll(), ended)
+first.kill()
+"#;
+
+#[test]
+fn who_takes_most_makes_room() {
+    for (adjust, expected) in [("0", "True True -9 0\n"), ("-1000", "False False None -9\n")] {
+        let script = TWO.replace("ADJUST", adjust);
+        let done = finish(command(As::Me, &["run", "--memory", "192M", "--", "/usr/bin/python3", "-c", &script]), b"");
+        assert_eq!((done.out.as_str(), done.status), (expected, Some(0)), "{adjust}: {done:?}");
+    }
+}

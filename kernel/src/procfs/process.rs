@@ -133,7 +133,7 @@ const FILES: &[(&str, u32, Render)] = &[
     ("mountinfo", 0o444, |subject, _| mounts::mountinfo(subject)),
     ("mounts", 0o444, |subject, _| mounts::mounts(subject)),
     ("mountstats", 0o400, |subject, _| mounts::mountstats(subject)),
-    ("oom_score", 0o444, |_, _| Ok(b"0\n".to_vec())),
+    ("oom_score", 0o444, oom_score),
     ("personality", 0o400, |_, _| Ok(b"00000000\n".to_vec())),
     ("sessionid", 0o444, |_, _| Ok(b"4294967295".to_vec())),
     ("loginuid", 0o444, |_, _| Ok(b"4294967295".to_vec())),
@@ -266,6 +266,10 @@ fn area(mm: &Mm, start: Addr, end: Addr) -> Vec<u8> {
         at += step;
     }
     bytes
+}
+
+fn oom_score(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+    Ok(format!("{}\n", subject.kernel()?.oom_score(&*subject.group()?)).into_bytes())
 }
 
 fn cmdline(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {

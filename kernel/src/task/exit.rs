@@ -258,6 +258,7 @@ impl Kernel {
         }
         if let Some(group) = news.ended {
             group.exit_events.wake(waiter::EventMask::READABLE);
+            self.room().wake(waiter::EventMask::READABLE);
         }
         if let Some(status) = news.main {
             self.main_ended(status);

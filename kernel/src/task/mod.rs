@@ -15,6 +15,7 @@ pub(crate) mod exec;
 mod exit;
 pub mod group;
 mod jobs;
+mod oom;
 pub mod pidfd;
 pub mod published;
 pub(crate) mod run;
@@ -79,6 +80,8 @@ pub struct Task {
     pub(crate) restart_block: Option<RestartBlock>,
     /// The CPU exception that the next frame tells of.
     pub(crate) last_fault: Option<FaultInfo>,
+    /// Where it met the end of memory.
+    oom: oom::Met,
     /// Addresses behind `syscall` instructions that will always trap, by their low bits.
     settled_sites: [u64; run::SETTLED_SITES],
     /// set_tid_address(2), CLONE_CHILD_CLEARTID.
@@ -147,6 +150,7 @@ impl Task {
             saved_mask: None,
             restart_block: None,
             last_fault: None,
+            oom: oom::Met::default(),
             settled_sites: [0; run::SETTLED_SITES],
             clear_child_tid: None,
             vfork_done: None,

@@ -266,16 +266,16 @@ impl Task {
         self.thread().count_fault();
         let resolved = match Signal::new(fault.signal) {
             Some(Signal::SEGV) if fault.trapno == PAGE_FAULT => Some(self.mm().handle_fault(fault.addr, fault.access)),
-            Some(Signal::BUS) => Some(self.mm().handle_bus(fault.addr, fault.access)),
+            // An address that is not aligned, for a program that wants to hear of it (EFLAGS.AC), is not about memory.
+            Some(Signal::BUS) if fault.trapno != ALIGNMENT_CHECK => {
+                Some(self.mm().handle_bus(fault.addr, fault.access))
+            }
             _ => None,
         };
         let info = match resolved {
             Some(Ok(())) => return RunState::App,
             Some(Err(mm::Fault::Dead)) => return self.kill_group(ExitStatus::Killed(Signal::KILL)),
-            Some(Err(mm::Fault::Oom)) => {
-                log::warn!("task {}: out of memory, killed", self.tid());
-                return self.kill_group(ExitStatus::Killed(Signal::KILL));
-            }
+            Some(Err(mm::Fault::Oom)) => return self.out_of_memory(fault.addr),
             Some(Err(mm::Fault::NotMapped)) => SigInfo::fault(Signal::SEGV, abi::signal::SEGV_MAPERR, fault.addr.0),
             Some(Err(mm::Fault::NotAllowed)) => SigInfo::fault(Signal::SEGV, abi::signal::SEGV_ACCERR, fault.addr.0),
             Some(Err(mm::Fault::Bus)) => SigInfo::fault(Signal::BUS, abi::signal::BUS_ADRERR, fault.addr.0),
@@ -349,6 +349,9 @@ impl Task {
 
 /// x86 vector of page faults.
 const PAGE_FAULT: u32 = 14;
+
+/// The CPU's number of an unaligned access.
+const ALIGNMENT_CHECK: u32 = 17;
 
 fn fault_signal(fault: FaultInfo) -> Signal {
     match Signal::new(fault.signal) {

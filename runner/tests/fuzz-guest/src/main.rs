@@ -134,6 +134,7 @@ fn run(options: &Options) {
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
     block_child_signal();
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
+    let outside = tree::Outside::look();
     let mut ends = [0_u64; 3];
     let mut batch = options.first;
     // The first before any call: what the sandbox takes then is what it may take at the end.
@@ -144,7 +145,7 @@ fn run(options: &Options) {
             break;
         }
         if total >= next_rest {
-            rest(total);
+            rest(total, &outside);
             next_rest = total + options.calls / RESTS;
         }
         say(&format!("batch {batch} {total}"));
@@ -156,7 +157,7 @@ fn run(options: &Options) {
         }
         batch += 1;
     }
-    rest(shared.total.load(Ordering::Relaxed));
+    rest(shared.total.load(Ordering::Relaxed), &outside);
     report(shared, ends);
 }
 
@@ -167,7 +168,8 @@ fn say(line: &str) {
 }
 
 /// Says how much memory is free when nothing runs, and waits until the other side has looked; it may want to look again.
-fn rest(total: u64) {
+fn rest(total: u64, outside: &tree::Outside) {
+    outside.restore();
     tree::reset(&mut Rng::new(&[0]));
     loop {
         // SAFETY: zeroes are a sysinfo.

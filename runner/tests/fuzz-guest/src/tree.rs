@@ -1,6 +1,7 @@
 //! The files that calls are made with, and the descriptors of every kind.
 
-use std::ffi::CString;
+use std::collections::HashSet;
+use std::ffi::{CString, OsString};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -169,6 +170,36 @@ fn clear(path: &Path) {
                 let _ = fs::remove_dir(&path);
             } else {
                 let _ = fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+/// Where else workers make files: they change their directories to these.
+const ELSEWHERE: &[&str] = &["/", "/tmp", "/run", "/dev", "/etc", "/usr", "/usr/bin", "/usr/lib", "/var/tmp"];
+
+fn names(folder: &str) -> HashSet<OsString> {
+    fs::read_dir(folder).map(|list| list.flatten().map(|entry| entry.file_name()).collect()).unwrap_or_default()
+}
+
+/// What is in the folders outside the tree.
+pub(crate) struct Outside(Vec<(&'static str, HashSet<OsString>)>);
+
+impl Outside {
+    /// What is there now.
+    pub(crate) fn look() -> Self {
+        Self(ELSEWHERE.iter().map(|&folder| (folder, names(folder))).collect())
+    }
+
+    /// Removes what has come since.
+    pub(crate) fn restore(&self) {
+        for (folder, before) in &self.0 {
+            for name in names(folder).difference(before) {
+                let path = Path::new(folder).join(name);
+                if fs::remove_file(&path).is_err() {
+                    clear(&path);
+                    let _ = fs::remove_dir(&path);
+                }
             }
         }
     }

@@ -292,3 +292,50 @@ fn nested_handlers_and_resethand() {
         i32::from(action.sa_sigaction != libc::SIG_DFL)
     });
 }
+
+extern "C" fn note_alignment(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: 1. the kernel passes a siginfo.
+    WHERE.store(u64::from(unsafe { (*info).si_code }.cast_unsigned()), Ordering::Relaxed);
+    SEEN.store(signal, Ordering::Relaxed);
+    // SAFETY: 1. the kernel passes a ucontext.
+    let flags = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_EFL as usize] };
+    // Not to be told any more: the access is done again.
+    *flags &= !(1 << 18);
+}
+
+/// A program may want to hear of unaligned accesses (EFLAGS.AC). Its calls go on, and it is told as often as it asks.
+#[test]
+fn unaligned_accesses_are_told() {
+    in_child(|| {
+        let handler = note_alignment as extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) as usize;
+        handle(libc::SIGBUS, handler, libc::SA_SIGINFO);
+        let words = [0x0102_0304_0506_0708_u64; 2];
+        for turn in 0..3 {
+            SEEN.store(0, Ordering::Relaxed);
+            let (mut call, value): (u64, u64);
+            // SAFETY: 1. the flag is switched off by the handler; 2. getpid takes no memory; 3. the word is inside `words`.
+            unsafe {
+                std::arch::asm!(
+                    "pushfq",
+                    "or qword ptr [rsp], 0x40000",
+                    "popfq",
+                    "mov eax, 39",
+                    "syscall",
+                    "mov {call}, rax",
+                    "mov {value}, [{at} + 1]",
+                    call = out(reg) call,
+                    value = out(reg) value,
+                    at = in(reg) words.as_ptr(),
+                    out("rax") _, out("rcx") _, out("r11") _,
+                );
+            }
+            call ^= me().cast_unsigned();
+            let told = (SEEN.load(Ordering::Relaxed), WHERE.load(Ordering::Relaxed));
+            // BUS_ADRALN.
+            if call != 0 || value != 0x0801_0203_0405_0607 || told != (libc::SIGBUS, 1) {
+                return turn + 1;
+            }
+        }
+        0
+    });
+}
