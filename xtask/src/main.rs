@@ -8,6 +8,7 @@ mod cargo;
 mod ci;
 mod fuzz;
 mod fuzz_guest;
+mod load;
 mod programs;
 mod run;
 mod scenarios;

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: unit, property and contract tests of every crate; then the guest tests, natively and inside.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,13 +10,55 @@ use clap::Args;
 
 use crate::build::Build;
 use crate::cargo::{cargo, check, output, target_dir};
+use crate::fuzz_guest::FuzzGuest;
+use crate::load::Load;
 use crate::{programs, scenarios};
 
 /// Package of the tests that run twice: natively and inside Casemate.
 const GUEST_TESTS: &str = "casemate-guest-tests";
 
+/// Calls of the guest fuzzer in a long run.
+const LONG_FUZZ: u64 = 10_000_000;
+
 /// Longest that one guest test binary may take.
 const GUEST_DEADLINE: Duration = Duration::from_secs(180);
+
+/// A way of running the guest tests.
+struct Mode {
+    name: &'static str,
+    /// What stands before `casemate`.
+    wrapper: &'static [&'static str],
+    /// Arguments of `casemate`; none for natively.
+    arguments: &'static [&'static str],
+    /// Whether other processes keep every CPU busy.
+    busy: bool,
+    /// Whether every run has it.
+    routine: bool,
+}
+
+/// One that only `--long` has, from which others differ.
+const INSIDE: Mode = Mode { name: "", wrapper: &[], arguments: &["run", "--"], busy: false, routine: false };
+
+const MODES: &[Mode] = &[
+    Mode { name: "native", arguments: &[], routine: true, ..INSIDE },
+    Mode { name: "casemate", routine: true, ..INSIDE },
+    Mode { name: "casemate --isolation=seccomp", arguments: &["run", "--isolation=seccomp", "--"], ..INSIDE },
+    Mode { name: "casemate --spin=off", arguments: &["run", "--spin=off", "--"], ..INSIDE },
+    Mode { name: "casemate --no-patch", arguments: &["run", "--no-patch", "--"], ..INSIDE },
+    Mode { name: "casemate on one CPU", wrapper: &["/usr/bin/taskset", "-c", "0"], ..INSIDE },
+    Mode { name: "casemate on a busy machine", busy: true, ..INSIDE },
+];
+
+impl Mode {
+    fn command(&self, casemate: &Path, executable: &Path) -> Command {
+        let casemate = (!self.arguments.is_empty()).then_some(casemate.as_os_str());
+        let mut words = self.wrapper.iter().map(OsStr::new).chain(casemate);
+        let Some(first) = words.next() else { return Command::new(executable) };
+        let mut command = Command::new(first);
+        command.args(words).args(self.arguments).arg(executable);
+        command
+    }
+}
 
 /// Run the tests: each crate's own, then guest tests natively and inside with the same assertions.
 #[derive(Args, Default)]
@@ -70,31 +113,22 @@ impl Test {
             check(&mut tests)?;
             if self.long {
                 models()?;
+                FuzzGuest::of(LONG_FUZZ, false).run()?;
             }
         }
         self.guest_tests(&binary, &executables)
     }
 
     fn guest_tests(&self, casemate: &Path, executables: &[PathBuf]) -> Result<()> {
-        let mut modes: Vec<(&str, Vec<&str>)> = vec![("native", vec![]), ("casemate", vec!["run", "--"])];
-        if self.long {
-            modes.push(("casemate --isolation=seccomp", vec!["run", "--isolation=seccomp", "--"]));
-            modes.push(("casemate --spin=off", vec!["run", "--spin=off", "--"]));
-        }
         let mut failed = Vec::new();
-        for (mode, prefix) in modes {
+        for mode in MODES.iter().filter(|mode| self.long || mode.routine) {
+            let _load = mode.busy.then(Load::start).transpose()?;
             for executable in executables {
-                let mut command = if prefix.is_empty() {
-                    Command::new(executable)
-                } else {
-                    let mut command = Command::new(casemate);
-                    command.args(&prefix).arg(executable);
-                    command
-                };
+                let mut command = mode.command(casemate, executable);
                 // One at a time: the tests of a file share descriptors, mappings and children; run together, some fail on
                 // Linux too (a hole is filled by another test, a lock lives on in another test's child).
                 command.args(["--quiet", "--test-threads=1"]).stdin(Stdio::null());
-                command.env("CASEMATE_INSIDE", if prefix.is_empty() { "0" } else { "1" });
+                command.env("CASEMATE_INSIDE", if mode.arguments.is_empty() { "0" } else { "1" });
                 if self.long {
                     command.env("CASEMATE_LONG", "1");
                 }
@@ -103,9 +137,9 @@ impl Test {
                 }
                 let name = executable.file_stem().unwrap_or_default().to_string_lossy();
                 let name = name.rsplit_once('-').map_or(&*name, |(stem, _)| stem);
-                eprintln!("xtask: guest tests {name}, {mode}");
+                eprintln!("xtask: guest tests {name}, {}", mode.name);
                 if let Err(error) = run_bounded(&mut command) {
-                    failed.push(format!("{name} ({mode}): {error}"));
+                    failed.push(format!("{name} ({}): {error}", mode.name));
                 }
             }
         }

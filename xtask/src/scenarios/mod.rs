@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::cargo::root;
-use mode::{Mode, User};
+use crate::load::Load;
+use mode::{Machine, Mode, User};
 use side::Side;
 
 /// Fewest commands of a scenario.
@@ -218,7 +219,9 @@ impl Run<'_> {
         }
         command.extend(["--", "/bin/bash"].map(OsStr::new));
         command.push(script.as_os_str());
+        let load = (mode.machine == Machine::Busy).then(Load::start).transpose()?;
         let mut inside = side::run(&command, mode.user, folder)?;
+        drop(load);
         // What Casemate itself says of this mode, before anything runs.
         if let Some((first, rest)) =
             inside.err.split_once('\n').or((!inside.err.is_empty()).then_some((&*inside.err, "")))

@@ -20,6 +20,15 @@ impl User {
     }
 }
 
+/// What the machine does besides.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Machine {
+    /// Nothing of ours.
+    Free,
+    /// Every CPU is kept busy by other processes.
+    Busy,
+}
+
 /// A way of running Casemate.
 pub(super) struct Mode {
     /// As `--mode` names it.
@@ -30,6 +39,8 @@ pub(super) struct Mode {
     pub(super) wrapper: &'static [&'static str],
     /// Options of `casemate run`.
     pub(super) arguments: &'static [&'static str],
+    /// What else the machine has to do.
+    pub(super) machine: Machine,
     /// Whether every call is logged and looked at.
     pub(super) traced: bool,
     /// Whether it is one of those of every run, CI's too.
@@ -41,29 +52,29 @@ const SECCOMP: &[&str] = &["--isolation=seccomp"];
 const NO_PATCH: &[&str] = &["--no-patch"];
 const NO_SPIN: &[&str] = &["--spin=off"];
 
+const ONE_CPU: &[&str] = &["/usr/bin/taskset", "-c", "0"];
+
+/// One that not every run has, as the caller, from which others differ.
+const PLAIN: Mode = Mode {
+    name: "",
+    user: User::Caller,
+    wrapper: NONE,
+    arguments: NONE,
+    machine: Machine::Free,
+    traced: false,
+    routine: false,
+};
+
 /// All of them.
 const MODES: &[Mode] = &[
-    Mode { name: "default", user: User::Caller, wrapper: NONE, arguments: NONE, traced: true, routine: true },
-    Mode { name: "nobody", user: User::Nobody, wrapper: NONE, arguments: NONE, traced: false, routine: true },
-    Mode { name: "seccomp", user: User::Caller, wrapper: NONE, arguments: SECCOMP, traced: false, routine: false },
-    Mode {
-        name: "nobody-seccomp",
-        user: User::Nobody,
-        wrapper: NONE,
-        arguments: SECCOMP,
-        traced: false,
-        routine: false,
-    },
-    Mode { name: "no-patch", user: User::Caller, wrapper: NONE, arguments: NO_PATCH, traced: false, routine: false },
-    Mode { name: "no-spin", user: User::Caller, wrapper: NONE, arguments: NO_SPIN, traced: false, routine: false },
-    Mode {
-        name: "one-cpu",
-        user: User::Caller,
-        wrapper: &["/usr/bin/taskset", "-c", "0"],
-        arguments: NONE,
-        traced: false,
-        routine: false,
-    },
+    Mode { name: "default", traced: true, routine: true, ..PLAIN },
+    Mode { name: "nobody", user: User::Nobody, routine: true, ..PLAIN },
+    Mode { name: "seccomp", arguments: SECCOMP, ..PLAIN },
+    Mode { name: "nobody-seccomp", user: User::Nobody, arguments: SECCOMP, ..PLAIN },
+    Mode { name: "no-patch", arguments: NO_PATCH, ..PLAIN },
+    Mode { name: "no-spin", arguments: NO_SPIN, ..PLAIN },
+    Mode { name: "one-cpu", wrapper: ONE_CPU, ..PLAIN },
+    Mode { name: "load", machine: Machine::Busy, ..PLAIN },
 ];
 
 /// The modes of `names`, or those of every run, or (`long`) all; those as another user only where that can be had.
