@@ -4,6 +4,7 @@
 //! writer for life; into that of a datagram socket anyone may write, and those who found it full are told when it is not.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -21,6 +22,34 @@ const CHANNEL: LockClass = LockClass::new("socket.channel", 3650);
 
 /// Packets that a channel holds, so that empty ones are bounded too.
 pub(super) const MAX_PACKETS: usize = 4096;
+
+/// Bytes that all channels hold together: a privileged guest bounds neither its sockets nor their buffers.
+const ALL_BYTES: usize = 256 << 20;
+
+/// What a packet costs us beyond its bytes.
+const OVERHEAD: usize = 256;
+
+/// What there is of [`ALL_BYTES`]. Relaxed: a count that guards nothing.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// The room of a packet, as long as it lies in a channel.
+pub(super) struct Room(usize);
+
+impl Room {
+    /// For `len` bytes; `ENOBUFS` when all channels together hold too much.
+    pub(super) fn take(len: usize) -> Result<Self, Errno> {
+        let cost = len.saturating_add(OVERHEAD);
+        let more = |held: usize| held.checked_add(cost).filter(|&held| held <= ALL_BYTES);
+        HELD.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map_err(|_| Errno::ENOBUFS)?;
+        Ok(Self(cost))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
 
 /// Who sends: SCM_CREDENTIALS.
 #[derive(Clone, Debug)]
@@ -58,6 +87,8 @@ pub(super) struct Packet {
     pub(super) sender: Sender,
     pub(super) from: NameCell,
     pub(super) rights: Option<Rights>,
+    /// Given back with it.
+    pub(super) _room: Room,
 }
 
 #[derive(Default)]
@@ -207,5 +238,21 @@ impl Flow {
             self.packets.pop_front();
         }
         Ok(received)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ALL_BYTES, Room};
+    use abi::Errno;
+
+    #[test]
+    fn all_channels_together_are_bounded() {
+        // Other tests hold a little at the same time.
+        let most = Room::take(ALL_BYTES - (32 << 20)).unwrap();
+        assert_eq!(Room::take(32 << 20).map(drop), Err(Errno::ENOBUFS));
+        assert_eq!(Room::take(usize::MAX).map(drop), Err(Errno::ENOBUFS));
+        drop(most);
+        assert!(Room::take(32 << 20).is_ok());
     }
 }

@@ -32,6 +32,7 @@ impl Socket {
 
     /// bind(2): `EINVAL` for one that has a name, `EADDRINUSE` for a name that another has.
     pub fn bind(self: &Arc<Self>, at: &At<'_>, name: Address) -> Result<(), Errno> {
+        let _naming = self.naming.lock();
         if self.name.get().is_some() {
             return Err(Errno::EINVAL);
         }
@@ -41,7 +42,7 @@ impl Socket {
                 let in_use = |error| if error == Errno::EEXIST { Errno::EADDRINUSE } else { error };
                 let place = at.mknod(path, NodeKind::Socket, 0o777).map_err(in_use)?;
                 place.inode().slots().bind(Arc::new(Bound(Arc::downgrade(self))));
-                // Only one of two threads that bind at once gets this far first; the other's node stays, as any dead name.
+                // Empty, as the name is.
                 let _ = self.place.set(place);
             }
         }
@@ -50,6 +51,7 @@ impl Socket {
 
     /// bind(2) with an address of only a family: makes an abstract name up, unless it has one. `seed` is where the search begins.
     pub fn bind_anywhere(self: &Arc<Self>, seed: u32) -> Result<(), Errno> {
+        let _naming = self.naming.lock();
         if self.name.get().is_some() {
             return Ok(());
         }

@@ -6,8 +6,8 @@
 //! - `address`: names, and the abstract ones' table. `connect`: bind, listen, connect, accept. `channel`: the queues.
 //!   `transfer`: send and receive. `rights`: descriptors in messages. `options`: what socket options keep.
 //!
-//! **Locks.** `socket.state` before `socket.channel`; never two of one class. Queues are woken and files dropped without
-//! either.
+//! **Locks.** `socket.naming`, over what a file system does, before `socket.names` and `socket.state`, that before
+//! `socket.channel`; never two of one class. Queues are woken and files dropped without any.
 
 mod address;
 mod channel;
@@ -42,6 +42,8 @@ use channel::Channel;
 
 use crate::task::Thread;
 
+/// A socket gets one name, however many threads bind it. Outside all locks of a file system.
+const NAMING: LockClass = LockClass::new("socket.naming", 90);
 /// What a socket is connected to, or listens with.
 const STATE: LockClass = LockClass::new("socket.state", 3640);
 
@@ -137,6 +139,8 @@ pub struct Socket {
     queue: WaitQueue,
     inbox: Arc<Channel>,
     name: NameCell,
+    /// Held while it gets its name.
+    naming: Mutex<()>,
     /// Where it is bound in the file system: keeps the inode.
     place: OnceLock<Path>,
     state: Mutex<State>,
@@ -158,6 +162,7 @@ impl Socket {
                 inbox: Channel::new(&queue),
                 queue,
                 name,
+                naming: Mutex::new(NAMING, ()),
                 place: OnceLock::new(),
                 state: Mutex::new(STATE, State::default()),
                 options: Options::new(),

@@ -21,9 +21,14 @@ use super::address::Space;
 
 const IN_FLIGHT: LockClass = LockClass::leaf("socket.in_flight");
 
+/// Descriptors on their way at most, also of those whom no limit holds: no table counts what they keep in memory.
+const MAX_IN_FLIGHT: usize = 65_536;
+
 #[derive(Default)]
 struct Registry {
-    /// Descriptors on their way, by the user who sent them.
+    /// Descriptors on their way.
+    all: usize,
+    /// Those by the user who sent them.
     by_user: HashMap<u32, usize>,
     /// Sockets among them, by the file's number, and how often.
     sockets: HashMap<u64, (Weak<File>, usize)>,
@@ -60,15 +65,20 @@ impl std::fmt::Debug for Rights {
 }
 
 impl Rights {
-    /// Sends `files` on their way; `ETOOMANYREFS` when too many of the user's are.
+    /// Sends `files` on their way; `ETOOMANYREFS` when too many of the user's are, or of all.
     pub fn new(space: &Arc<Space>, files: Vec<Arc<File>>, allowance: Allowance) -> Result<Self, Errno> {
         {
             let mut registry = space.in_flight.registry.lock();
+            let all = registry.all.saturating_add(files.len());
+            if all > MAX_IN_FLIGHT {
+                return Err(Errno::ETOOMANYREFS);
+            }
             let count = registry.by_user.entry(allowance.uid).or_default();
             if allowance.limit.is_some_and(|limit| *count as u64 > limit) {
                 return Err(Errno::ETOOMANYREFS);
             }
             *count += files.len();
+            registry.all = all;
             for file in files.iter().filter(|file| file.ops_as::<Socket>().is_some()) {
                 registry.sockets.entry(file.id()).or_insert_with(|| (Arc::downgrade(file), 0)).1 += 1;
             }
@@ -92,6 +102,7 @@ impl Rights {
 
     fn forget(&self) {
         let mut registry = self.space.in_flight.registry.lock();
+        registry.all = registry.all.saturating_sub(self.files.len());
         if let Some(count) = registry.by_user.get_mut(&self.uid) {
             *count = count.saturating_sub(self.files.len());
             if *count == 0 {

@@ -287,3 +287,31 @@ fn a_long_chain_of_queues_ends_without_depth() {
         .unwrap();
     wait.recv().unwrap();
 }
+
+#[test]
+fn nobody_sends_more_descriptors_than_there_may_be() {
+    let (space, token) = (Space::new(), Arc::new(()));
+    let send = |count| Rights::new(&space, vec![counted(&token); count], Allowance { uid: 0, limit: None });
+    assert_eq!(send(65_537).map(drop), Err(Errno::ETOOMANYREFS));
+    let most = send(65_536).unwrap();
+    assert_eq!(send(1).map(drop), Err(Errno::ETOOMANYREFS));
+    drop(most.arrive());
+    assert!(send(1).is_ok());
+}
+
+#[test]
+fn a_socket_bound_by_two_threads_has_one_name() {
+    with_tree(|at| {
+        let space = Space::new();
+        for _ in 0..200 {
+            let (_file, socket) = create(&space, Kind::Datagram);
+            std::thread::scope(|scope| {
+                scope.spawn(|| socket.bind_anywhere(1).unwrap());
+                socket.bind_anywhere(2).unwrap();
+            });
+            let names = [abstract_name(b"00001"), abstract_name(b"00002")];
+            let lost = names.into_iter().find(|name| socket.name().as_ref() != Some(name)).unwrap();
+            assert_eq!(create(&space, Kind::Datagram).1.bind(at, lost), Ok(()));
+        }
+    });
+}

@@ -6,7 +6,7 @@ use abi::Errno;
 use usermem::bytes::{IoDst, IoSrc};
 use waiter::EventMask;
 
-use super::channel::{Channel, Flow, MAX_PACKETS, Packet, Sender, Senders};
+use super::channel::{Channel, Flow, MAX_PACKETS, Packet, Room, Sender, Senders};
 use super::rights::Rights;
 use super::{Kind, Received, Socket, Take};
 
@@ -50,7 +50,7 @@ impl Outgoing {
 
 impl Socket {
     /// Sends; a stream may take less than all. `EPIPE` when the other end reads no more (the caller raises SIGPIPE),
-    /// `ENOTCONN` without one, `EMSGSIZE` for a packet that can never fit.
+    /// `ENOTCONN` without one, `EMSGSIZE` for a packet that can never fit, `ENOBUFS` when all queues hold too much.
     pub fn send(&self, src: &mut dyn IoSrc, message: &mut Outgoing) -> Result<usize, Errno> {
         let outbox = self.outbox(&message.to)?;
         if self.kind == Kind::Stream {
@@ -92,8 +92,9 @@ impl Socket {
         Errno::ECONNREFUSED
     }
 
-    fn packet(&self, bytes: Vec<u8>, message: &mut Outgoing) -> Packet {
-        Packet { bytes, sender: message.sender.clone(), from: Arc::clone(&self.name), rights: message.rights.take() }
+    fn packet(&self, bytes: Vec<u8>, room: Room, message: &mut Outgoing) -> Packet {
+        let (sender, from) = (message.sender.clone(), Arc::clone(&self.name));
+        Packet { bytes, sender, from, rights: message.rights.take(), _room: room }
     }
 
     fn send_stream(&self, src: &mut dyn IoSrc, outbox: &Channel, message: &mut Outgoing) -> Result<usize, Errno> {
@@ -115,15 +116,15 @@ impl Socket {
                     break;
                 }
                 let want = src.remaining().min(room).min(STREAM_PACKET);
-                let bytes = match take_bytes(src, want) {
-                    Ok(bytes) => bytes,
+                let (room, bytes) = match Room::take(want).and_then(|room| Ok((room, take_bytes(src, want)?))) {
+                    Ok(taken) => taken,
                     Err(_) if sent > 0 => break,
                     Err(e) => return Err(e),
                 };
                 let got = bytes.len();
                 sent += got;
                 flow.bytes += got;
-                let packet = self.packet(bytes, message);
+                let packet = self.packet(bytes, room, message);
                 flow.packets.push_back(packet);
                 if got < want {
                     break;
@@ -156,12 +157,13 @@ impl Socket {
                 flow.tell_of_room(&self.me);
                 return Err(Errno::EAGAIN);
             }
+            let room = Room::take(len)?;
             let bytes = take_bytes(src, len)?;
             if bytes.len() < len {
                 return Err(Errno::EFAULT);
             }
             flow.bytes += len;
-            let packet = self.packet(bytes, message);
+            let packet = self.packet(bytes, room, message);
             flow.packets.push_back(packet);
         }
         outbox.reader.wake(EventMask::READABLE);
