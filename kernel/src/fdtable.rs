@@ -83,14 +83,7 @@ impl<T: Clone> FdMap<T> {
     /// Puts `file` at the lowest free number from `min` on. `EMFILE` when that is `limit` or more.
     pub fn insert(&mut self, file: T, min: i32, limit: u64, cloexec: CloseOnExec) -> Result<i32, Errno> {
         let min = index(min).ok_or(Errno::EINVAL)?;
-        let start = min.max(self.first_free);
-        let at = self
-            .entries
-            .iter()
-            .enumerate()
-            .skip(start)
-            .find_map(|(at, e)| e.is_none().then_some(at))
-            .unwrap_or_else(|| self.entries.len().max(start));
+        let at = self.free_from(min);
         if u64::try_from(at).unwrap_or(u64::MAX) >= limit {
             return Err(Errno::EMFILE);
         }
@@ -100,6 +93,13 @@ impl<T: Clone> FdMap<T> {
             self.first_free = at + 1;
         }
         Ok(fd)
+    }
+
+    /// The lowest free place from `min` on.
+    fn free_from(&self, min: usize) -> usize {
+        let start = min.max(self.first_free);
+        let free = self.entries.iter().enumerate().skip(start).find_map(|(at, e)| e.is_none().then_some(at));
+        free.unwrap_or_else(|| self.entries.len().max(start))
     }
 
     fn put(&mut self, at: usize, entry: Entry<T>) -> Result<Option<T>, Errno> {
@@ -250,6 +250,12 @@ impl FdTable {
     /// Installs `file` at the lowest free number from `min` on; `EMFILE` past `limit` (RLIMIT_NOFILE).
     pub fn install(&self, file: Arc<File>, min: i32, limit: u64, cloexec: CloseOnExec) -> Result<i32, Errno> {
         self.map.lock().insert(file, min, limit, cloexec)
+    }
+
+    /// Whether one more file could be installed now; `EMFILE`.
+    pub fn check_room(&self, limit: u64) -> Result<(), Errno> {
+        let free = self.map.lock().free_from(0);
+        if u64::try_from(free).unwrap_or(u64::MAX) < limit { Ok(()) } else { Err(Errno::EMFILE) }
     }
 
     /// Installs two files at once (pipe(2), socketpair(2)): both or none.

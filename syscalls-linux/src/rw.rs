@@ -23,7 +23,7 @@ use waiter::EventMask;
 
 use crate::args::{FadviseArg, Fd, Flags, Hex, InBuf, InVec, OutBuf, OutVec, Whence};
 use crate::mem;
-use crate::socket::{deadline, not_restarted};
+use crate::socket::{deadline, not_restarted, tell_of_broken_pipe};
 
 syscalls! {
     pub(crate) const ROWS;
@@ -265,9 +265,7 @@ pub(crate) fn write_at(
         let n = match not_restarted(result, deadline) {
             Ok(n) => n,
             Err(error) => {
-                if matches!(error, SysErr::Errno(Errno::EPIPE)) {
-                    task.raise(Signal::PIPE);
-                }
+                tell_of_broken_pipe(task, file, done, &error);
                 return partial(done, error);
             }
         };

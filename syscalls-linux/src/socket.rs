@@ -12,6 +12,7 @@ use abi::socket::{
 use fs::vfs::{At, File};
 use kernel::error::{Restart, SysErr};
 use kernel::fdtable::CloseOnExec;
+use kernel::signal::Signal;
 use kernel::socket::unix::{Address, Direction, Given, Kind, Maker, Shutdown, Socket, encode};
 use kernel::syscall::SysResult;
 use kernel::syscalls;
@@ -170,6 +171,14 @@ pub(crate) fn not_restarted<T>(result: SysResult<T>, deadline: Option<u64>) -> S
     }
 }
 
+/// SIGPIPE for a write that nobody reads, after `done` bytes. Of sockets, streams raise it, and only for the first byte.
+pub(crate) fn tell_of_broken_pipe(task: &mut Task, file: &File, done: usize, error: &SysErr) {
+    let raises = Socket::of(file).map_or(true, |socket| socket.kind() == Kind::Stream && done == 0);
+    if raises && matches!(error, SysErr::Errno(Errno::EPIPE)) {
+        task.raise(Signal::PIPE);
+    }
+}
+
 /// `connect(2)`.
 fn connect(task: &mut Task, fd: Fd, addr: Addr, len: i32) -> SysResult<()> {
     task.fd(fd.0)?;
@@ -206,6 +215,8 @@ fn accept4(task: &mut Task, fd: Fd, addr: Addr, len: InOut<i32>, flags: u32) -> 
     task.fd(fd.0)?;
     let flags = SockFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
     let (file, socket) = socket_of(task, fd)?;
+    // Before a connection is taken, which would be lost.
+    task.fds().check_room(task.nofile())?;
     let deadline = deadline(&socket, Direction::Receive);
     let accepted = task.retry_blocking(&file, EventMask::IN, Patience::of(&file), deadline, |_| Ok(socket.accept()?));
     let accepted = not_restarted(accepted, deadline)?;

@@ -9,18 +9,17 @@ use abi::socket::{
     Ucred,
 };
 use abi::time::Timespec;
-use auth::Caps;
+use auth::{Caps, Gid, Uid};
 use fs::vfs::File;
 use kernel::error::SysErr;
 use kernel::fdtable::CloseOnExec;
 use kernel::rlimit::Resource;
-use kernel::signal::Signal;
 use kernel::socket::unix::{
     Address, Allowance, Destination, Direction, Given, Kind, Outgoing, Received, Rights, Sender, Socket, Take, encode,
 };
 use kernel::syscall::SysResult;
 use kernel::syscalls;
-use kernel::task::{Patience, Task};
+use kernel::task::{Patience, Pid, Task};
 use usermem::Addr;
 use usermem::bytes::{IoDst, IoSrc};
 use waiter::EventMask;
@@ -28,7 +27,9 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::args::{Fd, Flags, InBuf, InOut, OutBuf};
 use crate::mem;
-use crate::socket::{address, bind_if_asked, deadline, find, not_restarted, socket_of, store_address};
+use crate::socket::{
+    address, bind_if_asked, deadline, find, not_restarted, socket_of, store_address, tell_of_broken_pipe,
+};
 use crate::time::{deadline_after, timespec_until};
 
 syscalls! {
@@ -71,14 +72,22 @@ impl Ancillary {
         Self { sender: Sender::of(task.pid().raw(), task.creds()), files: Vec::new() }
     }
 
-    /// SCM_CREDENTIALS: one's own ids, or any with the privilege; `EPERM`.
+    /// SCM_CREDENTIALS: one's own ids, or any that there are with the privilege; `EINVAL`, `EPERM`, `ESRCH`.
     fn claim(&mut self, task: &Task, claimed: Ucred) -> Result<(), Errno> {
         let creds = task.creds();
-        let pid = claimed.pid == task.pid().raw() || creds.has(Caps::SYS_ADMIN);
+        let own = claimed.pid == task.pid().raw();
+        if Uid::from_arg(claimed.uid).is_none() || Gid::from_arg(claimed.gid).is_none() {
+            return Err(Errno::EINVAL);
+        }
+        let pid = own || creds.has(Caps::SYS_ADMIN);
         let uid = [creds.ruid, creds.euid, creds.suid].iter().any(|id| id.0 == claimed.uid) || creds.has(Caps::SETUID);
         let gid = [creds.rgid, creds.egid, creds.sgid].iter().any(|id| id.0 == claimed.gid) || creds.has(Caps::SETGID);
         if !(pid && uid && gid) {
             return Err(Errno::EPERM);
+        }
+        let known = |pid: i32| Pid::from_raw(pid).is_some_and(|pid| task.kernel().tasks().group(pid).is_some());
+        if !own && !known(claimed.pid) {
+            return Err(Errno::ESRCH);
         }
         self.sender = Sender { pid: claimed.pid, uid: claimed.uid, gid: claimed.gid };
         Ok(())
@@ -174,8 +183,8 @@ fn send(
             Ok(n) => done = done.saturating_add(n),
             Err(_) if done > 0 => return Ok(done),
             Err(error) => {
-                if matches!(error, SysErr::Errno(Errno::EPIPE)) && !flags.contains(MsgFlags::MSG_NOSIGNAL) {
-                    task.raise(Signal::PIPE);
+                if !flags.contains(MsgFlags::MSG_NOSIGNAL) {
+                    tell_of_broken_pipe(task, file, done, &error);
                 }
                 return Err(error);
             }
@@ -398,13 +407,14 @@ fn receive_message(
     if header.msg_iovlen > abi::fs::UIO_MAXIOV as u64 {
         return Err(Errno::EMSGSIZE.into());
     }
-    let room = usize::try_from(header.msg_namelen).map_err(|_| Errno::EINVAL)?;
+    // Without a place for a name its length is neither looked at nor changed.
+    let room = if header.msg_name == 0 { 0 } else { header.msg_namelen };
+    let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
     let mm = Arc::clone(task.mm());
     let mut dst = mem::dst_vec(task, &mm, Addr(header.msg_iov), header.msg_iovlen)?;
     let mut received = receive(task, socket, &mut dst, flags)?;
     let mut answer = flags & MsgFlags::MSG_CMSG_CLOEXEC;
     answer.set(MsgFlags::MSG_TRUNC, received.packet > received.copied);
-    header.msg_namelen = 0;
     if header.msg_name != 0 {
         let name = sender_name(received.from.as_ref());
         mem::write_bytes(task, Addr(header.msg_name), name.get(..room).unwrap_or(&name))?;

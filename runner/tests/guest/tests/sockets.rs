@@ -246,3 +246,36 @@ fn names_and_states_of_pairs() {
     close([a, b]);
     in_child(|| steps(&[sys!(socket, 9999, libc::SOCK_STREAM, 0) == Err(libc::EAFNOSUPPORT)]));
 }
+
+#[test]
+fn only_streams_signal_a_broken_pipe() {
+    for (kind, signals) in [(libc::SOCK_STREAM, true), (libc::SOCK_DGRAM, false), (libc::SOCK_SEQPACKET, false)] {
+        let [a, b] = pair(kind);
+        assert_eq!(sys!(shutdown, b, libc::SHUT_RD), Ok(0));
+        for send in [false, true] {
+            let status = fork_status(|| {
+                // SAFETY: 1. the default action has no handler.
+                unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+                let text = b"x";
+                let sent =
+                    if send { sys!(sendto, a, text.as_ptr(), 1, 0, 0, 0) } else { sys!(write, a, text.as_ptr(), 1) };
+                steps(&[sent == Err(libc::EPIPE)])
+            });
+            assert_eq!(status, if signals { libc::SIGPIPE } else { 0 }, "{kind} {send}");
+        }
+        close([a, b]);
+    }
+}
+
+#[test]
+fn a_name_without_a_place_is_left_alone() {
+    let [a, b] = pair(libc::SOCK_STREAM);
+    assert_eq!(send(a, b"x", 0), Ok(1));
+    let mut byte = [0_u8];
+    let mut vectors = [iovec(&mut byte)];
+    let mut header = header(&mut vectors);
+    header.msg_namelen = u32::MAX;
+    assert_eq!(sys!(recvmsg, b, &raw mut header, 0), Ok(1));
+    assert_eq!(header.msg_namelen, u32::MAX);
+    close([a, b]);
+}

@@ -7,7 +7,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use casemate_guest_tests::{child, fork_status, in_child, steps, sys, until_asleep, wait_status};
+use casemate_guest_tests::{child, fork_status, in_child, is_root, steps, sys, until_asleep, wait_status};
 
 /// A directory of one's own, removed at the end.
 struct Dir(PathBuf);
@@ -546,4 +546,43 @@ fn a_sandboxed_flood_of_descriptors_ends() {
         3
     });
     assert_eq!(status, 0);
+}
+
+#[test]
+fn only_what_there_is_can_be_claimed() {
+    if !is_root() {
+        return;
+    }
+    let (a, _b) = UnixDatagram::pair().unwrap();
+    let own = u32::try_from(sys!(getpid).unwrap()).unwrap();
+    let claim = |cred: [u32; 3]| {
+        let bytes: Vec<u8> = cred.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        send_message(a.as_raw_fd(), b"x", &control(libc::SCM_CREDENTIALS, &bytes))
+    };
+    assert_eq!(claim([1, 1, 1]), Ok(1));
+    for nobody in [0, u32::MAX, 0x3fff_ffff] {
+        assert_eq!(claim([nobody, 0, 0]), Err(libc::ESRCH), "{nobody}");
+    }
+    assert_eq!(claim([own, u32::MAX, 0]), Err(libc::EINVAL));
+    assert_eq!(claim([own, 0, u32::MAX]), Err(libc::EINVAL));
+}
+
+#[test]
+fn a_connection_waits_for_a_descriptor() {
+    let name = abstract_name("room");
+    let listener = UnixListener::bind_addr(&name).unwrap();
+    let _client = UnixStream::connect_addr(&name).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let fd = listener.as_raw_fd();
+    in_child(|| {
+        let full = [0_u64, 4096];
+        let room = [4096_u64, 4096];
+        steps(&[
+            sys!(setrlimit, libc::RLIMIT_NOFILE, full.as_ptr()) == Ok(0),
+            sys!(accept, fd, 0, 0) == Err(libc::EMFILE),
+            sys!(setrlimit, libc::RLIMIT_NOFILE, room.as_ptr()) == Ok(0),
+            sys!(accept, fd, 0, 0).is_ok(),
+            sys!(accept, fd, 0, 0) == Err(libc::EAGAIN),
+        ])
+    });
 }
