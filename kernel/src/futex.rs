@@ -196,27 +196,28 @@ impl FutexTable {
             {
                 return Err(Errno::EAGAIN);
             }
-            let (source, mut target) = match &mut second {
+            let (source, target) = match &mut second {
                 None => (&mut first, None),
                 Some(second) if from_at < to_at => (&mut first, Some(second)),
                 Some(second) => (second, Some(&mut first)),
             };
             take(source, from_key, wake, FUTEX_BITSET_MATCH_ANY, &mut woken);
             if from_key != to_key {
-                let mut at = 0;
-                while count < moved && at < source.len() {
-                    if source[at].pi.is_some() || *source[at].place.lock() != from_key {
-                        at += 1;
-                        continue;
+                let mut goes = |sleeper: &Arc<Sleeper>| {
+                    let mut place = sleeper.place.lock();
+                    let goes = count < moved && sleeper.pi.is_none() && *place == from_key;
+                    if goes {
+                        *place = to_key;
+                        count += 1;
                     }
-                    *source[at].place.lock() = to_key;
-                    count += 1;
-                    match &mut target {
-                        Some(target) => {
-                            let sleeper = source.remove(at);
-                            target.push(sleeper);
+                    goes
+                };
+                match target {
+                    Some(target) => target.extend(source.extract_if(.., |sleeper| goes(sleeper))),
+                    None => {
+                        for sleeper in source.iter() {
+                            goes(sleeper);
                         }
-                        None => at += 1,
                     }
                 }
             }
@@ -450,10 +451,17 @@ fn walk_robust_list(table: &FutexTable, mm: &Mm, at: Addr, tid: Tid) -> Result<(
         }
         entry = next?;
     }
-    if pending & !1 != 0 {
-        release_dead(table, mm, word(pending), tid)?;
+    if pending & !1 == 0 {
+        return Ok(());
     }
-    Ok(())
+    let inherits = pending & 1 != 0;
+    if !inherits && mm.load_u32(word(pending))? & FUTEX_TID_MASK == 0 {
+        // It died after it gave the word back and before it woke the next, or woken and before it took the word.
+        let word = Word { addr: word(pending), sharing: Sharing::Shared };
+        table.wake(mm, word, 1, FUTEX_BITSET_MATCH_ANY)?;
+        return Ok(());
+    }
+    release_dead(table, mm, word(pending), tid)
 }
 
 /// Marks the word as its owner's who died, and wakes one who waits for it.

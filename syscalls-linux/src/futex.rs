@@ -56,6 +56,11 @@ fn deadline(task: &Task, op: u32, timeout: Addr) -> Result<Deadline, Errno> {
     absolute(task, clock, &timeout)
 }
 
+/// How many a wake wakes that is asked for `count`: Linux counts after it has woken one.
+fn at_least_one(count: u32) -> u32 {
+    count.cast_signed().max(1).cast_unsigned()
+}
+
 /// `futex(2)`: the fourth argument is a timeout or a second count.
 fn futex(
     task: &mut Task,
@@ -82,8 +87,8 @@ fn futex(
             let bitset = if command == FUTEX_WAIT { FUTEX_BITSET_MATCH_ANY } else { third };
             task.futex_wait(WaitRequest { addr, sharing, value, bitset, deadline }).map(|()| 0)
         }
-        FUTEX_WAKE => Ok(table.wake(task.mm(), first, value, FUTEX_BITSET_MATCH_ANY)?),
-        FUTEX_WAKE_BITSET => Ok(table.wake(task.mm(), first, value, third)?),
+        FUTEX_WAKE => Ok(table.wake(task.mm(), first, at_least_one(value), FUTEX_BITSET_MATCH_ANY)?),
+        FUTEX_WAKE_BITSET => Ok(table.wake(task.mm(), first, at_least_one(value), third)?),
         FUTEX_REQUEUE | FUTEX_CMP_REQUEUE => {
             // Negative counts are refused since they would overflow.
             if value.cast_signed() < 0 || count.cast_signed() < 0 {
@@ -95,7 +100,10 @@ fn futex(
         FUTEX_LOCK_PI | FUTEX_LOCK_PI2 => task.futex_lock_pi(first, Patience::Wait, deadline.ns()).map(|()| 0),
         FUTEX_TRYLOCK_PI => task.futex_lock_pi(first, Patience::None, None).map(|()| 0),
         FUTEX_UNLOCK_PI => Ok(task.futex_unlock_pi(first).map(|()| 0)?),
-        FUTEX_WAKE_OP => Ok(table.wake_op(task.mm(), first, second, value, count, third)?),
+        FUTEX_WAKE_OP => {
+            let (value, count) = (at_least_one(value), at_least_one(count));
+            Ok(table.wake_op(task.mm(), first, second, value, count, third)?)
+        }
         _ => Err(Errno::ENOSYS.into()),
     }
 }
@@ -149,7 +157,8 @@ fn futex_waitv(
 fn futex_wake(task: &mut Task, addr: Hex, mask: Hex, count: i32, flags: u32) -> Result<u32, Errno> {
     let word = word2(addr.0, flags)?;
     let mask = u32::try_from(mask.0).map_err(|_| Errno::EINVAL)?;
-    let count = u32::try_from(count).map_err(|_| Errno::EINVAL)?;
+    // The younger form knows none.
+    let count = if count == 0 { 0 } else { at_least_one(count.cast_unsigned()) };
     task.kernel().futexes().wake(task.mm(), word, count, mask)
 }
 

@@ -11,9 +11,12 @@
 //!   ending? -> heir                         contended? -> wakes all in the buckets who wait for it
 //! ```
 //! All four steps are SeqCst: one of the two sees the other.
+//!
+//! Whom a thread waits for stands in `Thread::waits_for`, so that one that would wait for itself is told (`EDEADLK`): it
+//! writes its own down, then follows the others'. It is cleared before a word is handed over, so an owner never seems to wait.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::Errno;
 use abi::futex::{FUTEX_BITSET_MATCH_ANY, FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS};
@@ -29,12 +32,13 @@ use crate::task::{Blocked, Patience, Task, Thread};
 /// Attempts before a word that a guest changes all the time is given up for this time.
 const TRIES: u32 = 1024;
 
+/// Owners in a row that wait for the next, as far as Linux follows them.
+const MAX_CHAIN: u32 = 1024;
+
 /// What a sleeper on such a word has besides.
 pub(super) struct PiWait {
     /// Who sleeps.
     thread: Arc<Thread>,
-    /// The owner it waits for. Changed with the bucket locked.
-    owner: AtomicU32,
     /// The owner ended. Release/Acquire, as `woken`.
     died: AtomicBool,
 }
@@ -64,7 +68,7 @@ impl Sleeper {
 /// Tells those who still wait on `key` who owns the word now.
 fn change_owner(bucket: &[Arc<Sleeper>], key: FutexKey, owner: &Thread) {
     for pi in bucket.iter().filter(|sleeper| sleeper.waits_for_owner(key)).filter_map(|sleeper| sleeper.pi.as_ref()) {
-        pi.owner.store(owner.tid().0, Ordering::Relaxed);
+        pi.thread.waits_for.store(owner.tid().0, Ordering::SeqCst);
         owner.contended.store(true, Ordering::SeqCst);
     }
 }
@@ -76,6 +80,11 @@ impl FutexTable {
         let seen = mm.load_u32(word.addr)? & FUTEX_TID_MASK;
         // Before the bucket is locked: the tree's lock stands outside.
         let owner = if seen == 0 { None } else { task.kernel().tasks().thread(Tid(seen)) };
+        let obstacle = owner.as_ref().filter(|_| patience == Patience::Wait);
+        task.thread().waits_for.store(obstacle.map_or(0, |_| seen), Ordering::SeqCst);
+        if obstacle.is_some_and(|owner| leads_to(task, owner)) {
+            return Err(Errno::EDEADLK);
+        }
         let mut bucket = self.bucket(key).lock();
         let old = mm.load_u32(word.addr)?;
         if old & FUTEX_TID_MASK != seen {
@@ -107,8 +116,7 @@ impl FutexTable {
         if old & FUTEX_WAITERS == 0 && mm.cmpxchg_u32(word.addr, old, old | FUTEX_WAITERS)?.is_err() {
             return Ok(Attempt::Again);
         }
-        let pi =
-            PiWait { thread: Arc::clone(task.thread()), owner: AtomicU32::new(seen), died: AtomicBool::new(false) };
+        let pi = PiWait { thread: Arc::clone(task.thread()), died: AtomicBool::new(false) };
         let sleeper = Arc::new(Sleeper {
             bitset: FUTEX_BITSET_MATCH_ANY,
             woken: AtomicBool::new(false),
@@ -136,7 +144,13 @@ impl FutexTable {
             let more = if waiting.next().is_some() { FUTEX_WAITERS } else { 0 };
             let heir = next.as_ref().and_then(|(_, sleeper)| sleeper.pi.as_ref()).map(|pi| Arc::clone(&pi.thread));
             let new = heir.as_ref().map_or(0, |heir| heir.tid().0 | more);
+            if let Some(heir) = &heir {
+                heir.waits_for.store(0, Ordering::SeqCst);
+            }
             if mm.cmpxchg_u32(word.addr, old, new)?.is_err() {
+                if let Some(heir) = &heir {
+                    heir.waits_for.store(task.tid().0, Ordering::SeqCst);
+                }
                 continue;
             }
             if let (Some((at, sleeper)), Some(heir)) = (next, heir) {
@@ -157,7 +171,7 @@ impl FutexTable {
         for bucket in &self.buckets {
             let mut woken = Woken::new();
             bucket.lock().retain(|sleeper| match &sleeper.pi {
-                Some(pi) if pi.owner.load(Ordering::Relaxed) == tid.0 => {
+                Some(pi) if pi.thread.waits_for.load(Ordering::SeqCst) == tid.0 => {
                     // Release pairs with the Acquire in `futex_lock_pi`.
                     pi.died.store(true, Ordering::Release);
                     woken.push(Arc::clone(sleeper));
@@ -170,9 +184,31 @@ impl FutexTable {
     }
 }
 
+/// Whether `owner` waits for the caller, perhaps over others.
+fn leads_to(task: &Task, owner: &Arc<Thread>) -> bool {
+    let mut at = Arc::clone(owner);
+    for _ in 0..MAX_CHAIN {
+        match at.waits_for.load(Ordering::SeqCst) {
+            0 => return false,
+            next if next == task.tid().0 => return true,
+            next => match task.kernel().tasks().thread(Tid(next)) {
+                Some(thread) => at = thread,
+                None => return false,
+            },
+        }
+    }
+    true
+}
+
 impl Task {
     /// `FUTEX_LOCK_PI`, `FUTEX_LOCK_PI2`, and without patience `FUTEX_TRYLOCK_PI`.
     pub fn futex_lock_pi(&mut self, word: Word, patience: Patience, deadline_ns: Option<u64>) -> SysResult<()> {
+        let locked = self.wait_for_owner(word, patience, deadline_ns);
+        self.thread().waits_for.store(0, Ordering::SeqCst);
+        locked
+    }
+
+    fn wait_for_owner(&mut self, word: Word, patience: Patience, deadline_ns: Option<u64>) -> SysResult<()> {
         let kernel = Arc::clone(self.kernel());
         let mut claim = Claim::None;
         for _ in 0..TRIES {

@@ -151,6 +151,8 @@ pub struct Thread {
     pub(crate) robust_list: AtomicU64,
     /// Somebody may wait for a futex that it owns; it has begun to end. SeqCst: see the diagram in `futex::pi`.
     pub(crate) contended: AtomicBool,
+    /// The owner of the PI futex that it waits for, by number; 0 is none. SeqCst (`futex::pi`).
+    pub(crate) waits_for: AtomicU32,
     pub(crate) ending: AtomicBool,
     voluntary: AtomicU64,
     involuntary: AtomicU64,
@@ -199,6 +201,7 @@ impl Thread {
             attributes: Attributes::new(),
             robust_list: AtomicU64::new(0),
             contended: AtomicBool::new(false),
+            waits_for: AtomicU32::new(0),
             ending: AtomicBool::new(false),
             voluntary: AtomicU64::new(0),
             involuntary: AtomicU64::new(0),

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use casemate_guest_tests::{in_child, steps, sys, until_asleep};
+use casemate_guest_tests::{Memory, in_child, steps, sys, until_asleep};
 
 const PRIVATE: i32 = libc::FUTEX_PRIVATE_FLAG;
 
@@ -274,4 +274,75 @@ fn mutexes_with_inheritance_exclude() {
         }
     });
     assert_eq!(count.load(Ordering::SeqCst), 2000);
+}
+
+#[test]
+fn a_wake_wakes_at_least_one() {
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    let at = WORD.as_ptr() as u64;
+    for count in [0, -1] {
+        let sleepers: Vec<_> = (0..2)
+            .map(|_| {
+                let (send, receive) = std::sync::mpsc::channel();
+                let thread = std::thread::spawn(move || {
+                    send.send(sys!(gettid).unwrap()).unwrap();
+                    sys!(futex, at, libc::FUTEX_WAIT | PRIVATE, 0, 0, 0, 0)
+                });
+                until_asleep(sys!(getpid).unwrap(), receive.recv().unwrap());
+                thread
+            })
+            .collect();
+        assert_eq!(sys!(futex, at, libc::FUTEX_WAKE | PRIVATE, count, 0, 0, 0), Ok(1), "{count}");
+        assert_eq!(sys!(futex, at, libc::FUTEX_WAKE | PRIVATE, 9, 0, 0, 0), Ok(1), "{count}");
+        for sleeper in sleepers {
+            assert_eq!(sleeper.join().unwrap(), Ok(0));
+        }
+    }
+}
+
+#[test]
+fn owners_that_wait_in_a_circle_are_told() {
+    let (first, second) = (AtomicU32::new(0), AtomicU32::new(0));
+    let (one, two) = (first.as_ptr() as u64, second.as_ptr() as u64);
+    assert_eq!(sys!(futex, one, LOCK_PI, 0, 0, 0, 0), Ok(0));
+    let tid = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            assert_eq!(sys!(futex, two, LOCK_PI, 0, 0, 0, 0), Ok(0));
+            tid.store(u32::try_from(sys!(gettid).unwrap()).unwrap(), Ordering::SeqCst);
+            assert_eq!(sys!(futex, one, LOCK_PI, 0, 0, 0, 0), Ok(0));
+            assert_eq!(sys!(futex, one, UNLOCK_PI, 0, 0, 0, 0), Ok(0));
+            assert_eq!(sys!(futex, two, UNLOCK_PI, 0, 0, 0, 0), Ok(0));
+        });
+        while tid.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        until_asleep(sys!(getpid).unwrap(), tid.load(Ordering::SeqCst).into());
+        assert_eq!(sys!(futex, two, LOCK_PI, 0, 0, 0, 0), Err(libc::EDEADLK));
+        assert_eq!(sys!(futex, one, UNLOCK_PI, 0, 0, 0, 0), Ok(0));
+        other.join().unwrap();
+    });
+    // Nobody waits for anybody any more.
+    assert_eq!(sys!(futex, two, LOCK_PI, 0, 0, 0, 0), Ok(0));
+    assert_eq!(sys!(futex, two, UNLOCK_PI, 0, 0, 0, 0), Ok(0));
+}
+
+#[test]
+fn a_word_that_its_owner_was_giving_back_wakes_the_next() {
+    let shared = Memory::new(4096, libc::MAP_SHARED);
+    let at = shared.start as u64;
+    let limit = [20_u64, 0];
+    let (waited, ended) = meet(
+        move || sys!(futex, at, libc::FUTEX_WAIT, 0, limit.as_ptr(), 0, 0),
+        || {
+            in_child(|| {
+                // struct robust_list_head: an empty list, and the word that was just set to 0.
+                let mut head = [0_u64, 0, at];
+                head[0] = head.as_ptr() as u64;
+                steps(&[sys!(set_robust_list, head.as_ptr(), 24) == Ok(0)])
+            });
+            Ok(0)
+        },
+    );
+    assert_eq!((waited, ended), (Ok(0), Ok(0)));
 }
