@@ -17,9 +17,9 @@ use crate::vfs::{File, FileOps, Inode, Listener, Path, Perm, Watch, Watches};
 use crate::{Context, lockclass};
 
 /// Events that wait at most (`/proc/sys/fs/inotify/max_queued_events`).
-const MAX_EVENTS: usize = 16_384;
+pub const MAX_EVENTS: usize = 16_384;
 /// Instances at most (`/proc/sys/fs/inotify/max_user_instances`).
-const MAX_INSTANCES: usize = 128;
+pub const MAX_INSTANCES: usize = 128;
 /// Bytes of an event without a name.
 const HEADER: usize = size_of::<InotifyEvent>();
 

@@ -34,6 +34,7 @@ pub use moment::end_brief_answers;
 pub use mount::{
     Detach, Filesystem, Mount, MountNs, MountOptions, Path, Recursive, Superblock, may_mount, new_device_id,
 };
+pub use notify::MAX_WATCHES;
 pub(crate) use notify::{Listener, Watch, Watches};
 pub use perm::{Perm, check as check_permission};
 pub use pseudo::AnonInode;

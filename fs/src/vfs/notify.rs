@@ -19,7 +19,7 @@ use crate::vfs::inode::Inode;
 use crate::vfs::types::FileType;
 
 /// Watches at most, over all listeners: each keeps an inode in memory (`/proc/sys/fs/inotify/max_user_watches`).
-const MAX_WATCHES: usize = 65_536;
+pub const MAX_WATCHES: usize = 65_536;
 
 /// Watches there are. Relaxed: a walk that races with the first watch may come before it.
 static WATCHES: AtomicUsize = AtomicUsize::new(0);

@@ -4,13 +4,17 @@
 //! the waiter there: a wake puts the item on the ready list and wakes the epoll's own queue. [`Epoll::collect`] takes
 //! items off the list and asks each file whether it *is* ready, so a wake is only ever a hint.
 //!
-//! An item holds its file weakly: as on Linux, closing the last descriptor of a description removes it from every set.
+//! An item holds its file weakly: as on Linux, closing the last descriptor of a description removes it from every set. Items
+//! of files that are gone are dropped when they are met, and all of them each time a set has grown to twice its size.
+//!
+//! A wake goes up every path of sets in sets, and a question down: what bounds the paths is how many sets one may be in
+//! (`MAX_PARENTS`) and how many such memberships there are (`MAX_NESTED`), where Linux counts the paths themselves.
 //!
 //! **Locks.** `epoll.state` is a leaf but for the files' queues: no file is asked and no queue is woken with it held.
 //! `EPOLL_GRAPH` is taken outside it when sets are nested, so that two additions cannot close a cycle together.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -34,6 +38,46 @@ const FIRST_SWEEP: usize = 64;
 
 /// How deep sets may be nested (`EP_MAX_NESTS`).
 const MAX_NESTS: usize = 4;
+/// Other sets that one set may be in.
+const MAX_PARENTS: usize = 16;
+/// Memberships of sets in sets, over all.
+const MAX_NESTED: usize = 2048;
+/// Items of all sets (`/proc/sys/fs/epoll/max_user_watches`).
+pub(crate) const MAX_ITEMS: usize = 131_072;
+
+/// Items there are. Relaxed, as the next: counts that guard nothing.
+static ITEMS: AtomicUsize = AtomicUsize::new(0);
+/// Memberships of sets in sets there are.
+static NESTED: AtomicUsize = AtomicUsize::new(0);
+
+/// One more of `count`, unless there are `most`.
+fn count_one(count: &AtomicUsize, most: usize) -> Option<usize> {
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| (all < most).then_some(all + 1)).ok()
+}
+
+/// A set's membership in another.
+struct Nested(Weak<Epoll>);
+
+impl Nested {
+    /// `EINVAL` when it is in too many others, `ENOSPC` when too many are in others.
+    fn new(inner: &Arc<Epoll>) -> Result<Self, Errno> {
+        count_one(&inner.parents, MAX_PARENTS).ok_or(Errno::EINVAL)?;
+        if count_one(&NESTED, MAX_NESTED).is_none() {
+            inner.parents.fetch_sub(1, Ordering::Relaxed);
+            return Err(Errno::ENOSPC);
+        }
+        Ok(Self(Arc::downgrade(inner)))
+    }
+}
+
+impl Drop for Nested {
+    fn drop(&mut self) {
+        NESTED.fetch_sub(1, Ordering::Relaxed);
+        if let Some(inner) = self.0.upgrade() {
+            inner.parents.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
 
 /// Behaviour bits of `epoll_event.events`, epoll_ctl(2).
 mod bits {
@@ -84,7 +128,9 @@ struct Interest {
 
 /// One file in a set.
 struct Item {
-    fd: i32,
+    key: Key,
+    /// If the file is a set itself.
+    _nested: Option<Nested>,
     file: Weak<File>,
     epoll: Weak<Epoll>,
     /// Whether it is on the ready list. SeqCst: cleared before the file is asked, set by wakes after the file changed; pairs
@@ -124,6 +170,8 @@ impl State {
 pub struct Epoll {
     state: Mutex<State>,
     queue: WaitQueue,
+    /// How many sets it is in. Relaxed: it guards nothing.
+    parents: AtomicUsize,
 }
 
 /// Serialises changes of which sets contain which.
@@ -132,7 +180,8 @@ static NESTING: Mutex<()> = Mutex::new(GRAPH, ());
 impl Epoll {
     /// An empty set, as a file.
     pub fn create() -> Arc<File> {
-        let epoll = Arc::new(Self { state: Mutex::new(STATE, State::new()), queue: WaitQueue::new() });
+        let state = Mutex::new(STATE, State::new());
+        let epoll = Arc::new(Self { state, queue: WaitQueue::new(), parents: AtomicUsize::new(0) });
         File::anonymous(epoll, OpenFlags::O_RDWR, "anon_inode:[eventpoll]")
     }
 
@@ -187,8 +236,11 @@ impl Epoll {
         if let Some(inner) = &inner {
             inner.check_nesting(self, MAX_NESTS)?;
         }
+        let nested = inner.as_ref().map(Nested::new).transpose()?;
+        count_one(&ITEMS, MAX_ITEMS).ok_or(Errno::ENOSPC)?;
         let item = Arc::new(Item {
-            fd: key.0,
+            key,
+            _nested: nested,
             file: Arc::downgrade(file),
             epoll: Arc::downgrade(self),
             listed: AtomicBool::new(false),
@@ -318,7 +370,7 @@ impl Epoll {
 
     fn forget(&self, item: &Arc<Item>) {
         item.unregister();
-        self.state.lock().items.retain(|_, other| !Arc::ptr_eq(other, item));
+        self.state.lock().items.remove(&item.key);
     }
 
     /// Lines of `/proc/[pid]/fdinfo`: one per file.
@@ -327,7 +379,7 @@ impl Epoll {
         let mut text = String::new();
         for item in items.iter().filter(|item| !item.is_gone()) {
             let event = item.interest.lock().event;
-            text.push_str(&format!("tfd: {:8} events: {:8x} data: {:16x}\n", item.fd, event.events, event.data));
+            text.push_str(&format!("tfd: {:8} events: {:8x} data: {:16x}\n", item.key.0, event.events, event.data));
         }
         text
     }
@@ -355,6 +407,12 @@ impl Item {
     }
 }
 
+impl Drop for Item {
+    fn drop(&mut self) {
+        ITEMS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 enum Asked {
     Ready(Event, bool),
     NotReady,
@@ -377,7 +435,7 @@ impl Waiter for Item {
             return;
         }
         // The list needs the shared item: found by identity, since a waiter is only ever called by reference.
-        let item = self.file.upgrade().and_then(|file| epoll.state.lock().items.get(&(self.fd, file.id())).cloned());
+        let item = epoll.state.lock().items.get(&self.key).cloned();
         if let Some(item) = item {
             epoll.list(&item);
         }
@@ -420,7 +478,7 @@ mod tests {
     use fs::vfs::{File, FileOps};
     use waiter::{EventMask, WaitQueue};
 
-    use super::{Control, Epoll, Event, bits};
+    use super::{Control, Epoll, Event, MAX_PARENTS, bits};
 
     /// A file whose readiness a test sets.
     struct Lamp {
@@ -556,6 +614,18 @@ mod tests {
         lamp.set(EventMask::IN);
         assert_eq!(outer.collect(8), [event(IN, 2)]);
         assert_eq!(inner.collect(8), [event(IN, 1)]);
+    }
+
+    #[test]
+    fn a_set_is_in_few_others() {
+        let inner = Epoll::create();
+        let outer: Vec<_> = (0..=MAX_PARENTS).map(|_| Epoll::create()).collect();
+        let add = |file: &Arc<File>| Epoll::of(file).unwrap().control(3, &inner, Control::Add(event(IN, 1)));
+        let answers: Vec<_> = outer.iter().map(add).collect();
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), MAX_PARENTS);
+        assert_eq!(answers.last(), Some(&Err(Errno::EINVAL)));
+        drop(outer);
+        assert_eq!(Epoll::of(&inner).unwrap().parents.load(Ordering::Relaxed), 0);
     }
 
     #[test]

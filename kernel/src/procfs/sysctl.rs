@@ -17,8 +17,12 @@ type Render = fn(&Kernel) -> String;
 
 /// Directory, name, value.
 const KNOBS: &[(&str, &str, Render)] = &[
+    ("fs", "epoll/max_user_watches", |_| crate::event::epoll::MAX_ITEMS.to_string()),
     ("fs", "file-max", |_| "9223372036854775807".into()),
     ("fs", "file-nr", |_| "0\t0\t9223372036854775807".into()),
+    ("fs", "inotify/max_queued_events", |_| fs::anon::MAX_INOTIFY_EVENTS.to_string()),
+    ("fs", "inotify/max_user_instances", |_| fs::anon::MAX_INOTIFY_INSTANCES.to_string()),
+    ("fs", "inotify/max_user_watches", |_| fs::vfs::MAX_WATCHES.to_string()),
     ("fs", "nr_open", |_| "1048576".into()),
     ("fs", "pipe-max-size", |_| "1048576".into()),
     ("fs", "protected_hardlinks", |_| "0".into()),

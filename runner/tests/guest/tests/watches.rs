@@ -243,3 +243,13 @@ fn readers_wait_for_events() {
     assert_eq!(poll.revents, libc::POLLIN);
     assert_eq!(sys!(close, fd), Ok(0));
 }
+
+#[test]
+fn bounds_are_told() {
+    for bound in ["inotify/max_queued_events", "inotify/max_user_instances", "inotify/max_user_watches"] {
+        let text = std::fs::read_to_string(format!("/proc/sys/fs/{bound}")).unwrap();
+        assert!(text.trim().parse::<u64>().unwrap() > 0, "{bound}");
+    }
+    let text = std::fs::read_to_string("/proc/sys/fs/epoll/max_user_watches").unwrap();
+    assert!(text.trim().parse::<u64>().unwrap() > 0);
+}
