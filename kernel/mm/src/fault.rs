@@ -225,6 +225,8 @@ impl State {
     fn install_siblings(&mut self, range: AddrRange, vma: &Vma, batch: &mut Batch) {
         let Some(file) = &vma.file else { return };
         let id = file.object.id();
+        // What lies behind data that is touched first is about to be replaced: by the data that the file has no bytes for.
+        let data = vma.prot.contains(Prot::WRITE);
         let near = AddrRange {
             start: Addr(range.start.0.saturating_sub(SIBLINGS_WITHIN)),
             end: Addr(range.end.0.saturating_add(SIBLINGS_WITHIN)),
@@ -238,7 +240,7 @@ impl State {
         let siblings: Vec<(AddrRange, Vma)> = self
             .vmas
             .touching(near)
-            .filter(|(at, other)| *at != range && is_sibling(other))
+            .filter(|(at, other)| *at != range && !(data && at.start > range.start) && is_sibling(other))
             .take(MAX_SIBLINGS)
             .map(|(at, other)| (at, other.clone()))
             .collect();
