@@ -120,6 +120,57 @@ mod tests {
     }
 
     #[test]
+    fn many_come_and_go_in_any_order() {
+        let queue = WaitQueue::new();
+        let all: Vec<_> = (0..1000).map(|_| waiter()).collect();
+        let mode = |at| if at % 3 == 0 { Mode::Exclusive } else { Mode::Shared };
+        let register =
+            |(at, waiter): (usize, &Arc<Count>)| Some(queue.register(waiter.clone(), EventMask::IN, mode(at)));
+        let mut registered: Vec<_> = all.iter().enumerate().map(register).collect();
+        let mut shared = vec![0; all.len()];
+        for step in 0..2000 {
+            // All places, in an order that is neither up nor down; each goes, and half of them come back.
+            let at = step * 617 % all.len();
+            match registered[at].take() {
+                Some(registration) => registration.satisfied(),
+                None if step % 2 == 0 => registered[at] = register((at, &all[at])),
+                None => {}
+            }
+            let exclusive = |list: &[Arc<Count>]| list.iter().step_by(3).map(|waiter| waiter.get()).sum::<usize>();
+            let before = exclusive(&all);
+            queue.wake(EventMask::IN);
+            let some = registered.iter().step_by(3).any(Option::is_some);
+            assert_eq!(exclusive(&all) - before, usize::from(some), "{step}");
+            for (at, count) in shared.iter_mut().enumerate() {
+                *count += usize::from(registered[at].is_some());
+                assert!(at % 3 == 0 || all[at].get() == *count, "{step} {at}");
+            }
+        }
+        for registration in registered.into_iter().flatten() {
+            registration.satisfied();
+        }
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_crowd_leaves_at_once() {
+        let queue = WaitQueue::new();
+        let one = waiter();
+        let mut crowd: Vec<_> =
+            (0..300_000).map(|_| queue.register(one.clone(), EventMask::IN, Mode::Shared)).collect();
+        // From the front, from the back, and the rest by leaps: with a search or a move for each this takes minutes.
+        crowd.drain(..100_000).for_each(drop);
+        crowd.drain(100_000..).rev().for_each(drop);
+        let mut rest: Vec<_> = crowd.into_iter().map(Some).collect();
+        for step in 0..rest.len() {
+            let at = step * 7919 % rest.len();
+            drop(rest[at].take());
+        }
+        assert!(queue.is_empty());
+        assert_eq!(Arc::strong_count(&one), 1);
+    }
+
+    #[test]
     fn an_exclusive_wake_goes_to_one_in_turn() {
         let queue = WaitQueue::new();
         let all: Vec<_> = (0..3).map(|_| waiter()).collect();

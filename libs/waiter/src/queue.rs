@@ -1,4 +1,7 @@
 //! The queue of those who wait for one object.
+//!
+//! Mostly there are one or two. There may be hundreds of thousands (poll(2) with one file in every place): entries lie in the
+//! order of their turns, are found by bisection, and leave a gap that is closed when half of a long list are gaps.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,19 +24,62 @@ pub enum Mode {
     Exclusive,
 }
 
+/// Lists longer than this keep gaps for a while.
+const SHORT: usize = 32;
+
 struct Entry {
     id: u64,
+    /// Its place in the list: ascending. The id, until a wake moves it to the end.
+    turn: u64,
     interest: EventMask,
     mode: Mode,
     /// Exclusive only: it was the one woken, and has not said what came of it.
     chosen: bool,
-    waiter: Arc<dyn Waiter>,
+    /// `None` is a gap.
+    waiter: Option<Arc<dyn Waiter>>,
 }
 
 #[derive(Default)]
 struct Entries {
-    next_id: u64,
+    /// The next id or turn.
+    next: u64,
     list: SmallVec<[Entry; 2]>,
+    gaps: usize,
+}
+
+impl Entries {
+    fn number(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
+    fn position(&self, id: u64) -> Option<usize> {
+        match self.list.binary_search_by_key(&id, |entry| entry.turn) {
+            Ok(at) => Some(at),
+            // It had a turn.
+            Err(_) => self.list.iter().position(|entry| entry.id == id),
+        }
+    }
+
+    /// Takes an entry out; says for an exclusive one that was woken in which events it was interested. The waiter is for
+    /// the caller to drop without the lock.
+    fn take(&mut self, id: u64) -> Option<(Arc<dyn Waiter>, Option<EventMask>)> {
+        let at = self.position(id)?;
+        let entry = self.list.get_mut(at)?;
+        let woken = entry.chosen.then_some(entry.interest);
+        let waiter = entry.waiter.take()?;
+        if self.list.len() <= SHORT && self.gaps == 0 {
+            self.list.remove(at);
+            return Some((waiter, woken));
+        }
+        self.gaps += 1;
+        if self.gaps > self.list.len() / 2 {
+            self.list.retain(|entry| entry.waiter.is_some());
+            self.gaps = 0;
+        }
+        Some((waiter, woken))
+    }
 }
 
 struct Inner {
@@ -72,9 +118,9 @@ impl WaitQueue {
     #[must_use = "dropping the registration ends it"]
     pub fn register(&self, waiter: Arc<dyn Waiter>, interest: EventMask, mode: Mode) -> Registration {
         let mut entries = self.inner.entries.lock();
-        let id = entries.next_id;
-        entries.next_id += 1;
-        entries.list.push(Entry { id, interest: interest | EventMask::ALWAYS, mode, chosen: false, waiter });
+        let id = entries.number();
+        let (interest, waiter) = (interest | EventMask::ALWAYS, Some(waiter));
+        entries.list.push(Entry { id, turn: id, interest, mode, chosen: false, waiter });
         // SeqCst: before the caller's re-check of the state; pairs with the load in `wake`, which comes after the
         // waker's change of the state.
         self.inner.count.fetch_add(1, Ordering::SeqCst);
@@ -108,8 +154,9 @@ impl Inner {
                 if !entry.interest.intersects(events) {
                     continue;
                 }
+                let Some(waiter) = &entry.waiter else { continue };
                 match entry.mode {
-                    Mode::Shared => woken.push(Arc::clone(&entry.waiter)),
+                    Mode::Shared => woken.push(Arc::clone(waiter)),
                     Mode::Exclusive if chosen.is_none() => chosen = Some(at),
                     Mode::Exclusive => {}
                 }
@@ -118,7 +165,8 @@ impl Inner {
                 // To the end, so that the next wake is another's.
                 let mut entry = entries.list.remove(at);
                 entry.chosen = true;
-                woken.push(Arc::clone(&entry.waiter));
+                entry.turn = entries.number();
+                woken.extend(entry.waiter.clone());
                 entries.list.push(entry);
             }
         }
@@ -129,15 +177,15 @@ impl Inner {
 
     /// Removes an entry; says for an exclusive one that was woken in which events it was interested.
     fn remove(&self, id: u64) -> Option<EventMask> {
-        let entry = {
+        let (waiter, woken) = {
             let mut entries = self.entries.lock();
-            let at = entries.list.iter().position(|e| e.id == id)?;
-            let entry = entries.list.remove(at);
+            let taken = entries.take(id)?;
             self.count.fetch_sub(1, Ordering::SeqCst);
-            entry
+            taken
         };
-        // The waiter's last reference may go here, without the lock.
-        entry.chosen.then_some(entry.interest)
+        // Its last reference may go here, without the lock.
+        drop(waiter);
+        woken
     }
 }
 
@@ -158,7 +206,9 @@ impl Registration {
     /// Changes what the waiter is woken for.
     pub fn set_interest(&self, interest: EventMask) {
         let mut entries = self.queue.entries.lock();
-        if let Some(entry) = entries.list.iter_mut().find(|e| e.id == self.id) {
+        if let Some(at) = entries.position(self.id)
+            && let Some(entry) = entries.list.get_mut(at)
+        {
             entry.interest = interest | EventMask::ALWAYS;
         }
     }
