@@ -343,7 +343,7 @@ impl Socket {
             });
         }
         self.inbox.wake_writers(EventMask::all());
-        self.space.search_if_due();
+        self.space.socket_closed();
     }
 }
 

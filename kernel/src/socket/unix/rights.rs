@@ -32,9 +32,21 @@ struct Registry {
     by_user: HashMap<u32, usize>,
     /// Sockets among them, by the file's number, and how often.
     sockets: HashMap<u64, (Weak<File>, usize)>,
-    /// Counts changes; what it was at the last search.
+    /// Counts changes.
     changes: u64,
-    searched: u64,
+    /// Sockets sent, and sockets closed, since the last search: any of them may have become garbage.
+    since: usize,
+    /// Sockets on their way that the last search left.
+    left: usize,
+}
+
+/// A search is not worth while for less than this has happened since the last.
+const FEW: usize = 16;
+
+impl Registry {
+    fn is_due(&self) -> bool {
+        !self.sockets.is_empty() && self.since > self.left.max(FEW)
+    }
 }
 
 /// All descriptors on their way.
@@ -81,6 +93,7 @@ impl Rights {
             registry.all = all;
             for file in files.iter().filter(|file| file.ops_as::<Socket>().is_some()) {
                 registry.sockets.entry(file.id()).or_insert_with(|| (Arc::downgrade(file), 0)).1 += 1;
+                registry.since += 1;
             }
             registry.changes += 1;
         }
@@ -162,6 +175,11 @@ impl InFlight {
     pub(super) fn new() -> Self {
         Self { registry: Mutex::new(IN_FLIGHT, Registry::default()) }
     }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.registry.lock().all
+    }
 }
 
 /// A socket's file all of whose references are on their way.
@@ -175,13 +193,15 @@ struct Suspect {
 }
 
 impl Space {
-    /// Searches when a good part has changed since the last time, so that the cost stays in proportion.
-    pub(super) fn search_if_due(&self) {
-        let due = {
-            let registry = self.in_flight.registry.lock();
-            let sockets = registry.sockets.len() as u64;
-            sockets > 0 && registry.changes - registry.searched > sockets
-        };
+    /// A socket was closed: those in its queue, or itself on its way, may be garbage now.
+    pub(super) fn socket_closed(&self) {
+        self.in_flight.registry.lock().since += 1;
+        self.search_if_due();
+    }
+
+    /// Searches when as much has happened as the last search left, so that the cost stays in proportion.
+    fn search_if_due(&self) {
+        let due = self.in_flight.registry.lock().is_due();
         if due {
             self.search();
         }
@@ -215,11 +235,16 @@ impl Space {
                 suspect.socket.empty_queue();
             }
         }
+        // Before the suspects go, which closes sockets.
+        let mut registry = self.in_flight.registry.lock();
+        registry.left = registry.sockets.len();
+        drop(registry);
+        drop(suspects);
     }
 
     fn suspects(&self) -> (u64, HashMap<u64, Suspect>) {
         let mut registry = self.in_flight.registry.lock();
-        registry.searched = registry.changes;
+        registry.since = 0;
         let all = registry.sockets.iter().filter_map(|(&id, (file, sent))| {
             let file = file.upgrade()?;
             let socket = file.ops_arc::<Socket>()?;

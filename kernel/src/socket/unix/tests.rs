@@ -264,6 +264,34 @@ fn sockets_that_keep_each_other_are_found() {
 }
 
 #[test]
+fn garbage_does_not_pile_up() {
+    let space = Space::new();
+    let pair = || {
+        let (a, b) = Socket::pair(&space, Kind::Stream, &maker(1));
+        (Socket::of(&a).unwrap(), a, b)
+    };
+    let send = |to: &Socket, files: [&Arc<File>; 2]| {
+        let files = files.map(Arc::clone).to_vec();
+        let rights = Rights::new(&space, files, Allowance { uid: 0, limit: None }).unwrap();
+        to.send(&mut KernelSrc::new(b"x"), &mut Outgoing { rights: Some(rights), ..Outgoing::plain(sender()) })
+            .unwrap();
+    };
+    // Some that stay, in a queue that is open.
+    let (open, open_file, kept) = pair();
+    for _ in 0..50 {
+        let (_, a, b) = pair();
+        send(&open, [&a, &b]);
+    }
+    for _ in 0..2000 {
+        let ((to_a, a, other_a), (to_b, b, other_b)) = (pair(), pair());
+        send(&to_a, [&b, &other_b]);
+        send(&to_b, [&a, &other_a]);
+        assert!(space.in_flight.count() < 1000, "{}", space.in_flight.count());
+    }
+    drop((open, open_file, kept));
+}
+
+#[test]
 fn a_long_chain_of_queues_ends_without_depth() {
     let space = Space::new();
     let mut last: Option<Arc<File>> = None;
