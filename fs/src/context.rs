@@ -1,11 +1,13 @@
 //! What an operation knows of its caller: credentials, clock, a way to wait, and an opaque identity.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use abi::Errno;
 use auth::Creds;
 use waiter::{EventMask, Pollable};
 
+use crate::pipe::Pipe;
 use crate::vfs::{Devices, Timestamp};
 
 /// Reads the wall clock, for the times in inodes.
@@ -30,6 +32,12 @@ pub trait Blocker {
     /// Returns when `object` may have become ready for one of `interest`; `EINTR` when a signal came instead. Spurious
     /// returns are fine.
     fn wait(&self, object: &dyn Pollable, interest: EventMask) -> Result<(), Errno>;
+
+    /// Wakes those who wait to read from `pipe`, perhaps only a moment later, and before the caller sleeps: who writes much
+    /// in many pieces need not wake its reader for each. `false`: it does not, and that is left to who asked.
+    fn wake_readers_later(&self, _pipe: &Arc<Pipe>) -> bool {
+        false
+    }
 }
 
 /// A caller that cannot wait: every wait is `EAGAIN`.

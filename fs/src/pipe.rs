@@ -130,18 +130,27 @@ impl Pipe {
 
     /// Puts bytes in, maybe not all; `EPIPE` without readers (the caller raises SIGPIPE), `EAGAIN` without room.
     pub fn write(&self, src: &mut dyn IoSrc, packets: Borders) -> Result<usize, Errno> {
-        let n = {
-            let mut state = self.state.lock();
-            if state.readers == 0 {
-                return Err(Errno::EPIPE);
-            }
-            if src.remaining() == 0 {
-                return Ok(0);
-            }
-            state.write(src, packets)?
-        };
-        self.queue.wake(EventMask::READABLE);
+        let (n, _) = self.put(src, packets)?;
+        self.wake_readers();
         Ok(n)
+    }
+
+    /// [`Pipe::write`] that wakes nobody: how many bytes it put in, and whether the pipe is half full.
+    fn put(&self, src: &mut dyn IoSrc, packets: Borders) -> Result<(usize, Filled), Errno> {
+        let mut state = self.state.lock();
+        if state.readers == 0 {
+            return Err(Errno::EPIPE);
+        }
+        if src.remaining() == 0 {
+            return Ok((0, Filled::Little));
+        }
+        let n = state.write(src, packets)?;
+        Ok((n, if state.len < state.capacity / 2 { Filled::Little } else { Filled::Half }))
+    }
+
+    /// Tells those who wait to read.
+    pub fn wake_readers(&self) {
+        self.queue.wake(EventMask::READABLE);
     }
 
     /// Whether there are bytes, or nobody to write any; `EAGAIN`.
@@ -232,6 +241,14 @@ impl Default for Pipe {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// How much is in a pipe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Filled {
+    Little,
+    /// Half of its capacity or more.
+    Half,
 }
 
 /// Whether a write keeps its borders.
@@ -375,9 +392,15 @@ impl FileOps for PipeEnd {
         self.pipe.read(dst)
     }
 
-    fn write(&self, _ctx: &Context<'_>, file: &File, src: &mut dyn IoSrc, _offset: u64) -> Result<usize, Errno> {
+    fn write(&self, ctx: &Context<'_>, file: &File, src: &mut dyn IoSrc, _offset: u64) -> Result<usize, Errno> {
         let direct = file.flags().contains(OpenFlags::O_DIRECT);
-        self.pipe.write(src, if direct { Borders::Packets } else { Borders::Joined })
+        let (n, filled) = self.pipe.put(src, if direct { Borders::Packets } else { Borders::Joined })?;
+        // Short messages are waited for; of long ones there will be more.
+        let may_wait = n >= PIPE_BUF && filled == Filled::Little && !self.pipe.queue.is_empty();
+        if !(may_wait && ctx.blocker.wake_readers_later(&self.pipe)) {
+            self.pipe.wake_readers();
+        }
+        Ok(n)
     }
 
     fn ioctl(
@@ -513,10 +536,11 @@ mod tests {
     use auth::{Gid, Uid};
     use proptest::prelude::*;
     use usermem::bytes::{KernelDst, KernelSrc};
-    use waiter::{EventMask, Pollable as _};
+    use waiter::{EventMask, Mode, Pollable, Waiter};
 
     use super::{Borders, PIPE_BUF, Pipe, create};
-    use crate::KernelContext;
+    use crate::vfs::{AnonInode, File, FileOps, FileType};
+    use crate::{Blocker, Context, KernelContext};
 
     fn read(pipe: &Pipe, len: usize) -> Result<Vec<u8>, Errno> {
         let mut buffer = vec![0; len];
@@ -576,6 +600,54 @@ mod tests {
         pipe.put_back(&taken).unwrap();
         assert_eq!(write(&pipe, b"x"), Err(Errno::EAGAIN));
         assert_eq!(read(&pipe, 100_000).unwrap().len(), 75_536);
+    }
+
+    /// Puts every wake-up off.
+    #[derive(Default)]
+    struct Later(std::cell::RefCell<Vec<Arc<Pipe>>>);
+
+    impl Blocker for Later {
+        fn wait(&self, _object: &dyn Pollable, _interest: EventMask) -> Result<(), Errno> {
+            Err(Errno::EAGAIN)
+        }
+
+        fn wake_readers_later(&self, pipe: &Arc<Pipe>) -> bool {
+            self.0.borrow_mut().push(Arc::clone(pipe));
+            true
+        }
+    }
+
+    #[derive(Default)]
+    struct Count(std::sync::atomic::AtomicU32);
+
+    impl Waiter for Count {
+        fn wake(&self, _events: EventMask) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn readers_of_much_data_are_woken_later_or_for_half_a_pipe() {
+        let kernel = KernelContext::default();
+        let later = Later::default();
+        let ctx = Context { blocker: &later, ..kernel.context() };
+        let (pipe, _reader, end) = pipe_with_ends();
+        let end: Arc<dyn FileOps> = Arc::new(end);
+        let inode = AnonInode::new(FileType::Fifo, 0o600, Uid::ROOT, Gid::ROOT);
+        let writer = File::pseudo(end, OpenFlags::O_WRONLY, b"pipe", inode);
+        let count = Arc::new(Count::default());
+        let put_off = || later.0.borrow().len();
+        let woken = || count.0.load(std::sync::atomic::Ordering::Relaxed);
+        writer.write(&ctx, &mut KernelSrc::new(&[1; PIPE_BUF])).unwrap();
+        assert_eq!(put_off(), 0, "nobody waits");
+        let waiter: Arc<dyn Waiter> = Arc::<Count>::clone(&count);
+        let _waits = pipe.queue.register(waiter, EventMask::READABLE, Mode::Shared);
+        writer.write(&ctx, &mut KernelSrc::new(&[1; PIPE_BUF])).unwrap();
+        assert_eq!((put_off(), woken()), (1, 0));
+        writer.write(&ctx, &mut KernelSrc::new(b"short")).unwrap();
+        assert_eq!((put_off(), woken()), (1, 1));
+        writer.write(&ctx, &mut KernelSrc::new(&[1; 6 * PIPE_BUF])).unwrap();
+        assert_eq!((put_off(), woken()), (1, 2), "half full");
     }
 
     #[test]

@@ -184,6 +184,10 @@ impl SystrapContext {
 
 impl Context for SystrapContext {
     fn switch(&mut self, user: &mut UserContext) -> Result<Exit, PlatformError> {
+        self.switch_or(user, &mut || {})
+    }
+
+    fn switch_or(&mut self, user: &mut UserContext, idle: &mut dyn FnMut()) -> Result<Exit, PlatformError> {
         let thread = self.thread.as_mut().ok_or(NO_THREAD)?;
         let process = &self.stub.process;
         self.kick.wake();
@@ -197,7 +201,7 @@ impl Context for SystrapContext {
             if !self.kick.begin() {
                 return Ok(Exit::Interrupted);
             }
-            let ran = thread.run(&self.kick.seat);
+            let ran = thread.run(&self.kick.seat, idle);
             kick::end(&self.kick.state);
             match ran {
                 Ok(()) => {}

@@ -186,8 +186,15 @@ impl Handover {
         if next.at == handed { Ok(()) } else { Err(Lost::Nonsense) }
     }
 
-    /// Lets the thread go, and waits until it hands over again.
-    pub(crate) fn run(&mut self, machine: &Machine, slab: u64, tid: i32, seat: &Seat) -> Result<(), Lost> {
+    /// Lets the thread go, and waits until it hands over again; `idle` is called before that wait becomes a sleep.
+    pub(crate) fn run(
+        &mut self,
+        machine: &Machine,
+        slab: u64,
+        tid: i32,
+        seat: &Seat,
+        idle: &mut dyn FnMut(),
+    ) -> Result<(), Lost> {
         let cores = &machine.cores;
         let word = State(machine.slabs.atomic_u32(slab + at::STATE));
         let mut plan = self.pace.plan(seat, cores);
@@ -215,6 +222,7 @@ impl Handover {
                 }
             }
         }
+        idle();
         let seen = self.sleep(&word)?;
         self.requested(seen, machine, seat)
     }

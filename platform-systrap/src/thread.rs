@@ -178,7 +178,7 @@ impl Thread {
             self.machine.slabs.write_u32(self.slab + line::FLAGS, line::SAVE | line::STILL_LIVE);
             self.machine.slabs.write_u64(self.slab + line::FRAME, self.address + self.frame);
             self.machine.slabs.write_u32(self.slab + line::KICKED, 0);
-            self.run(seat).map_err(|_| Impossible("the stub is gone"))?;
+            self.run(seat, &mut || {}).map_err(|_| Impossible("the stub is gone"))?;
             let frame = self.frame;
             self.find_frame()?;
             if self.frame != frame {
@@ -249,9 +249,9 @@ impl Thread {
         Ok(())
     }
 
-    /// Lets the thread go and waits until it hands over again.
-    pub(crate) fn run(&mut self, seat: &Seat) -> Result<(), Lost> {
-        self.handover.run(&self.machine, self.slab, self.tid, seat)
+    /// Lets the thread go and waits until it hands over again; `idle` is called before that wait becomes a sleep.
+    pub(crate) fn run(&mut self, seat: &Seat, idle: &mut dyn FnMut()) -> Result<(), Lost> {
+        self.handover.run(&self.machine, self.slab, self.tid, seat, idle)
     }
 
     /// Whether the thread, which has no context, is known to wait where honest threads do.

@@ -179,6 +179,12 @@ pub trait Context: Send {
     /// Runs guest code from `user.regs` until something happens; then `user.regs` is current. Extended (FPU) state
     /// stays in the platform until [`Context::pull_full`].
     fn switch(&mut self, user: &mut UserContext) -> Result<Exit, PlatformError>;
+    /// As [`Context::switch`], and calls `idle` before this thread sleeps until guest code needs it: time for what can wait
+    /// as long as requests follow each other. Platforms that always sleep call it first of all.
+    fn switch_or(&mut self, user: &mut UserContext, idle: &mut dyn FnMut()) -> Result<Exit, PlatformError> {
+        idle();
+        self.switch(user)
+    }
     /// Fills `user.fpu` with the extended state.
     fn pull_full(&mut self, user: &mut UserContext) -> Result<(), PlatformError>;
     /// Makes the next `switch` start with `user.fpu` as the extended state (already sanitized by `arch`).

@@ -7,11 +7,13 @@
 use std::sync::Arc;
 
 use abi::Errno;
+use fs::pipe::Pipe;
 use fs::vfs::File;
 use smallvec::SmallVec;
 use waiter::{EventMask, Mode, Pollable, Registration, WaitQueue, Waiter};
 
 use super::Task;
+use super::later::Later;
 use super::thread::{Activity, Thread, Work};
 use crate::error::{Restart, SysErr, SysResult};
 use crate::kernel::Kernel;
@@ -64,11 +66,22 @@ impl Patience {
 pub(crate) struct Sleeper {
     kernel: Arc<Kernel>,
     thread: Arc<Thread>,
+    later: Later,
 }
 
 impl Sleeper {
     pub(crate) fn new(kernel: Arc<Kernel>, thread: Arc<Thread>) -> Self {
-        Self { kernel, thread }
+        Self { kernel, thread, later: Later::default() }
+    }
+
+    /// The wake-up that waits for a moment of rest, if there is one and its time has not come.
+    pub(super) fn later(&self) -> Option<&Later> {
+        self.later.pending(sync::monotonic_now_ns).then_some(&self.later)
+    }
+
+    /// Does now what was put off.
+    pub(super) fn settle(&self) {
+        self.later.now();
     }
 
     pub(crate) fn park(&self, deadline_ns: Option<u64>, interruptible: Interruptible) -> Result<(), Blocked> {
@@ -92,6 +105,7 @@ impl Sleeper {
 
     /// Sleeps once, whatever the flags; a pause that begins meanwhile is waited out.
     pub(crate) fn park_as(&self, activity: Activity, deadline_ns: Option<u64>) {
+        self.settle();
         self.thread.clock.fall_asleep();
         self.thread.set_activity(activity);
         self.thread.count_sleep();
@@ -118,6 +132,11 @@ impl fs::Blocker for Sleeper {
             return Ok(());
         }
         self.park(None, Interruptible::Yes).map_err(|_| Errno::EINTR)
+    }
+
+    fn wake_readers_later(&self, pipe: &Arc<Pipe>) -> bool {
+        self.later.put_off(pipe, sync::monotonic_now_ns);
+        true
     }
 }
 

@@ -72,6 +72,7 @@ impl Task {
 
     /// Gives back all that the task holds, and leaves the tree.
     pub(crate) fn finish(mut self, status: ExitStatus) {
+        self.sleeper.settle();
         let thread = Arc::clone(self.thread());
         let kernel = Arc::clone(self.kernel());
         let remaining = self.stop_taking_signals();

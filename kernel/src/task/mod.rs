@@ -15,6 +15,7 @@ pub(crate) mod exec;
 mod exit;
 pub mod group;
 mod jobs;
+mod later;
 mod oom;
 pub mod pidfd;
 pub mod published;

@@ -145,6 +145,7 @@ impl Task {
         loop {
             CRASH.set(Some(Crash { tid: self.tid().0, call: self.thread().current_call(), state: state.name() }));
             if self.thread().work().contains(Work::PAUSE) {
+                self.sleeper.settle();
                 // First: a pause that begins from here on sets it again.
                 self.thread().clear_work(Work::PAUSE);
                 self.kernel().pauses().awake(self.thread());
@@ -180,7 +181,10 @@ impl Task {
             return RunState::Interrupt { restart: None };
         }
         self.thread().clock.enter_guest();
-        let exit = self.ctx.switch(&mut self.user);
+        let exit = match self.sleeper.later() {
+            None => self.ctx.switch(&mut self.user),
+            Some(later) => self.ctx.switch_or(&mut self.user, &mut || later.now()),
+        };
         self.thread().clock.leave_guest();
         self.thread().leave_guest();
         match exit {

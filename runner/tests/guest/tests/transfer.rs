@@ -1,8 +1,9 @@
 //! Reading and writing at positions, copies inside the kernel, and what flushes or advises.
 
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use casemate_guest_tests::{Scratch, in_child, pipe, steps, sys};
+use casemate_guest_tests::{Scratch, in_child, pipe, steps, sys, until_asleep};
 
 fn open(path: &CStr) -> i64 {
     sys!(openat, libc::AT_FDCWD, path.as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o644).unwrap()
@@ -284,4 +285,33 @@ fn file_sizes_are_limited() {
         ])
     });
     close_all(&[fd]);
+}
+
+/// What is written in bulk may be told to a sleeping reader a little later, but whatever its writer does then: here it
+/// makes no call any more.
+#[test]
+fn a_reader_hears_of_much_data_while_its_writer_computes() {
+    for _ in 0..20 {
+        let (read, write) = pipe(0);
+        let (tid, heard) = (AtomicI64::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                tid.store(sys!(gettid).unwrap(), Ordering::SeqCst);
+                let mut buffer = [0_u8; 16384];
+                assert_eq!(sys!(read, read, buffer.as_mut_ptr(), buffer.len()), Ok(8192));
+                heard.store(true, Ordering::SeqCst);
+            });
+            while tid.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            until_asleep(sys!(getpid).unwrap(), tid.load(Ordering::SeqCst));
+            // A row of quick calls, so that what serves them waits for more.
+            (0..300).for_each(|_| assert_eq!(sys!(fcntl, write, libc::F_GETFD), Ok(0)));
+            assert_eq!(sys!(write, write, [1_u8; 8192].as_ptr(), 8192), Ok(8192));
+            while !heard.load(Ordering::SeqCst) {
+                std::hint::spin_loop();
+            }
+        });
+        close_all(&[read.into(), write.into()]);
+    }
 }
