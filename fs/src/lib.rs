@@ -27,6 +27,7 @@ mod mapping;
 mod memory;
 pub mod overlay;
 pub mod pipe;
+mod ring;
 pub mod tmpfs;
 pub mod vfs;
 

@@ -16,6 +16,7 @@ use usermem::bytes::{IoDst, IoSrc, KernelDst};
 use usermem::ptr::UserMemory;
 use waiter::{EventMask, Pollable, WaitQueue};
 
+use crate::ring::Ring;
 use crate::vfs::{AnonInode, File, FileOps, FileType, InodeOps, Path};
 use crate::{Context, lockclass};
 
@@ -36,7 +37,7 @@ const FIRST_RING: usize = 4096;
 
 struct State {
     /// The bytes: `len` of them from `start` on, wrapping around.
-    ring: Box<[u8]>,
+    ring: Ring,
     start: usize,
     len: usize,
     /// Most bytes it may hold.
@@ -67,7 +68,7 @@ impl Pipe {
     /// An empty pipe that nobody has open.
     pub fn new() -> Self {
         let state = State {
-            ring: Box::default(),
+            ring: Ring::default(),
             start: 0,
             len: 0,
             capacity: DEFAULT_CAPACITY,
@@ -227,7 +228,7 @@ impl Pipe {
                 state.writers -= 1;
             }
             if state.readers + state.writers == 0 {
-                state.ring = Box::default();
+                state.ring = Ring::default();
                 state.packets.clear();
                 state.start = 0;
                 state.len = 0;
@@ -267,13 +268,9 @@ impl State {
 
     /// Moves the contents into a ring of `size` bytes, which holds them.
     fn resize(&mut self, size: usize) -> Result<(), Errno> {
-        let mut ring = Vec::new();
-        ring.try_reserve_exact(size).map_err(|_| Errno::ENOMEM)?;
         let (front, back) = self.runs(self.start, self.len);
-        ring.extend_from_slice(self.ring.get(front).unwrap_or_default());
-        ring.extend_from_slice(self.ring.get(back).unwrap_or_default());
-        ring.resize(size, 0);
-        self.ring = ring.into_boxed_slice();
+        let bytes = |run| self.ring.get(run).unwrap_or_default();
+        self.ring = Ring::new(size, bytes(front), bytes(back))?;
         self.start = 0;
         Ok(())
     }
@@ -281,6 +278,7 @@ impl State {
     /// The two index ranges of `len` bytes from `from` on.
     fn runs(&self, from: usize, len: usize) -> (core::ops::Range<usize>, core::ops::Range<usize>) {
         let size = self.ring.len();
+        debug_assert!(len <= size && (from < size || size == 0), "no more than there is");
         let first = len.min(size - from);
         (from..from + first, 0..len - first)
     }
