@@ -31,8 +31,9 @@ pub(crate) type Op = [u64; 7];
 
 /// Most operations in one batch; two places are kept for receiving and closing descriptors.
 pub(crate) const BATCH: usize = control::OPS_MAX - 2;
-/// Slabs of a stub that is used again, at most: forgetting takes a round trip per thread.
-const MOST_RECYCLED: u64 = 9;
+/// Slabs of a stub that is used again, at most: its own, a thread's, and that of a child of vfork(2). More threads would
+/// only lie about.
+const MOST_RECYCLED: u64 = 3;
 /// Most host files in one batch.
 pub(crate) const BATCH_FILES: usize = MAX_FDS;
 

@@ -254,7 +254,7 @@ fn a_stub_with_threads_is_used_again_and_again() {
     for round in 0..40_u64 {
         let guest = machine.guest(loop_getpid());
         pids.push(stub_of(&machine));
-        let mut contexts: Vec<_> = (0..1 + round % 8).map(|_| guest.context()).collect();
+        let mut contexts: Vec<_> = (0..1 + round % 2).map(|_| guest.context()).collect();
         for call in 0..30 {
             for context in &mut contexts {
                 let mut user = start();
@@ -271,6 +271,19 @@ fn a_stub_with_threads_is_used_again_and_again() {
         pids.dedup();
         assert_eq!(pids.len(), 1, "{pids:?}");
     }
+}
+
+#[test]
+fn a_stub_with_many_threads_is_not_used_again() {
+    let machine = Machine::alone();
+    let guest = machine.guest(loop_getpid());
+    let pid = stub_of(&machine);
+    let mut contexts: Vec<_> = (0..3).map(|_| guest.context()).collect();
+    contexts.iter_mut().for_each(|context| assert_eq!(syscall(&mut **context, &mut start()), 39));
+    let last = contexts.pop().unwrap();
+    drop(contexts);
+    end(guest, last);
+    assert!(!lives(pid));
 }
 
 #[test]
