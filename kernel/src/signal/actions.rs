@@ -183,11 +183,11 @@ impl Thread {
         let mut signals = self.group().lock_signals();
         let blocked = SigSet::ALL.minus(set);
         let mut t = self.signals.lock();
-        let taken = t.pending.take_next(blocked).or_else(|| signals.pending.take_next(blocked));
+        let mut taken = t.pending.take_next(blocked).or_else(|| signals.pending.take_next(blocked));
         drop(t);
         drop(signals);
-        if let Some(SigData::Timer { id, overrun, .. }) = taken.as_ref().map(|info| &info.data) {
-            self.group().timers.delivered(*id, *overrun);
+        if let Some(SigData::Timer { id, overrun, .. }) = taken.as_mut().map(|info| &mut info.data) {
+            *overrun = self.group().timers.delivered(*id, *overrun);
         }
         taken
     }

@@ -142,10 +142,10 @@ impl Task {
 
     /// Settles the interrupted call and makes the handler's frame.
     pub(crate) fn run_deliver(&mut self, delivery: Delivery) -> RunState {
-        let Delivery { info, action, restart } = delivery;
+        let Delivery { mut info, action, restart } = delivery;
         let signal = info.signal;
-        if let SigData::Timer { id, overrun, .. } = info.data {
-            self.group().timers.delivered(id, overrun);
+        if let SigData::Timer { id, overrun, .. } = &mut info.data {
+            *overrun = self.group().timers.delivered(*id, *overrun);
         }
         if let Some(restart) = restart {
             let again = match restart {

@@ -60,13 +60,13 @@ impl PendingSignals {
     }
 
     fn merge_timer(&mut self, info: &SigInfo) -> bool {
-        let SigData::Timer { id: new, .. } = info.data else { return false };
+        let SigData::Timer { id: new, overrun: missed, .. } = info.data else { return false };
         for queued in &mut self.queue {
             if let SigData::Timer { id, overrun, .. } = &mut queued.info.data
                 && *id == new
                 && queued.info.signal == info.signal
             {
-                *overrun = overrun.saturating_add(1);
+                *overrun = overrun.saturating_add(missed).saturating_add(1);
                 return true;
             }
         }
@@ -180,17 +180,19 @@ mod tests {
     #[test]
     fn timer_expirations_merge_into_one_instance() {
         let mut q = PendingSignals::default();
-        let timer = |id| SigInfo {
+        let timer = |id, overrun| SigInfo {
             signal: Signal::new(36).unwrap(),
             code: SI_TIMER,
             errno: 0,
-            data: SigData::Timer { id, overrun: 0, value: 0 },
+            data: SigData::Timer { id, overrun, value: 0 },
         };
-        q.push(timer(1), None);
-        assert_eq!(q.push(timer(1), None), Enqueued::Merged);
-        q.push(timer(2), None);
+        q.push(timer(1, 2), None);
+        assert_eq!(q.push(timer(1, 0), None), Enqueued::Merged);
+        // One that came late, for five.
+        assert_eq!(q.push(timer(1, 4), None), Enqueued::Merged);
+        q.push(timer(2, 0), None);
         let SigData::Timer { id, overrun, .. } = q.take_next(SigSet::EMPTY).unwrap().data else { panic!() };
-        assert_eq!((id, overrun), (1, 1));
+        assert_eq!((id, overrun), (1, 8));
         assert_eq!(q.len(), 1);
         q.discard(SigSet::of(&[Signal::new(36).unwrap()]));
         assert!(q.set().is_empty());

@@ -214,11 +214,13 @@ impl GroupTimers {
             } else {
                 let Ok(key) = i32::try_from(id) else { return };
                 let Some(posix) = state.posix.get_mut(&key) else { return };
-                if posix.timer.generation != generation || posix.timer.due_ns.is_none() {
-                    return;
+                let Some(due) = posix.timer.due_ns.filter(|_| posix.timer.generation == generation) else { return };
+                posix.timer.handle = None;
+                if due > now {
+                    // A signal that was taken meanwhile has counted it.
+                    return arm_wall(kernel, &target, &mut posix.timer, id, 0);
                 }
                 let missed = posix.timer.advance(now);
-                posix.timer.handle = None;
                 arm_wall(kernel, &target, &mut posix.timer, id, now.saturating_add(SHORTEST_NS));
                 Fired::Posix(key, posix.notify, missed)
             }
@@ -226,11 +228,18 @@ impl GroupTimers {
         fired.send(kernel, group);
     }
 
-    /// Notes that the signal of a POSIX timer was taken.
-    pub(crate) fn delivered(&self, id: i32, overrun: i32) {
-        if let Some(posix) = self.state.lock().posix.get_mut(&id) {
-            posix.overrun = overrun;
-        }
+    /// Notes that the signal of a POSIX timer was taken, which stood for `overrun` further expirations; says how many they
+    /// are with those that nobody has noticed yet.
+    pub(crate) fn delivered(&self, id: i32, overrun: i32) -> i32 {
+        let mut state = self.state.lock();
+        let Some(posix) = state.posix.get_mut(&id) else { return overrun };
+        let now = sync::monotonic_now_ns();
+        let late = posix.timer.counts == Counts::Wall
+            && posix.timer.interval_ns != 0
+            && posix.timer.due_ns.is_some_and(|due| due <= now);
+        let more = if late { posix.timer.advance(now).saturating_add(1) } else { 0 };
+        posix.overrun = overrun.saturating_add(i32::try_from(more).unwrap_or(i32::MAX));
+        posix.overrun
     }
 }
 

@@ -191,15 +191,12 @@ impl Outside {
         Self(ELSEWHERE.iter().map(|&folder| (folder, names(folder))).collect())
     }
 
-    /// Removes what has come since.
+    /// Removes what has come since: files and empty folders, for a full one may be a part of the system under a new name.
     pub(crate) fn restore(&self) {
         for (folder, before) in &self.0 {
             for name in names(folder).difference(before) {
                 let path = Path::new(folder).join(name);
-                if fs::remove_file(&path).is_err() {
-                    clear(&path);
-                    let _ = fs::remove_dir(&path);
-                }
+                let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
             }
         }
     }
