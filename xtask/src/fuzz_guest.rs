@@ -86,8 +86,8 @@ impl Use {
     /// What is more than it was before any call, but for pools and caches, which have bounds.
     fn growth_since(&self, start: &Self) -> Option<String> {
         let grown = self.anonymous_kib > start.anonymous_kib + (8 << 10)
-            || self.descriptors > start.descriptors + 16
-            || self.threads > start.threads + 8
+            || self.descriptors > start.descriptors + 32
+            || self.threads > start.threads + 24
             || self.processes > start.processes + 8
             || self.free_kib + (24 << 10) < start.free_kib;
         grown.then(|| format!("at first {start:?}, now {self:?}"))
@@ -96,7 +96,7 @@ impl Use {
     /// What is more than it was when pools and caches had been filled.
     fn leak_since(&self, warm: &Self) -> Option<String> {
         let leaked = self.anonymous_kib > warm.anonymous_kib + (4 << 10)
-            || self.descriptors > warm.descriptors + 8
+            || self.descriptors > warm.descriptors + 16
             || self.free_kib + (8 << 10) < warm.free_kib;
         leaked.then(|| format!("after a tenth of the calls {warm:?}, now {self:?}"))
     }
