@@ -14,8 +14,12 @@ use super::{calls, programs};
 /// How long a sandbox gets to put away what its last program left, and how long it must then sleep.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// How much more memory may be in use, in kB: how full caches are depends on the order of things.
-const SLACK_KB: u64 = 1024;
+/// How much more memory may be in use, in kB: guests' memory comes in chunks of 2 MiB, and how many of them are partly in use
+/// when everybody sleeps depends on the order of things (17.8 to 28.3 MB in soaks without growth).
+const SLACK_KB: u64 = 8192;
+
+/// Spare stubs have one thread or two, each with a descriptor: how many more of both there may be, of six.
+const SLACK_POOL: usize = 6;
 
 /// Works for `duration` inside `casemate`.
 pub(super) fn run(casemate: &Path, duration: Duration) -> Result<()> {
@@ -70,8 +74,8 @@ fn idle(session: &Session) -> Result<Holdings> {
 fn grew(before: &Holdings, after: &Holdings) -> Vec<&'static str> {
     let pairs = [
         ("processes", after.processes > before.processes),
-        ("threads", after.threads > before.threads),
-        ("descriptors", after.descriptors > before.descriptors),
+        ("threads", after.threads > before.threads + SLACK_POOL),
+        ("descriptors", after.descriptors > before.descriptors + SLACK_POOL),
         ("memory", after.file_kb > before.file_kb + SLACK_KB),
     ];
     pairs.into_iter().filter(|(_, more)| *more).map(|(name, _)| name).collect()
@@ -85,9 +89,9 @@ mod tests {
     fn more_of_anything_but_a_little_memory_is_growth() {
         let before = Holdings { processes: 3, threads: 9, descriptors: 40, file_kb: 5000, runnable: 0 };
         assert!(grew(&before, &Holdings { file_kb: 5000 + SLACK_KB, ..before.clone() }).is_empty());
-        assert_eq!(grew(&before, &Holdings { file_kb: 9000, ..before.clone() }), ["memory"]);
+        assert_eq!(grew(&before, &Holdings { file_kb: 19_000, ..before.clone() }), ["memory"]);
         assert_eq!(
-            grew(&before, &Holdings { processes: 4, descriptors: 41, ..before.clone() }),
+            grew(&before, &Holdings { processes: 4, descriptors: 47, ..before.clone() }),
             ["processes", "descriptors"]
         );
     }
