@@ -83,9 +83,10 @@ struct Use {
 }
 
 impl Use {
-    /// What is more than it was before any call, but for pools and caches, which have bounds.
-    fn growth_since(&self, start: &Self) -> Option<String> {
-        let grown = self.anonymous_kib > start.anonymous_kib + (8 << 10)
+    /// What is more than it was before any call, but for pools and caches, which have bounds. A byte per call is for files
+    /// and attributes that calls leave outside their tree, and for a heap that comes to have holes.
+    fn growth_since(&self, start: &Self, calls: u64) -> Option<String> {
+        let grown = self.anonymous_kib > start.anonymous_kib + (8 << 10) + (calls >> 10)
             || self.descriptors > start.descriptors + 32
             || self.threads > start.threads + 24
             || self.processes > start.processes + 8
@@ -94,8 +95,8 @@ impl Use {
     }
 
     /// What is more than it was when pools and caches had been filled.
-    fn leak_since(&self, warm: &Self) -> Option<String> {
-        let leaked = self.anonymous_kib > warm.anonymous_kib + (4 << 10)
+    fn leak_since(&self, warm: &Self, calls: u64) -> Option<String> {
+        let leaked = self.anonymous_kib > warm.anonymous_kib + (3 << 10) + (calls >> 10)
             || self.descriptors > warm.descriptors + 16
             || self.free_kib + (8 << 10) < warm.free_kib;
         leaked.then(|| format!("after a tenth of the calls {warm:?}, now {self:?}"))
@@ -309,8 +310,8 @@ impl Sandbox {
                 ("rest", [total, free_kib]) => {
                     let now = measure(self.child.id(), *free_kib);
                     let base = *first.get_or_insert(now);
-                    let leak = warm.as_ref().and_then(|warm| now.leak_since(warm));
-                    let growth = now.growth_since(&base).or(leak);
+                    let leak = warm.as_ref().and_then(|warm| now.leak_since(warm, *total));
+                    let growth = now.growth_since(&base, *total).or(leak);
                     let again = growth.is_some() && patience > 0;
                     if let (Some(growth), false) = (&growth, again) {
                         let _ = self.child.kill();
