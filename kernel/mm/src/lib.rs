@@ -56,7 +56,7 @@ pub use remap::{RemapOptions, RemapRequest};
 pub use sites::CallSite;
 pub use snapshot::{MemoryStat, VmaInfo};
 pub use sync_range::SyncOptions;
-pub use text::TextCache;
+pub use text::{Learner, SharedText, TextCache};
 pub use types::{
     Bounds, Direction, Fault, FileSource, FutexKey, Grow, Layout, Limits, MapOptions, MapRequest, MappedFile,
     Placement, Sharing, Source, Text,

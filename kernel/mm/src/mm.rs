@@ -12,7 +12,7 @@ use usermem::platform::{Access, AddressSpace};
 
 use crate::pool::Pool;
 use crate::state::{InFlight, State, Unmapped};
-use crate::text::TextCache;
+use crate::text::SharedText;
 use crate::types::{Bounds, Direction, Fault, FutexKey, Layout, Limits, MappedFile, Sharing};
 use crate::views::Views;
 use crate::vma::Force;
@@ -36,7 +36,7 @@ pub struct NewMm {
     /// The process's limits.
     pub limits: Limits,
     /// Patched text of the sandbox, if calls are patched.
-    pub text: Option<Arc<TextCache>>,
+    pub text: Option<SharedText>,
 }
 
 /// One guest address space, shared by the tasks that share memory.

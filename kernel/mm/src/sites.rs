@@ -6,6 +6,7 @@
 //! …), or grows something over it, makes it go, and the patched text with it. It lies where the jumps to it have a top byte
 //! that traps ([`arch::x86_64::patch::traps`]): some 70 MB to 1.8 GB away from the text.
 
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use usermem::{Addr, AddrRange, PAGE_SIZE, host};
 use crate::mm::Mm;
 use crate::pma::Pma;
 use crate::state::{Batch, Entries, State};
-use crate::text::{Image, Key, SLOTS_LEN, TEXT_RUN, TextCache, Trapped};
+use crate::text::{Image, Key, Learner, SLOTS_LEN, SharedText, TEXT_RUN, Trapped};
 use crate::types::Sharing;
 use crate::vma::{Vma, VmaFlags};
 
@@ -46,6 +47,9 @@ const TOP_BYTES_ABOVE: (i8, i64) = (6, 2);
 /// Places that slots may have for one top byte, so that libraries next to each other have slots next to each other.
 const PLACES: u64 = 64;
 
+/// Most files of which an address space has patched text; others stay as they are. They are looked through at each trap.
+const MAX_AREAS: usize = 256;
+
 /// What came of a trap at a call site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CallSite {
@@ -66,9 +70,10 @@ pub(crate) struct Area {
 }
 
 impl Mm {
-    /// A system call has trapped; `next` is the address behind the instruction. Its site is patched when that pays.
-    pub fn note_call(&self, next: Addr, nr: u64) -> CallSite {
-        self.lock().note_call(next, nr)
+    /// A system call of `learner` has trapped; `next` is the address behind the instruction. Its site is patched when that
+    /// pays.
+    pub fn note_call(&self, next: Addr, nr: u64, learner: Learner) -> CallSite {
+        self.lock().note_call(next, nr, learner)
     }
 
     /// Makes room for the slots of the text that is mapped now: a program and its interpreter, once they are complete.
@@ -135,7 +140,10 @@ impl State {
         }
     }
 
-    fn note_call(&mut self, next: Addr, nr: u64) -> CallSite {
+    fn note_call(&mut self, next: Addr, nr: u64, learner: Learner) -> CallSite {
+        if self.text.as_ref().is_none_or(|text| text.learner != learner) {
+            return CallSite::Settled;
+        }
         let site = Addr(next.0.wrapping_sub(2));
         let Some((range, vma)) = self.vmas.get(site) else { return CallSite::Settled };
         if !vma.is_patchable() || self.pmas.get(site).is_some_and(|(_, pma)| !pma.text) {
@@ -178,17 +186,18 @@ impl State {
 
     /// Places the slots of the text at `text`, and takes over what is patched of it.
     fn place_area(&mut self, text: AddrRange) {
-        let Some(cache) = self.text.clone() else { return };
+        let Some(SharedText { cache, learner, secure }) = self.text.clone() else { return };
         let Some((range, vma)) = self.vmas.get(text.start).map(|(range, vma)| (range, vma.clone())) else { return };
         let Some(file) = &vma.file else { return };
         let Some(source) = Self::text_source(range, &vma) else { return };
         let origin = range.start.0.wrapping_sub(file.offset);
         let area = match self.area_of(range, &vma) {
             Some(area) => area.clone(),
+            None if self.areas.len() >= MAX_AREAS => return,
             None => {
                 let Ok(identity) = host::identity(source.as_fd()) else { return };
                 let Some(slots) = self.room_for_slots(range, identity) else { return };
-                let key = Key { file: identity, distance: slots.start.0.wrapping_sub(origin) };
+                let key = Key { file: identity, distance: slots.start.0.wrapping_sub(origin), learner, secure };
                 let area = Area { slots, origin, object: file.object.id(), image: cache.image(key) };
                 self.add_vma(slots, hidden());
                 self.areas.push(area.clone());
@@ -342,7 +351,7 @@ impl State {
 
     /// Executable mappings of files have gone: slots without text go too.
     pub(crate) fn text_unmapped(&mut self) {
-        let alive: Vec<(u64, u64)> = self
+        let alive: HashSet<(u64, u64)> = self
             .vmas
             .iter()
             .filter(|(_, vma)| vma.prot.contains(Prot::EXEC))
@@ -399,7 +408,7 @@ fn hidden() -> Vma {
 }
 
 /// What a new address space gets.
-pub(crate) type Text = Option<Arc<TextCache>>;
+pub(crate) type Text = Option<SharedText>;
 
 const _: () = assert!(TEXT_RUN.is_multiple_of(PAGE_SIZE) && SLOTS_LEN.is_multiple_of(PAGE_SIZE));
 

@@ -6,7 +6,8 @@
 //! address space:  | text | rodata | data | bss |     ...     | slots |        slots: a hidden mapping far from the file's own
 //! memory file:      └ some runs: copies with jumps              └ one area per file
 //! ```
-//! - A site is known only because it was executed; after [`THRESHOLD`] traps it is patched.
+//! - A site is known only because it was executed; after [`THRESHOLD`] traps it is patched. A hostile program may execute the
+//!   middle of an instruction, so processes learn only from those with the same credentials ([`Learner`]).
 //! - The slots lie at the same distance from the text in every process, so that the copies are the same everywhere: that
 //!   distance is part of the key. Where there is no room for them, or the guest touches them, text stays as it is.
 //! - Copies are never changed once mapped: one more site makes a new copy of its run. No code is modified under a thread.
@@ -56,11 +57,35 @@ const WINDOWS: usize = (SLOTS_LEN / WINDOW as u64) as usize;
 /// Where the entry's address lies in the slots.
 const ENTRY: u32 = 0;
 
-/// Which text: a file in a state, and the distance from its first byte to its slots.
+/// Credentials with which a program teaches others what is a call site, and learns from them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Learner {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Permitted capabilities.
+    pub capabilities: u64,
+}
+
+/// What patched text an address space shares, and with whom.
+#[derive(Clone, Debug)]
+pub struct SharedText {
+    /// The sandbox's.
+    pub cache: Arc<TextCache>,
+    /// Who it was when the program started: it teaches only as long as it still is.
+    pub learner: Learner,
+    /// The program has more rights than who started it (AT_SECURE), whose other programs do not teach it.
+    pub secure: bool,
+}
+
+/// Which text: a file in a state, the distance from its first byte to its slots, and whose.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Key {
     pub(crate) file: FileIdentity,
     pub(crate) distance: u64,
+    pub(crate) learner: Learner,
+    pub(crate) secure: bool,
 }
 
 /// The patched text of a sandbox.

@@ -108,6 +108,11 @@ pub(crate) struct Executor<'a> {
     pub(crate) persona: u32,
 }
 
+/// As whom a program with these credentials learns where call sites are.
+pub(super) fn learner(creds: &Creds) -> mm::Learner {
+    mm::Learner { uid: creds.euid.0, gid: creds.egid.0, capabilities: creds.permitted.bits() }
+}
+
 impl Executor<'_> {
     /// Finds what to run and checks that it may be (execve(2), "ERRORS").
     fn open(&self, path: &Path) -> Result<Program, Errno> {
@@ -165,7 +170,8 @@ impl Executor<'_> {
             rseq: loader::Rseq::Absent,
         };
         let plan = program.plan(&request, &mut open)?;
-        let mm = self.build(&plan, limits.user)?;
+        let text = self.kernel.text().map(|cache| mm::SharedText { cache, learner: learner(&creds), secure });
+        let mm = self.build(&plan, limits.user, text)?;
         let ctx = mm.space().new_context(None).map_err(|e| out_of_room(&e))?;
         Ok(PreparedExec {
             regs: initial_regs(&plan),
@@ -209,14 +215,14 @@ impl Executor<'_> {
     }
 
     /// A new address space filled as planned.
-    fn build(&self, plan: &LoadPlan<Program>, user: AddrRange) -> Result<Arc<Mm>, Errno> {
+    fn build(&self, plan: &LoadPlan<Program>, user: AddrRange, text: Option<mm::SharedText>) -> Result<Arc<Mm>, Errno> {
         let space = self.kernel.platform().new_address_space().map_err(|e| out_of_room(&e))?;
         let mm = Mm::new(NewMm {
             space,
             memory: Arc::clone(self.kernel.memory()),
             layout: mm::Layout { user, mmap_base: plan.layout.mmap_base },
             limits: mm_limits(&self.limits),
-            text: self.kernel.text(),
+            text,
         });
         let files = plan.files.iter().map(|program| {
             let object = program.file.mappable()?;

@@ -206,7 +206,11 @@ impl Task {
     fn note_call(&mut self) {
         let (next, nr) = (self.user.regs.rip, self.user.regs.orig_rax);
         let Some(settled) = self.settled_sites.get_mut((next >> 1) as usize % SETTLED_SITES) else { return };
-        if *settled != next && self.mm.note_call(Addr(next), nr) == CallSite::Settled {
+        if *settled == next {
+            return;
+        }
+        let learner = super::exec::learner(&self.creds);
+        if self.mm.note_call(Addr(next), nr, learner) == CallSite::Settled {
             *settled = next;
         }
     }

@@ -10,7 +10,7 @@ use usermem::{Addr, PAGE_SIZE, host};
 use vm_memory::VolatileSlice;
 
 use super::fake::{FakeSpace, Guest, HostFile, file_request, layout, memory, space};
-use crate::{CallSite, Grow, Limits, MapRequest, Mm, NewMm, Placement, Sharing, TextCache};
+use crate::{CallSite, Grow, Learner, Limits, MapRequest, Mm, NewMm, Placement, SharedText, Sharing, TextCache};
 
 const ENTRY: u64 = 0x7ff1_2345_6000;
 /// Pages of the library: headers, text, data.
@@ -37,6 +37,8 @@ fn library() -> Arc<HostFile> {
     file
 }
 
+const ROOT: Learner = Learner { uid: 0, gid: 0, capabilities: u64::MAX };
+
 struct Sandbox {
     memory: Arc<usermem::memfile::MemoryFile>,
     cache: Arc<TextCache>,
@@ -51,13 +53,17 @@ impl Sandbox {
 
     /// A process that has loaded the library as ld.so does: all of it, then its text over it, then data.
     fn process(&self) -> (Guest, u64) {
+        self.process_of(ROOT, false)
+    }
+
+    fn process_of(&self, learner: Learner, secure: bool) -> (Guest, u64) {
         let space: Arc<FakeSpace> = space(&self.memory);
         let mm = Mm::new(NewMm {
             space: Arc::clone(&space) as Arc<dyn AddressSpace>,
             memory: Arc::clone(&self.memory),
             layout: layout(),
             limits: Limits::default(),
-            text: Some(Arc::clone(&self.cache)),
+            text: Some(SharedText { cache: Arc::clone(&self.cache), learner, secure }),
         });
         let guest = Guest { mm, space };
         let object = || Arc::clone(&self.file) as Arc<dyn Mappable>;
@@ -77,7 +83,7 @@ impl Sandbox {
         let (guest, base) = self.process();
         guest.load(base + SITE).unwrap();
         for _ in 0..8 {
-            assert_eq!(guest.mm.note_call(Addr(base + SITE + 2), NR), CallSite::Open);
+            assert_eq!(guest.mm.note_call(Addr(base + SITE + 2), NR, ROOT), CallSite::Open);
         }
         (guest, base)
     }
@@ -128,7 +134,7 @@ fn each_displaced_instruction_has_its_copy() {
     let (guest, base) = sandbox.process();
     guest.load(base + PAIR_SITE).unwrap();
     for _ in 0..8 {
-        assert_eq!(guest.mm.note_call(Addr(base + PAIR_SITE + 2), NR), CallSite::Open);
+        assert_eq!(guest.mm.note_call(Addr(base + PAIR_SITE + 2), NR, ROOT), CallSite::Open);
     }
     let code = guest.load(base + PAIR_SITE).unwrap().to_le_bytes();
     assert_eq!((code[0], &code[5..]), (0xe9, &PAIR_CODE[5..]));
@@ -146,9 +152,9 @@ fn each_displaced_instruction_has_its_copy() {
     assert_eq!(guest.mm.displaced_ip(Addr(base + PAIR_SITE + 6)), None, "not displaced");
     // A jump in the middle of a jump would be neither.
     for _ in 0..8 {
-        guest.mm.note_call(Addr(base + PAIR_SITE + 3 + 2), NR);
+        guest.mm.note_call(Addr(base + PAIR_SITE + 3 + 2), NR, ROOT);
     }
-    assert_eq!(guest.mm.note_call(Addr(base + PAIR_SITE + 3 + 2), NR), CallSite::Settled);
+    assert_eq!(guest.mm.note_call(Addr(base + PAIR_SITE + 3 + 2), NR, ROOT), CallSite::Settled);
 }
 
 #[test]
@@ -178,7 +184,7 @@ fn later_processes_start_patched_and_old_ones_follow() {
     let (third, third_base) = sandbox.process();
     assert_eq!(slot_of(&third, third_base + SITE).unwrap() - third_base, slot_of(&guest, base + SITE).unwrap() - base);
     assert_eq!(slot_of(&other, other_base + SITE), None);
-    assert_eq!(other.mm.note_call(Addr(other_base + SITE + 2), NR), CallSite::Open);
+    assert_eq!(other.mm.note_call(Addr(other_base + SITE + 2), NR, ROOT), CallSite::Open);
     assert!(slot_of(&other, other_base + SITE).is_some());
     // A child has what its parent has.
     let child = guest.fork();
@@ -189,18 +195,39 @@ fn later_processes_start_patched_and_old_ones_follow() {
 }
 
 #[test]
+fn who_has_other_rights_teaches_nothing() {
+    let sandbox = Sandbox::new();
+    let user = Learner { uid: 1000, gid: 1000, capabilities: 0 };
+    let learn = |guest: &Guest, base: u64, learner: Learner| {
+        let answers: Vec<_> = (0..8).map(|_| guest.mm.note_call(Addr(base + SITE + 2), NR, learner)).collect();
+        (answers[7], slot_of(guest, base + SITE).is_some())
+    };
+    let (hostile, hostile_base) = sandbox.process_of(user, false);
+    assert_eq!(learn(&hostile, hostile_base, user), (CallSite::Open, true));
+    for (learner, secure) in [(ROOT, false), (user, true), (Learner { gid: 0, ..user }, false)] {
+        let (guest, base) = sandbox.process_of(learner, secure);
+        assert_eq!(slot_of(&guest, base + SITE), None, "{learner:?} {secure}");
+        // Nor does a program that has become somebody else.
+        assert_eq!(learn(&guest, base, Learner { uid: 7, ..learner }), (CallSite::Settled, false));
+        assert_eq!(learn(&guest, base, learner), (CallSite::Open, true));
+    }
+    let (same, same_base) = sandbox.process_of(user, false);
+    assert!(slot_of(&same, same_base + SITE).is_some());
+}
+
+#[test]
 fn sites_that_cannot_be_patched_are_settled() {
     let sandbox = Sandbox::new();
     let (guest, base) = sandbox.process();
     for _ in 0..7 {
-        assert_eq!(guest.mm.note_call(Addr(base + CALL_SITE + 2), NR), CallSite::Open);
+        assert_eq!(guest.mm.note_call(Addr(base + CALL_SITE + 2), NR, ROOT), CallSite::Open);
     }
-    assert_eq!(guest.mm.note_call(Addr(base + CALL_SITE + 2), NR), CallSite::Settled);
-    assert_eq!(guest.mm.note_call(Addr(base + SITE + 2), 15), CallSite::Settled, "rt_sigreturn never returns");
-    assert_eq!(guest.mm.note_call(Addr(0x4444), NR), CallSite::Settled, "nothing mapped");
-    assert_eq!(guest.mm.note_call(Addr(0), NR), CallSite::Settled);
+    assert_eq!(guest.mm.note_call(Addr(base + CALL_SITE + 2), NR, ROOT), CallSite::Settled);
+    assert_eq!(guest.mm.note_call(Addr(base + SITE + 2), 15, ROOT), CallSite::Settled, "rt_sigreturn never returns");
+    assert_eq!(guest.mm.note_call(Addr(0x4444), NR, ROOT), CallSite::Settled, "nothing mapped");
+    assert_eq!(guest.mm.note_call(Addr(0), NR, ROOT), CallSite::Settled);
     let heap = guest.map_anonymous(0x5555_0000, 1, Prot::all()).unwrap();
-    assert_eq!(guest.mm.note_call(Addr(heap.0 + 2), NR), CallSite::Settled, "made at run time");
+    assert_eq!(guest.mm.note_call(Addr(heap.0 + 2), NR, ROOT), CallSite::Settled, "made at run time");
 }
 
 #[test]
@@ -227,7 +254,7 @@ fn writable_text_is_the_files_own() {
     assert_eq!(slot_of(&guest, base + SITE), None);
     guest.mm.protect(text.0, text.1, Prot::READ | Prot::EXEC, Grow::No).unwrap();
     assert_eq!(slot_of(&guest, base + SITE), None);
-    assert_eq!(guest.mm.note_call(Addr(base + SITE + 2), NR), CallSite::Settled, "the guest's own copy");
+    assert_eq!(guest.mm.note_call(Addr(base + SITE + 2), NR, ROOT), CallSite::Settled, "the guest's own copy");
     assert_eq!(guest.load(base + SITE + 8), Ok(1));
 }
 
