@@ -89,9 +89,9 @@ fn change_limit(task: &Task, group: &ThreadGroup, resource: Resource, new: AbiRl
     let privilege = if task.creds().has(Caps::SYS_RESOURCE) { Privilege::SysResource } else { Privilege::None };
     let limit = Rlimit { soft: new.rlim_cur, hard: new.rlim_max };
     let old = group.with_limits(|limits| limits.set(resource, limit, privilege))?;
-    if group.pid() == task.pid() {
+    if let Some(mm) = group.threads().iter().find_map(|thread| thread.mm()) {
         let soft = |resource| group.limit(resource).soft;
-        task.mm().set_limits(Limits {
+        mm.set_limits(Limits {
             address_space: soft(Resource::As),
             data: soft(Resource::Data),
             stack: soft(Resource::Stack),

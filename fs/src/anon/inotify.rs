@@ -20,11 +20,16 @@ use crate::{Context, lockclass};
 pub const MAX_EVENTS: usize = 16_384;
 /// Instances at most (`/proc/sys/fs/inotify/max_user_instances`).
 pub const MAX_INSTANCES: usize = 128;
+/// Events that wait at most in all instances: a hundred full queues of long names were half a gigabyte of ours.
+const ALL_EVENTS: usize = 8 * MAX_EVENTS;
 /// Bytes of an event without a name.
 const HEADER: usize = size_of::<InotifyEvent>();
 
 /// Instances there are. Relaxed: it guards nothing.
 static INSTANCES: AtomicUsize = AtomicUsize::new(0);
+
+/// Events that wait. Relaxed: it guards nothing.
+static EVENTS_WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// Everything that can be asked for.
 const EVENTS: InotifyMask = InotifyMask::from_bits_retain(0xfff);
@@ -66,17 +71,36 @@ impl State {
         if self.events.back() == Some(&event) {
             return;
         }
-        let event = if self.events.len() < MAX_EVENTS {
+        let more = |all: usize| (all < ALL_EVENTS).then_some(all + 1);
+        let fits = self.events.len() < MAX_EVENTS
+            && EVENTS_WAITING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
+        let event = if fits {
             event
         } else {
             let overflow = Event { wd: -1, mask: InotifyMask::IN_Q_OVERFLOW, cookie: 0, name: None };
             if self.events.back() == Some(&overflow) {
                 return;
             }
+            // Counted too, past the bound: there is one of them at a time for each instance.
+            EVENTS_WAITING.fetch_add(1, Ordering::Relaxed);
             overflow
         };
         self.bytes += event.len();
         self.events.push_back(event);
+    }
+
+    /// Takes the first event, if it is not longer than `room`.
+    fn pop(&mut self, room: usize) -> Option<Event> {
+        let event = self.events.pop_front_if(|event| event.len() <= room)?;
+        self.bytes -= event.len();
+        EVENTS_WAITING.fetch_sub(1, Ordering::Relaxed);
+        Some(event)
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        EVENTS_WAITING.fetch_sub(self.events.len(), Ordering::Relaxed);
     }
 }
 
@@ -183,17 +207,15 @@ impl FileOps for Inotify {
     fn read(&self, _ctx: &Context<'_>, _file: &File, dst: &mut dyn IoDst, _offset: u64) -> Result<usize, Errno> {
         let mut done = 0;
         loop {
-            let event = {
+            let (event, is_empty) = {
                 let mut state = self.state.lock();
-                match state.events.front().map(Event::len) {
-                    None if done == 0 => return Err(Errno::EAGAIN),
-                    Some(len) if len > dst.remaining() && done == 0 => return Err(Errno::EINVAL),
-                    Some(len) if len <= dst.remaining() => state.bytes -= len,
-                    _ => return Ok(done),
-                }
-                state.events.pop_front()
+                (state.pop(dst.remaining()), state.events.is_empty())
             };
-            let Some(event) = event else { return Ok(done) };
+            let event = match event {
+                Some(event) => event,
+                None if done > 0 => return Ok(done),
+                None => return Err(if is_empty { Errno::EAGAIN } else { Errno::EINVAL }),
+            };
             let header = InotifyEvent {
                 wd: event.wd,
                 mask: event.mask.bits(),
@@ -262,4 +284,34 @@ pub fn check_mask(mask: u32) -> Result<InotifyMask, Errno> {
         return Err(Errno::EINVAL);
     }
     Ok(mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ALL_EVENTS, Event, InotifyMask, MAX_EVENTS, State};
+
+    fn event(number: usize) -> Event {
+        Event { wd: i32::try_from(number).unwrap(), mask: InotifyMask::IN_OPEN, cookie: 0, name: None }
+    }
+
+    #[test]
+    fn events_are_bounded_for_each_and_for_all() {
+        let mut instances: Vec<State> = (0..10).map(|_| State::default()).collect();
+        for state in &mut instances {
+            for number in 0..=MAX_EVENTS {
+                state.push(event(number));
+            }
+            assert_eq!(state.events.back().unwrap().mask, InotifyMask::IN_Q_OVERFLOW);
+        }
+        assert_eq!(instances[0].events.len(), MAX_EVENTS + 1);
+        assert!(instances.iter().map(|state| state.events.len()).sum::<usize>() <= ALL_EVENTS + instances.len());
+        let mut first = instances.swap_remove(0);
+        assert!(first.pop(15).is_none());
+        assert_eq!(first.pop(16).map(|event| event.wd), Some(0));
+        drop(instances);
+        let mut next = State::default();
+        next.push(event(7));
+        assert_eq!(next.pop(64).map(|event| event.wd), Some(7));
+        assert_eq!((next.bytes, first.bytes), (0, MAX_EVENTS * 16));
+    }
 }

@@ -1,6 +1,6 @@
 //! What the system says of itself and of a process: uname, ids, limits, /proc, prctl.
 
-use casemate_guest_tests::{in_child, inside, sys};
+use casemate_guest_tests::{child, in_child, inside, pipe, steps, sys, wait_status};
 
 #[test]
 fn uname_is_linux() {
@@ -55,6 +55,26 @@ fn limits_are_read_and_lowered() {
         }
         i32::from(last != Err(libc::EMFILE))
     });
+}
+
+#[test]
+fn limits_of_another_process_hold_for_it() {
+    let (read, write) = pipe(libc::O_CLOEXEC);
+    let other = child(|| {
+        let mut byte = 0_u8;
+        if sys!(read, read, &raw mut byte, 1) != Ok(1) {
+            return 1;
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        steps(&[sys!(mmap, 0, 1 << 20, libc::PROT_READ, flags, -1_i64, 0) == Err(libc::ENOMEM)])
+    });
+    let none = [0_u64, 0];
+    assert_eq!(sys!(prlimit64, other, libc::RLIMIT_AS, none.as_ptr(), 0), Ok(0));
+    assert_eq!(sys!(write, write, b"x".as_ptr(), 1), Ok(1));
+    assert_eq!(wait_status(other), 0);
+    for end in [read, write] {
+        assert_eq!(sys!(close, end), Ok(0));
+    }
 }
 
 #[test]
