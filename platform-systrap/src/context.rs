@@ -113,6 +113,7 @@ impl Interrupt for Kick {
         if kick::interrupt(&self.state) {
             self.kicked_at.store(self.now(), Ordering::Relaxed);
             host::signal_thread(self.process.pid, self.tid, KICK_SIGNAL);
+            self.seat.hurry();
             self.machine.watchdog.arm();
         }
     }

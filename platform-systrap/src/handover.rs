@@ -186,6 +186,11 @@ impl Handover {
         if next.at == handed { Ok(()) } else { Err(Lost::Nonsense) }
     }
 
+    /// What the thread will do next is for us, not for the guest.
+    pub(crate) fn on_errand(&mut self) {
+        self.pace.on_errand();
+    }
+
     /// Lets the thread go, and waits until it hands over again; `idle` is called before that wait becomes a sleep.
     pub(crate) fn run(
         &mut self,
@@ -198,7 +203,12 @@ impl Handover {
         let cores = &machine.cores;
         let word = State(machine.slabs.atomic_u32(slab + at::STATE));
         let mut plan = self.pace.plan(seat, cores);
-        let wait = |plan: Plan| if plan == Plan::Sleep { Wait::Sleep } else { Wait::Spin };
+        if plan == Plan::Wait {
+            idle();
+            line::rest(&word);
+            plan = self.pace.wait(seat, cores);
+        }
+        let wait = |plan: Plan| if matches!(plan, Plan::Begin | Plan::Watch) { Wait::Spin } else { Wait::Sleep };
         if self.bell.is_silent() && line::answer(&word, wait(plan)) {
             self.pace.answered();
         } else {

@@ -17,6 +17,7 @@
 //! | `context`, `space` | the platform traits |
 //! | `line` | the word that says who has a thread and who sleeps |
 //! | `pace` | when to watch that word instead of sleeping |
+//! | `turns` | whose turn it is where more would watch than cores allow |
 //! | `kick` | whether an interrupt is outstanding |
 //! | `watchdog` | ends stubs that do not answer kicks |
 //! | `handover` | waiting for stub threads and letting them go |
@@ -49,6 +50,7 @@ mod space;
 mod spares;
 mod stub;
 mod thread;
+mod turns;
 mod watchdog;
 mod zygote;
 

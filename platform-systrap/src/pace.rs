@@ -9,15 +9,21 @@
 //!
 //! **Invariant.** Everything here is a hint. Wrong ones cost time, never an answer.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::turns::{Turn, Turns};
 
 /// Average time between an answer and the next request up to which watching may begin.
 const QUICK: Duration = Duration::from_micros(16);
 /// How long the kernel thread watches for a request: about what it costs to stop and to begin again.
 const PATIENCE: Duration = Duration::from_micros(60);
 /// How long it does so at first, until the stub thread has moved to another core and made a call.
-const FIRST_PATIENCE: Duration = Duration::from_micros(150);
+const FIRST_PATIENCE: Duration = Duration::from_micros(200);
+/// Calls of a context for which it is as patient: programs that begin ask the CPU what it is (a VM exit each time), relocate
+/// themselves, and go on with many calls.
+const BEGINNING: u64 = 100;
 /// How long a stub watches for an answer: longer than calls take that do not sleep. The kernel says when it does.
 const STUB_PATIENCE: Duration = Duration::from_micros(100);
 /// How long a task watches for the end of its sleep before that begins.
@@ -44,6 +50,11 @@ const MOST_FAILURES: u32 = 9;
 const MOST_SLEEPS: u32 = 4;
 /// Naps in vain double the sleeps before the next one, this many times at most.
 const MOST_VAIN_NAPS: u32 = 6;
+/// How long a task watches while others wait for its place.
+const TURN: Duration = Duration::from_millis(2);
+/// Calls without a sleep after which a task may be made to wait for its turn: those that hand work to each other would only
+/// wait for whom they keep waiting.
+const ALONE: u32 = 32;
 /// Longest time from one request to the next that counts: longer than other programs keep a thread waiting for its core.
 const LONGEST: Duration = Duration::from_millis(8);
 
@@ -68,6 +79,7 @@ pub(crate) struct Scale {
     gap: Ticks,
     longest: Ticks,
     penalty: Ticks,
+    turn: Ticks,
     /// Looks of a stub before it sleeps.
     pub(crate) stub_looks: u32,
 }
@@ -101,6 +113,7 @@ impl Scale {
             gap: of(GAP),
             longest: of(LONGEST),
             penalty: of(PENALTY),
+            turn: of(TURN),
             stub_looks: looks as u32,
         }
     }
@@ -112,13 +125,19 @@ pub(crate) struct Cores {
     cpus: u32,
     /// Tasks that run, in guest code or in the kernel, and those of them that watch, once more.
     busy: AtomicU32,
+    /// Tasks that watch.
+    watching: AtomicU32,
+    /// Tasks that run and would watch, or do.
+    quick: AtomicU32,
+    turns: Turns,
     pub(crate) scale: Scale,
 }
 
 impl Cores {
     /// `cpus` of them; with 1 nobody ever watches.
     pub(crate) fn new(cpus: u32) -> Self {
-        Self { cpus, busy: AtomicU32::new(0), scale: Scale::measure() }
+        let zero = || AtomicU32::new(0);
+        Self { cpus, busy: zero(), watching: zero(), quick: zero(), turns: Turns::new(), scale: Scale::measure() }
     }
 
     fn add(&self) {
@@ -129,11 +148,43 @@ impl Cores {
         self.busy.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Takes a free core to watch on.
-    fn take(&self) -> bool {
-        self.busy
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| (busy < self.cpus).then_some(busy + 1))
-            .is_ok()
+    /// How many tasks may watch: two cores for each, of those on which nobody computes. The others that would watch can be
+    /// made to wait, so that they do not count, nor do `more` that run.
+    fn places(&self, more: u32) -> u32 {
+        if self.cpus < 2 {
+            return 0;
+        }
+        let runs = self.busy.load(Ordering::Relaxed).saturating_sub(self.watching.load(Ordering::Relaxed));
+        let computes = runs.saturating_sub(self.quick.load(Ordering::Relaxed)).saturating_sub(more);
+        self.cpus.saturating_sub(computes) / 2
+    }
+
+    /// Average time of a call up to which watching may begin: tasks that share their cores wait for each other in each call.
+    fn quick_enough(&self) -> Ticks {
+        let sharing = self.busy.load(Ordering::Relaxed).div_ceil(self.cpus.max(1)).max(1);
+        self.scale.quick.saturating_mul(u64::from(sharing))
+    }
+
+    /// Takes a place to watch, for one of the quick or of `more`.
+    fn take(&self, more: u32) -> bool {
+        let taken = self.watching.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |watching| {
+            (watching < self.places(more)).then_some(watching + 1)
+        });
+        if taken.is_ok() {
+            self.add();
+        }
+        taken.is_ok()
+    }
+
+    /// Gives a place back.
+    fn give_back(&self) {
+        self.watching.fetch_sub(1, Ordering::SeqCst);
+        self.remove();
+    }
+
+    /// Those who wait get the places that are free.
+    fn offer(&self) {
+        self.turns.grant(|| self.take(0));
     }
 
     /// More threads than cores.
@@ -156,6 +207,11 @@ pub(crate) struct Seat {
     watching: AtomicBool,
     /// It has slept since the last answer.
     slept: AtomicBool,
+    /// It has slept, or napped, since the last answer: it works with others.
+    met: AtomicBool,
+    /// It counts as one that would watch, and may be made to wait.
+    quick: AtomicBool,
+    turn: Arc<Turn>,
 }
 
 impl Seat {
@@ -171,15 +227,52 @@ impl Seat {
     pub(crate) fn sleep(&self, cores: &Cores) {
         self.stop_watching(cores);
         self.slept.store(true, Ordering::Relaxed);
+        self.met.store(true, Ordering::Relaxed);
+        self.pause(cores);
+        cores.offer();
+    }
+
+    /// The task runs no more, for now.
+    fn pause(&self, cores: &Cores) {
+        self.be_quick(cores, false);
         if self.awake.load(Ordering::Relaxed) {
             self.awake.store(false, Ordering::Relaxed);
             cores.remove();
         }
     }
 
+    /// Whether it would watch.
+    fn be_quick(&self, cores: &Cores, quick: bool) {
+        if self.quick.load(Ordering::Relaxed) == quick {
+            return;
+        }
+        self.quick.store(quick, Ordering::Relaxed);
+        if quick {
+            cores.quick.fetch_add(1, Ordering::Relaxed);
+        } else {
+            cores.quick.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for a turn to watch; whether it has come.
+    fn wait_for_turn(&self, cores: &Cores) -> bool {
+        self.pause(cores);
+        let granted = cores.turns.wait(&self.turn, TURN, || cores.offer());
+        self.watching.store(granted, Ordering::Relaxed);
+        self.wake(cores);
+        self.be_quick(cores, true);
+        granted
+    }
+
+    /// An interrupt wants the task.
+    pub(crate) fn hurry(&self) {
+        self.turn.hurry();
+    }
+
     /// Watches for the end of a sleep that has not begun, if a core is free and the last sleeps were that short. Whether it
     /// has come.
     pub(crate) fn nap(&self, cores: &Cores, mut woken: impl FnMut() -> bool) -> bool {
+        self.met.store(true, Ordering::Relaxed);
         let skip = self.skip.load(Ordering::Relaxed);
         if skip > 0 {
             self.skip.store(skip - 1, Ordering::Relaxed);
@@ -203,7 +296,7 @@ impl Seat {
     }
 
     fn watch(&self, cores: &Cores) -> bool {
-        let taken = cores.take();
+        let taken = cores.take(u32::from(!self.quick.load(Ordering::Relaxed)));
         self.watching.store(taken, Ordering::Relaxed);
         taken
     }
@@ -211,7 +304,7 @@ impl Seat {
     fn stop_watching(&self, cores: &Cores) {
         if self.watching.load(Ordering::Relaxed) {
             self.watching.store(false, Ordering::Relaxed);
-            cores.remove();
+            cores.give_back();
         }
     }
 }
@@ -225,6 +318,8 @@ pub(crate) enum Plan {
     Begin,
     /// It goes on watching.
     Watch,
+    /// It would watch, and others do: its turn will come ([`Pace::wait`]).
+    Wait,
 }
 
 /// Why watching ended without a request.
@@ -236,6 +331,8 @@ pub(crate) enum Ended {
     Gap,
     /// The core is wanted by another task of ours.
     Crowded,
+    /// Others have waited for long enough.
+    Turn,
     /// The stub lost patience: we took too long to answer.
     Late,
 }
@@ -250,6 +347,7 @@ pub(crate) struct Tally {
     gaps: u32,
     crowded: u32,
     late: u32,
+    turns: u32,
     failures: u32,
 }
 
@@ -263,14 +361,20 @@ pub(crate) struct Pace {
     asleep: Ticks,
     /// Calls since the last sleep or the end of watching.
     streak: u32,
+    /// Calls since it last slept, or watched for the end of a sleep.
+    alone: u32,
     /// Calls since watching began.
     watched: u32,
     /// Time of all calls of the current stretch of watching; until it is judged.
     stretch: Option<Ticks>,
     /// The stub is on its way to another core.
     moving: bool,
+    /// See [`Pace::on_errand`].
+    errand: bool,
     /// Calls since the stub last lost patience.
     since_late: u32,
+    /// When watching began.
+    begun: Ticks,
     /// Since when more threads run than there are cores.
     crowded: Option<Ticks>,
     failures: u32,
@@ -288,10 +392,13 @@ impl Pace {
             mean: cores.scale.quick / 2,
             asleep: cores.scale.asleep,
             streak: 0,
+            alone: 0,
             watched: 0,
             stretch: None,
             moving: false,
+            errand: false,
             since_late: 0,
+            begun: 0,
             crowded: None,
             failures: 0,
             earliest: 0,
@@ -299,6 +406,11 @@ impl Pace {
             answered: 0,
             tally: Tally::default(),
         }
+    }
+
+    /// The next answer is no answer to the guest: we want something of the stub, and will not wait for a turn first.
+    pub(crate) fn on_errand(&mut self) {
+        self.errand = true;
     }
 
     /// Decides at an answer.
@@ -311,19 +423,46 @@ impl Pace {
             }
             (self.streak, self.watched) = (if worth { TRUST } else { 0 }, 0);
         }
+        let may_wait = !std::mem::take(&mut self.errand);
+        self.alone = if seat.met.swap(false, Ordering::Relaxed) { 0 } else { self.alone.saturating_add(1) };
         if seat.is_watching() {
+            if may_wait && cores.turns.are_wanted() && self.requested.saturating_sub(self.begun) > cores.scale.turn {
+                self.stop(seat, cores, Ended::Turn, self.requested);
+                return Plan::Wait;
+            }
             if !self.is_crowded(cores) {
                 return Plan::Watch;
             }
             self.stop(seat, cores, Ended::Crowded, self.requested);
         }
-        let proven = self.streak >= STREAK && self.mean < cores.scale.quick && self.requested >= self.earliest;
-        if cores.cpus > 1 && proven && seat.watch(cores) {
-            (self.watched, self.since_late) = (0, 0);
-            self.stretch = Some(0);
-            self.moving = true;
-            self.tally.begun += 1;
-            return Plan::Begin;
+        let quick = self.mean < cores.quick_enough();
+        seat.be_quick(cores, quick && self.alone >= ALONE);
+        if !quick || self.streak < STREAK || self.requested < self.earliest {
+            return Plan::Sleep;
+        }
+        if seat.watch(cores) {
+            return self.begin(seat, cores);
+        }
+        let wait = may_wait && seat.quick.load(Ordering::Relaxed) && cores.places(0) > 0;
+        if wait { Plan::Wait } else { Plan::Sleep }
+    }
+
+    fn begin(&mut self, seat: &Seat, cores: &Cores) -> Plan {
+        seat.be_quick(cores, true);
+        (self.watched, self.since_late) = (0, 0);
+        self.stretch = Some(0);
+        self.begun = self.requested;
+        self.moving = true;
+        self.tally.begun += 1;
+        Plan::Begin
+    }
+
+    /// Waits for a turn, and decides again.
+    pub(crate) fn wait(&mut self, seat: &Seat, cores: &Cores) -> Plan {
+        self.streak = 0;
+        if seat.wait_for_turn(cores) {
+            self.requested = ticks();
+            return self.begin(seat, cores);
         }
         Plan::Sleep
     }
@@ -396,6 +535,10 @@ impl Pace {
     /// Watching ends; the token goes back. What was spent on it in vain counts, what comes after does not.
     pub(crate) fn stop(&mut self, seat: &Seat, cores: &Cores, ended: Ended, now: Ticks) {
         seat.stop_watching(cores);
+        if ended == Ended::InVain {
+            seat.be_quick(cores, false);
+        }
+        cores.offer();
         if matches!(ended, Ended::InVain | Ended::Gap) {
             let spent = now.saturating_sub(self.answered);
             self.stretch = self.stretch.map(|before| before.saturating_add(spent));
@@ -406,6 +549,7 @@ impl Pace {
             Ended::Gap => &mut self.tally.gaps,
             Ended::Crowded => &mut self.tally.crowded,
             Ended::Late => &mut self.tally.late,
+            Ended::Turn => &mut self.tally.turns,
         };
         *count += 1;
         if ended == Ended::Crowded {
@@ -423,7 +567,8 @@ impl Pace {
     /// Watches until `look` answers something, for as long as it may.
     pub(crate) fn watch<T>(&self, cores: &Cores, look: impl FnMut() -> Option<T>) -> Result<T, Ended> {
         let scale = &cores.scale;
-        watch(cores, if self.moving { scale.first_patience } else { scale.patience }, Crowd::Bears, look)
+        let early = self.moving || self.tally.calls < BEGINNING;
+        watch(cores, if early { scale.first_patience } else { scale.patience }, Crowd::Bears, look)
     }
 }
 
@@ -462,214 +607,4 @@ fn watch<T>(cores: &Cores, patience: Ticks, crowd: Crowd, mut look: impl FnMut()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Cores, Ended, MOST_FAILURES, Pace, Plan, STREAK, Scale, Seat, Ticks, WORTH};
-
-    /// One tick is a nanosecond.
-    fn cores(cpus: u32) -> Cores {
-        let mut cores = Cores::new(cpus);
-        cores.scale = Scale {
-            quick: 16_000,
-            patience: 20_000,
-            first_patience: 150_000,
-            nap: 20_000,
-            asleep: 5_000,
-            crowded: 100_000,
-            gap: 15_000,
-            longest: 8_000_000,
-            penalty: 100_000,
-            stub_looks: 500,
-        };
-        cores
-    }
-
-    struct Task {
-        pace: Pace,
-        seat: Seat,
-        now: Ticks,
-    }
-
-    impl Task {
-        fn new(cores: &Cores) -> Self {
-            let task = Self { pace: Pace::new(cores), seat: Seat::default(), now: 1_000_000 };
-            task.seat.wake(cores);
-            task
-        }
-
-        /// A call whose answer is planned at once; the next one comes `app` later. Returns the plan.
-        fn call(&mut self, cores: &Cores, app: Ticks) -> Plan {
-            self.seat.wake(cores);
-            let plan = self.pace.plan(&self.seat, cores);
-            self.pace.answered = self.now;
-            self.now += app;
-            self.pace.note_request(self.now, self.seat.is_watching(), cores);
-            plan
-        }
-
-        /// Calls until watching begins; how many.
-        fn until_begin(&mut self, cores: &Cores, app: Ticks) -> u32 {
-            (0..10_000_000).find(|_| self.call(cores, app) == Plan::Begin).expect("it begins")
-        }
-
-        fn stop(&mut self, cores: &Cores, ended: Ended) {
-            self.pace.stop(&self.seat, cores, ended, self.now);
-        }
-    }
-
-    #[test]
-    fn quick_calls_begin_to_watch_and_slow_ones_do_not() {
-        let cores = cores(2);
-        let mut quick = Task::new(&cores);
-        assert!((1..=STREAK).contains(&quick.until_begin(&cores, 5_000)));
-        assert!((0..1000).all(|_| quick.call(&cores, 1_000) == Plan::Watch));
-        quick.seat.sleep(&cores);
-        let mut slow = Task::new(&cores);
-        assert!((0..1000).all(|_| slow.call(&cores, 30_000) == Plan::Sleep));
-    }
-
-    #[test]
-    fn nobody_watches_without_a_free_core() {
-        let one = cores(1);
-        let mut alone = Task::new(&one);
-        assert!((0..1000).all(|_| alone.call(&one, 1_000) == Plan::Sleep));
-        let two = cores(2);
-        let (mut first, mut second) = (Task::new(&two), Task::new(&two));
-        assert!((0..1000).all(|_| first.call(&two, 1_000) == Plan::Sleep));
-        // A task that sleeps leaves its core to the other, until it wakes.
-        second.seat.sleep(&two);
-        first.until_begin(&two, 1_000);
-        assert_eq!(first.call(&two, 1_000), Plan::Watch);
-        assert_eq!(second.call(&two, 1_000), Plan::Sleep);
-        assert!(two.crowded());
-        // It bears with that for a moment.
-        let went_on = (0..1_000).take_while(|_| first.call(&two, 1_000) == Plan::Watch).count();
-        assert!((50..200).contains(&went_on), "{went_on}");
-        assert!(!two.crowded());
-    }
-
-    #[test]
-    fn every_core_comes_back() {
-        let cores = cores(8);
-        let mut tasks: Vec<Task> = (0..4).map(|_| Task::new(&cores)).collect();
-        for task in &mut tasks {
-            task.until_begin(&cores, 1_000);
-        }
-        assert_eq!(cores.busy.load(super::Ordering::Relaxed), 8);
-        for (task, ended) in tasks.iter_mut().zip([Ended::InVain, Ended::Gap, Ended::Crowded, Ended::Late]) {
-            task.stop(&cores, ended);
-            task.stop(&cores, ended);
-        }
-        assert_eq!(cores.busy.load(super::Ordering::Relaxed), 4);
-        tasks.iter().for_each(|task| task.seat.sleep(&cores));
-        tasks.iter().for_each(|task| task.seat.sleep(&cores));
-        assert_eq!(cores.busy.load(super::Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn a_stretch_that_did_not_pay_is_followed_by_a_longer_sleep() {
-        let cores = cores(2);
-        let mut task = Task::new(&cores);
-        let mut before = task.until_begin(&cores, 8_000);
-        // Fast calls, but each time our thread loses its core for three milliseconds.
-        for _ in 0..MOST_FAILURES.div_ceil(2) {
-            (0..100).for_each(|_| assert_eq!(task.call(&cores, 1_000), Plan::Watch));
-            task.now += 3_000_000;
-            task.stop(&cores, Ended::Gap);
-            assert_eq!(task.call(&cores, 8_000), Plan::Sleep);
-            let now = task.until_begin(&cores, 8_000);
-            assert!(now > before, "{now} after {before}");
-            before = now;
-        }
-        // 50 ms' worth.
-        assert!((4_000..8_000).contains(&before), "{before}");
-        // Stretches that pay bring it back.
-        for _ in 0..MOST_FAILURES {
-            (0..10_000).for_each(|_| assert_eq!(task.call(&cores, 1_000), Plan::Watch));
-            task.stop(&cores, Ended::Gap);
-            task.until_begin(&cores, 8_000);
-        }
-        assert_eq!(task.pace.failures, 0);
-    }
-
-    #[test]
-    fn long_computing_does_not_count_against_a_stretch() {
-        let cores = cores(2);
-        let mut task = Task::new(&cores);
-        for _ in 0..20 {
-            let begun = task.until_begin(&cores, 5_000);
-            assert!(begun <= STREAK, "{begun}");
-            (0..100).for_each(|_| assert_eq!(task.call(&cores, 500), Plan::Watch));
-            task.now += 60_000;
-            task.stop(&cores, Ended::InVain);
-            task.now += 2_000_000;
-            task.pace.note_request(task.now, false, &cores);
-        }
-        assert_eq!(task.pace.failures, 0);
-    }
-
-    #[test]
-    fn a_stub_that_lost_patience_once_is_watched_again() {
-        let cores = cores(2);
-        let mut task = Task::new(&cores);
-        task.until_begin(&cores, 5_000);
-        (0..WORTH).for_each(|_| assert_eq!(task.call(&cores, 500), Plan::Watch));
-        assert_eq!(task.pace.late(&task.seat, &cores), Plan::Begin);
-        assert!(task.seat.is_watching());
-        assert_eq!(task.pace.late(&task.seat, &cores), Plan::Sleep, "but not one that always does");
-        assert!(!task.seat.is_watching());
-    }
-
-    #[test]
-    fn tasks_that_sleep_often_do_not_watch() {
-        let cores = cores(2);
-        let mut task = Task::new(&cores);
-        let mut begun = 0;
-        for _ in 0..10_000 {
-            for _ in 0..STREAK + 2 {
-                begun += u32::from(task.call(&cores, 1_000) == Plan::Begin);
-            }
-            task.seat.sleep(&cores);
-        }
-        assert!(begun < 100, "{begun}");
-    }
-
-    #[test]
-    fn naps_in_vain_become_rare_and_short_sleeps_bring_them_back() {
-        let cores = cores(2);
-        let task = Task::new(&cores);
-        let mut looked = 0;
-        for _ in 0..4_000 {
-            let before = looked;
-            assert!(!task.seat.nap(&cores, || {
-                looked += u32::from(looked == before);
-                false
-            }));
-        }
-        assert!((50..90).contains(&looked), "{looked}");
-        let slept = (0..2_000).take_while(|_| !task.seat.nap(&cores, || true)).count();
-        assert!(slept < 1 << super::MOST_VAIN_NAPS);
-        assert!((0..100).all(|_| task.seat.nap(&cores, || true)));
-        // Never while more tasks than cores run.
-        let others = [Task::new(&cores), Task::new(&cores)];
-        assert!(!task.seat.nap(&cores, || true));
-        others.iter().for_each(|other| other.seat.sleep(&cores));
-        assert!(task.seat.nap(&cores, || true));
-    }
-
-    #[test]
-    fn watching_ends_when_nothing_comes() {
-        let cores = Cores::new(2);
-        let task = Task::new(&cores);
-        assert_eq!(task.pace.watch(&cores, || Some(7)), Ok(7));
-        let begun = std::time::Instant::now();
-        assert!(matches!(task.pace.watch(&cores, || None::<()>), Err(Ended::InVain | Ended::Gap)));
-        assert!(begun.elapsed().as_secs() < 5);
-    }
-
-    #[test]
-    fn the_scale_is_plausible() {
-        let scale = Scale::measure();
-        assert!(scale.quick < scale.patience && scale.patience < scale.first_patience && scale.gap > 0);
-        assert!((16..=1 << 20).contains(&scale.stub_looks));
-    }
-}
+mod tests;

@@ -178,6 +178,7 @@ impl Thread {
             self.machine.slabs.write_u32(self.slab + line::FLAGS, line::SAVE | line::STILL_LIVE);
             self.machine.slabs.write_u64(self.slab + line::FRAME, self.address + self.frame);
             self.machine.slabs.write_u32(self.slab + line::KICKED, 0);
+            self.handover.on_errand();
             self.run(seat, &mut || {}).map_err(|_| Impossible("the stub is gone"))?;
             let frame = self.frame;
             self.find_frame()?;

@@ -172,7 +172,7 @@ fn extended_state_survives_whatever_comes_between() {
                     // A machine with one CPU refuses the other.
                     let _ = sys!(sched_setaffinity, tid, 8, &raw const cpus);
                 }
-                std::thread::sleep(Duration::from_micros(sent % 400));
+                std::thread::sleep(Duration::from_micros(sent % if long { 4_000 } else { 400 }));
             }
             sent
         });
