@@ -55,7 +55,6 @@ impl State {
         } else if new > old {
             let range = AddrRange { start: old, end: new };
             let with_gap = AddrRange { start: old, end: new.checked_add(STACK_GUARD)? };
-            self.yield_slots(range);
             let in_the_way = self
                 .vmas
                 .touching(with_gap)

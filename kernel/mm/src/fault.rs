@@ -111,7 +111,6 @@ impl State {
             return None;
         }
         // The guard gap: to any mapping below that can be accessed and is not itself growing.
-        self.yield_slots(AddrRange { start: Addr(start.0.saturating_sub(STACK_GUARD)), end: range.start });
         if let Some((below, other)) = self.vmas.before(start)
             && !other.flags.contains(VmaFlags::GROWSDOWN)
             && !other.prot.is_empty()

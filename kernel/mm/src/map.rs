@@ -111,10 +111,7 @@ impl State {
                 }
                 Ok((range, replace))
             }
-            Placement::Hint(addr) => {
-                self.yield_to_hint(addr, len);
-                Ok((self.find(addr, len, vma.flags, self.layout.user)?, false))
-            }
+            Placement::Hint(addr) => Ok((self.find(addr, len, vma.flags, self.layout.user)?, false)),
             Placement::Low(addr) => Ok((self.find(addr, len, vma.flags, LOW)?, false)),
         }
     }

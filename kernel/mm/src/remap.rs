@@ -116,7 +116,6 @@ impl State {
         // In place, if there is room.
         if !fixed && !keep && old.end == whole.end && !old.is_empty() {
             let more = AddrRange { start: old.end, end: Addr(old.start.0.saturating_add(new_len)) };
-            self.yield_slots(more);
             if more.end <= self.layout.user.end && self.room_to_grow(more) {
                 let tail = vma.cut(old.len());
                 self.add_vma(more, tail);

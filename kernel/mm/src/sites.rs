@@ -3,7 +3,7 @@
 //!
 //! Copies of text are private pages ([`crate::pma::Pma`]) marked `text`: shared, never written, dropped as soon as the
 //! mapping becomes writable. The slots are a hidden mapping; whoever names an address in it (munmap, mprotect, MAP_FIXED
-//! …), or grows something over it, makes it go, and the patched text with it. It lies where the jumps to it have a top byte
+//! …) makes it go, and the patched text with it. It lies where the jumps to it have a top byte
 //! that traps ([`arch::x86_64::patch::traps`]): some 70 MB to 1.8 GB away from the text.
 
 use std::collections::HashSet;
@@ -11,9 +11,11 @@ use std::hash::{Hash, Hasher};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use arch::x86_64::patch::SITE_WINDOW;
 use usermem::host::FileIdentity;
 use usermem::memmap::Located;
 use usermem::platform::Prot;
+use usermem::ptr::UserMemory;
 use usermem::{Addr, AddrRange, PAGE_SIZE, host};
 
 use crate::mm::Mm;
@@ -101,13 +103,26 @@ impl Mm {
     }
 
     /// Where to go on when guest code is at `ip` and a jump of ours has displaced the instruction there.
+    ///
+    /// The jump may have gone since guest code met it (another thread has made the text writable): the copy means the same
+    /// as long as nothing else has been written there.
     pub fn displaced_ip(&self, ip: Addr) -> Option<Addr> {
-        let state = self.lock();
-        let (range, _) = state.pmas.get(ip).filter(|(_, pma)| pma.text)?;
-        let (vma_range, vma) = state.vmas.get(range.start.max(ip.page_down()))?;
-        let area = state.area_of(vma_range, vma)?;
-        let slot = area.image.displaced(vma.offset_of(vma_range, ip))?;
-        Some(Addr(area.slots.start.0 + slot))
+        let (copy, displaced) = {
+            let state = self.lock();
+            let (vma_range, vma) = state.vmas.get(ip)?;
+            let area = state.area_of(vma_range, vma)?;
+            state.pmas.get(area.slots.start)?;
+            let displaced = area.image.displaced(vma.offset_of(vma_range, ip))?;
+            let copy = Addr(area.slots.start.0 + displaced.copy);
+            if state.pmas.get(ip).is_some_and(|(_, pma)| pma.text) {
+                return Some(copy);
+            }
+            (copy, displaced)
+        };
+        let mut now = [0; SITE_WINDOW];
+        let now = now.get_mut(..displaced.code().len())?;
+        self.read(ip, now).ok()?;
+        (now == displaced.code()).then_some(copy)
     }
 }
 
@@ -224,8 +239,11 @@ impl State {
             let end = text.start.0.checked_add_signed((i64::from(top) + count) << 24)?;
             let start = end.checked_sub(SLOTS_LEN + place)?;
             let slots = AddrRange::of_len(Addr(start).page_down(), SLOTS_LEN)?;
+            // Nor where a stack may grow to.
+            let stack = self.vmas.at_or_after(slots.end).filter(|(_, vma)| vma.flags.contains(VmaFlags::GROWSDOWN));
+            let below = stack.is_none_or(|(at, _)| at.end.0.saturating_sub(self.limits.stack) > slots.end.0);
             let free = self.layout.user.contains_range(slots) && self.is_free(slots, VmaFlags::empty());
-            free.then_some(slots)
+            (below && free).then_some(slots)
         })
     }
 
@@ -338,14 +356,6 @@ impl State {
     pub(crate) fn yield_slots(&mut self, range: AddrRange) {
         if self.areas.iter().any(|area| area.slots.intersect(range).is_some()) {
             self.drop_areas(|area| area.slots.intersect(range).is_some());
-        }
-    }
-
-    /// The guest would like to have `len` bytes at `hint`: slots are no reason to give it another place.
-    pub(crate) fn yield_to_hint(&mut self, hint: Addr, len: u64) {
-        let Some(range) = hint.page_up().and_then(|start| AddrRange::of_len(start, len)) else { return };
-        if hint != Addr(0) && self.vmas.touching(range).all(|(_, vma)| vma.flags.contains(VmaFlags::HIDDEN)) {
-            self.yield_slots(range);
         }
     }
 

@@ -181,6 +181,24 @@ struct Patched {
     end: u32,
     /// The second displaced instruction, if there is one: bytes to it from the site, and from the slot's start.
     second: Option<(u64, u32)>,
+    /// The file's bytes from the site on.
+    code: [u8; SITE_WINDOW],
+}
+
+/// An instruction that a jump has displaced.
+pub(crate) struct Displaced {
+    /// Offset of its copy in the slots.
+    pub(crate) copy: u64,
+    code: [u8; SITE_WINDOW],
+    start: usize,
+    end: usize,
+}
+
+impl Displaced {
+    /// The file's bytes from it to the last displaced instruction's end.
+    pub(crate) fn code(&self) -> &[u8] {
+        self.code.get(self.start..self.end).unwrap_or_default()
+    }
 }
 
 /// What a trap at a site means.
@@ -252,16 +270,22 @@ impl Image {
         })
     }
 
-    /// The offset in the slots of the displaced instruction that started at `offset` in the file.
-    pub(crate) fn displaced(&self, offset: u64) -> Option<u64> {
+    /// The displaced instruction that started at `offset` in the file.
+    pub(crate) fn displaced(&self, offset: u64) -> Option<Displaced> {
         let known = self.state.lock();
         let (site, slot) = known.patched_before(offset)?;
-        let within = match (offset - site, known.patched.get(&slot)?.second) {
+        let patched = known.patched.get(&slot)?;
+        let within = match (offset - site, patched.second) {
             (2, _) => SLOT_CALLED as u32,
             (from, Some((from_site, from_slot))) if from == from_site => from_slot,
             _ => return None,
         };
-        Some(u64::from(slot) + u64::from(within))
+        Some(Displaced {
+            copy: u64::from(slot) + u64::from(within),
+            code: patched.code,
+            start: usize::try_from(offset - site).ok()?,
+            end: usize::try_from(patched.len).ok()?,
+        })
     }
 }
 
@@ -306,16 +330,15 @@ impl Known {
         let mut code = [0; SITE_WINDOW];
         let left = TEXT_RUN - (offset - run);
         let len = usize::try_from(left).ok()?.min(SITE_WINDOW);
-        let code = code.get_mut(..len)?;
-        pool.read(copy + (offset - run), code).ok()?;
-        let site = Site::decode(code)?;
+        pool.read(copy + (offset - run), code.get_mut(..len)?).ok()?;
+        let site = Site::decode(code.get(..len)?)?;
         let slots = self.take_slots(image)?;
         let (at, slot) = self.take_slot(image, offset, &site)?;
         pool.write(slots + u64::from(at), slot.bytes()).ok()?;
         let end = u32::try_from(slot.bytes().len()).ok()?;
         let tail = u32::try_from(slot.tail).ok()?;
         let second = site.second().zip(slot.second).map(|(site, slot)| (site as u64, slot as u32));
-        self.patched.insert(at, Patched { site: offset, len: site.len() as u64, tail, end, second });
+        self.patched.insert(at, Patched { site: offset, len: site.len() as u64, tail, end, second, code });
         self.sites.insert(offset, SiteState::Patched(at));
         for (site, state) in self.sites.range(run..run + TEXT_RUN) {
             let SiteState::Patched(slot) = state else { continue };
