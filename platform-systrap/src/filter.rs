@@ -60,7 +60,6 @@ const BASE_CALLS: &[i64] = &[
     libc::SYS_read,         // leader, zygote: wait for a request
     libc::SYS_sendmsg,      // leader, zygote: pass descriptors
     libc::SYS_sched_yield,  // leader: until a new thread has its listener
-    libc::SYS_nanosleep,    // leader: the same
     libc::SYS_close,        // leader: after passing a listener
     libc::SYS_clone,        // leader: threads; zygote: stubs
     libc::SYS_sigaltstack,  // new application thread

@@ -73,8 +73,6 @@ pub(crate) mod config {
     pub(crate) const FUTEX: u64 = 48;
     /// How often a stub looks for an answer before it sleeps; not 0.
     pub(crate) const LOOKS: u64 = 56;
-    /// `struct timespec` for which a leader naps while a new thread has no listener yet.
-    pub(crate) const NAP: u64 = 448;
     /// Not 0: calls that trap are answered in the stub too, if they have an answer.
     pub(crate) const ANSWER_TRAPS: u64 = 488;
     /// Flags of a thread between two guests.

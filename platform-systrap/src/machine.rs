@@ -35,8 +35,6 @@ const MAX_STUBS: u64 = 32_768;
 const MAX_CHUNKS: u64 = 65_536;
 /// What a signal frame needs besides the XSAVE image: red zone, ucontext, siginfo, alignment, the host's mark.
 const FRAME_OVERHEAD: u64 = 128 + 8 + 304 + 128 + 64 + 16 + 8;
-/// What a new thread takes to wake up on another core, about.
-const LEADER_NAP_NS: u64 = 20_000;
 /// Frames that may be on an alternate stack at once: the guest's exit, a kick during our work, a kick during that kick.
 const NESTED_FRAMES: u64 = 3;
 
@@ -230,7 +228,6 @@ fn image(
     put(config::LISTEN_FLAGS, features.listen_flags);
     put(config::XFEATURES, xsave.features);
     put(config::PLAIN_FLAGS, FIXED_FLAGS);
-    put(config::NAP + 8, LEADER_NAP_NS);
     put(config::LOOKS, u64::from(looks));
     put(config::ANSWER_TRAPS, u64::from(calls == Calls::Trapped));
     put(config::FUTEX, u64::from(features.transport == Transport::Futex));

@@ -36,9 +36,6 @@ const THREAD: u64 = (libc::CLONE_VM
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM) as u64;
 
-/// How often a leader yields its core to a new thread before it naps.
-const YIELDS: u32 = 4;
-
 global_asm!(
     r#"
     .pushsection .text.casemate_stub, "ax", @progbits
@@ -530,8 +527,6 @@ casemate_stub_kick:
     // Passes the listener that a new thread is about to make, then closes it. Returns to r15.
     cmp dword ptr [rip + .Lcs_base + {CONFIG} + {FUTEX}], 0
     jne .Lcs_done
-    mov r14d, {YIELDS}
-21:
     mov eax, {NR_sendmsg}
     mov edi, {FD_LEADER}
     lea rsi, [rip + .Lcs_base + {CONFIG} + {LISTENER_MSG}]
@@ -539,18 +534,9 @@ casemate_stub_kick:
     syscall
     cmp rax, -9
     jne 5f
-    // Not yet. Its thread may want this core; if it has another one, that may take a while to wake up.
-    dec r14d
-    js 22f
     mov eax, {NR_sched_yield}
     syscall
-    jmp 21b
-22:
-    mov eax, {NR_nanosleep}
-    lea rdi, [rip + .Lcs_base + {CONFIG} + {NAP}]
-    xor esi, esi
-    syscall
-    jmp 21b
+    jmp .Lcs_publish
 5:
     test rax, rax
     js .Lcs_die
@@ -883,9 +869,6 @@ casemate_stub_end:
     NR_exit_group = const libc::SYS_exit_group,
     NR_sendmsg = const libc::SYS_sendmsg,
     NR_sched_yield = const libc::SYS_sched_yield,
-    NR_nanosleep = const libc::SYS_nanosleep,
-    NAP = const config::NAP,
-    YIELDS = const YIELDS,
     NR_close = const libc::SYS_close,
     NR_close_range = const libc::SYS_close_range,
     NR_read = const libc::SYS_read,

@@ -203,8 +203,6 @@ fn prepare(child: &Child) -> bool {
         && drop_capabilities();
     // Huge pages come from the memory file where the kernel has taken them; a touch of anything else brings one small page.
     let _ = call!(SYS_prctl, libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
-    // A leader's nap is shorter than the usual slack of timers.
-    let _ = call!(SYS_prctl, libc::PR_SET_TIMERSLACK, 1, 0, 0, 0);
     let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     bound
         && call!(SYS_setrlimit, libc::RLIMIT_CORE, &raw const no_core)
