@@ -20,6 +20,8 @@ use crate::process::Process;
 
 /// How long a thread that should sleep may take to do so. One that has lost its core to others may need a while.
 const SETTLING_MS: i32 = 20;
+/// How long a thread may take to forget its guest.
+const RENEWING_MS: i32 = 1000;
 /// The answer to a hand-over that sends the thread to `renew`; all others are 0.
 const RENEW: i64 = 1;
 
@@ -179,6 +181,10 @@ impl Handover {
         let Bell::Notify { listener, pending } = &mut self.bell else { return Err(Lost::Nonsense) };
         let Some(Waiting { id, .. }) = pending.take() else { return Err(Lost::Nonsense) };
         if !listener.answer(id, RENEW)? {
+            return Err(Lost::Nonsense);
+        }
+        // Nobody waits longer for a thread that should be back at once.
+        if !listener.has_request(RENEWING_MS) {
             return Err(Lost::Nonsense);
         }
         let next = Waiting::from(listener.receive()?);
