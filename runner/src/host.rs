@@ -281,10 +281,19 @@ pub(crate) fn set_terminal_mode(fd: BorrowedFd<'_>, when: TermiosChange, mode: &
     Ok(())
 }
 
-/// Fixes the number of the C library's heaps, so that it never looks for the number of CPUs in `/sys` (a call outside the
-/// filter), and says how many.
-pub(crate) fn fix_heap_count(cpus: usize) {
+/// Block size from which the C library maps each block on its own, and free bytes at the end of a heap from which it gives
+/// them back. Said once, they stay: left alone both grow with the largest block ever freed, up to 64 MiB per heap, and a guest
+/// decides how large our blocks get.
+const LARGE_BLOCK: libc::c_int = 256 << 10;
+
+/// Settles the C library's heaps for a machine of `cpus`: their number, so that it never looks for the number of CPUs in `/sys`
+/// (a call outside the filter), and what they keep of freed memory.
+pub(crate) fn settle_heaps(cpus: usize) {
     let heaps = libc::c_int::try_from(cpus.saturating_mul(2)).unwrap_or(64).clamp(4, 64);
-    // SAFETY: mallopt takes integers; the process has no other thread yet.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps) };
+    for (parameter, value) in
+        [(libc::M_ARENA_MAX, heaps), (libc::M_MMAP_THRESHOLD, LARGE_BLOCK), (libc::M_TRIM_THRESHOLD, LARGE_BLOCK)]
+    {
+        // SAFETY: mallopt takes integers; the process has no other thread yet.
+        unsafe { libc::mallopt(parameter, value) };
+    }
 }

@@ -119,7 +119,9 @@ fn check(who: As) {
     let in_stubs: Vec<Call> =
         calls.into_iter().filter(|call| !apart.contains(&call.pid) && !exempt.contains(&call.nr)).collect();
     let seen: BTreeSet<u32> = in_stubs.iter().map(|call| call.pid).collect();
-    assert!(seen.len() > 10, "the tracer followed the stubs: {seen:?}");
+    // Some stubs serve one process after another.
+    assert!(seen.len() > 4, "the tracer followed the stubs: {seen:?}");
+    assert!(in_stubs.len() > 1000, "the tracer saw their calls: {}", in_stubs.len());
     assert!(in_stubs.iter().any(|call| within(&text, call.ip)), "stub text calls the host");
 
     let mut elsewhere: BTreeMap<u32, Vec<Call>> = BTreeMap::new();

@@ -127,7 +127,7 @@ impl Boot {
         let platform = platform.map_err(|error| Failure::ours(format!("systrap: {error} (see `casemate doctor`)")))?;
         host::install_fault_handlers();
         let machine = machine(std::mem::take(&mut resolver.cpuinfo));
-        host::fix_heap_count(machine.cpus);
+        host::settle_heaps(machine.cpus);
         let limit = setup.config.memory;
         let memory = MemoryFile::new(write_too, read_only_too, limit).doing("memory file")?;
 
