@@ -46,6 +46,11 @@ impl Mapped {
         }
     }
 
+    /// Mapped bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|(start, end)| end - start).sum()
+    }
+
     /// The mapped pieces of a range, in no particular order.
     pub(crate) fn pieces(&self, range: AddrRange) -> impl Iterator<Item = AddrRange> + '_ {
         self.ranges
@@ -78,6 +83,7 @@ mod tests {
                 let range = AddrRange { start: Addr(start), end: Addr(start + len) };
                 if insert { mapped.insert(range) } else { mapped.remove(range) }
                 model[start as usize..(start + len) as usize].fill(insert);
+                assert_eq!(mapped.bytes(), model.iter().filter(|page| **page).count() as u64);
                 for from in [0, start, start + len / 2] {
                     let mut seen = [false; SPACE as usize + 16];
                     let all = AddrRange { start: Addr(from), end: Addr(SPACE + 16) };

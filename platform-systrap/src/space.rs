@@ -98,6 +98,10 @@ fn shape(op: &MapOp) -> (AddrRange, bool) {
     }
 }
 
+/// Most mapped bytes of a stub that is emptied and used again: with more, unmapping costs what a new stub does, and a killed one
+/// does it by itself.
+const MOST_EMPTIED: u64 = 8 << 20;
+
 const ENDED: PlatformError = PlatformError::Dead("ended");
 
 impl SystrapSpace {
@@ -218,6 +222,10 @@ impl AddressSpace for SystrapSpace {
             process.kill();
             return;
         };
+        if self.mapped.lock().bytes() > MOST_EMPTIED {
+            process.kill();
+            return;
+        }
         let _ = self.clock.ended_ns.set(process.cpu_time_ns());
         drop(process);
         if let Some(stub) = stub.recycle()
