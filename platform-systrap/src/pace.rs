@@ -232,7 +232,7 @@ impl Seat {
         cores.offer();
     }
 
-    /// The task runs no more, for now.
+    /// The task stops running: it sleeps, or waits for its turn.
     fn pause(&self, cores: &Cores) {
         self.be_quick(cores, false);
         if self.awake.load(Ordering::Relaxed) {
