@@ -63,6 +63,8 @@ pub(crate) struct Features {
     pub(crate) listen_flags: u64,
     /// A blocked NOTIF_RECV returns when the last thread of the filter is gone (6.11).
     pub(crate) recv_sees_death: bool,
+    /// Listeners are to be asked to wake the partner on the CPU of the waker (6.6 has it).
+    pub(crate) sync_wake_up: bool,
 }
 
 impl Features {
@@ -90,7 +92,7 @@ impl Features {
                 listen_flags |= flag;
             }
         }
-        Self { transport, listen_flags, recv_sees_death: kernel_version() >= (6, 11) }
+        Self { transport, listen_flags, recv_sees_death: kernel_version() >= (6, 11), sync_wake_up: true }
     }
 }
 
@@ -121,10 +123,11 @@ pub(crate) struct Listener {
 impl Listener {
     /// Takes over `fd`; fails when it is not a listener (the stub was refused one).
     pub(crate) fn new(fd: OwnedFd, features: Features) -> io::Result<Self> {
+        let wanted = if features.sync_wake_up { SYNC_WAKE_UP } else { 0 };
         // SAFETY: the request takes a value, no pointer.
-        let answer = unsafe { libc::ioctl(fd.as_raw_fd(), NOTIF_SET_FLAGS as libc::Ioctl, SYNC_WAKE_UP) };
-        let sync = answer == 0;
-        if !sync {
+        let answer = unsafe { libc::ioctl(fd.as_raw_fd(), NOTIF_SET_FLAGS as libc::Ioctl, wanted) };
+        let sync = answer == 0 && features.sync_wake_up;
+        if answer != 0 {
             // Before 6.6 a listener answers EINVAL; anything that is no listener says ENOTTY or the like.
             if io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
                 return Err(io::Error::from_raw_os_error(NO_LISTENER));

@@ -64,7 +64,7 @@ use usermem::{Addr, AddrRange};
 pub use context::SystrapContext;
 pub use space::SystrapSpace;
 
-use host::Transport;
+use host::{Features, Transport};
 use layout::{KICK_SIGNAL, MAX_SLABS};
 use machine::Machine;
 use spares::Spares;
@@ -110,6 +110,9 @@ pub enum Handover {
     Auto,
     /// By seccomp notification: fastest on any host from 6.6, and guest threads have no permitted host call.
     Notify,
+    /// By seccomp notification as hosts before 6.6 have it, without `SYNC_WAKE_UP`: who wakes the other binds it to its own
+    /// CPU. For tests.
+    NotifyUnsynced,
     /// By futex: works where the host's runtime holds a seccomp listener itself.
     Futex,
 }
@@ -149,12 +152,14 @@ impl Systrap {
     pub fn new(config: &SystrapConfig) -> Result<Self, PlatformError> {
         let transport = match config.handover {
             Handover::Auto if zygote::listeners_work() => Transport::Notify,
-            Handover::Notify => Transport::Notify,
+            Handover::Notify | Handover::NotifyUnsynced => Transport::Notify,
             Handover::Auto | Handover::Futex => Transport::Futex,
         };
+        let mut features = Features::probe(transport);
+        features.sync_wake_up &= config.handover != Handover::NotifyUnsynced;
         let memory = [config.memory.as_fd(), config.memory_read_only.as_fd()];
         let machine =
-            Machine::new(memory, config.spare_stubs, transport, config.kick_patience, config.cpus, config.calls)?;
+            Machine::new(memory, config.spare_stubs, features, config.kick_patience, config.cpus, config.calls)?;
         Ok(Self { machine: Arc::new(machine), spares: Spares::new() })
     }
 }

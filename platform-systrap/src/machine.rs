@@ -71,7 +71,7 @@ impl Machine {
     pub(crate) fn new(
         memory: [BorrowedFd<'_>; 2],
         pool_size: usize,
-        transport: Transport,
+        features: Features,
         patience: Duration,
         most_cpus: u32,
         calls: Calls,
@@ -86,7 +86,6 @@ impl Machine {
         if (xsave.size as u64 + FRAME_OVERHEAD) * NESTED_FRAMES > SLAB - ALTSTACK {
             return Err(PlatformError::Limit("the CPU's extended state is larger than a stub thread's stack"));
         }
-        let features = Features::probe(transport);
         let affinity = Affinity::of_this_thread();
         let cores = Cores::new(affinity.count().min(most_cpus));
         let reservation = step("address space for stubs", Reservation::near_the_top(REGION_LEN, SLAB))?;
@@ -100,7 +99,7 @@ impl Machine {
             image: image.as_fd(),
             files: [memory[0], memory[1], slabs.fd(), control.fd()],
             entries: stub::entries(),
-            transport,
+            transport: features.transport,
         };
         let zygote = step("zygote", zygote::spawn(&plan))?;
         let pool = Mutex::new(LockClass::new("systrap pool", 59_000), Pool { open: VecDeque::new() });

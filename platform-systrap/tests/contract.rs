@@ -21,6 +21,11 @@ fn the_contract_is_kept() {
 }
 
 #[test]
+fn the_contract_is_kept_as_on_hosts_before_6_6() {
+    check(Handover::NotifyUnsynced);
+}
+
+#[test]
 fn the_contract_is_kept_without_listeners() {
     check(Handover::Futex);
 }

@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use platform_systrap::Handover;
+
 /// Smallest `--memory` that boots anything useful.
 pub(crate) const MIN_MEMORY: u64 = 32 << 20;
 
@@ -87,6 +89,8 @@ pub(crate) struct RunConfig {
     pub(crate) debug: LogSink,
     /// CPUs that the platform may keep busy at once; with 1 it never waits actively.
     pub(crate) cpus: u32,
+    /// How guest threads hand over to the kernel.
+    pub(crate) handover: Handover,
     /// Whether hot system calls of programs' files become jumps.
     pub(crate) patching: Patching,
     /// What keeps the sandbox process apart from the host.

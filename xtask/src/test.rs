@@ -44,6 +44,8 @@ const MODES: &[Mode] = &[
     Mode { name: "casemate", routine: true, ..INSIDE },
     Mode { name: "casemate --isolation=seccomp", arguments: &["run", "--isolation=seccomp", "--"], ..INSIDE },
     Mode { name: "casemate --spin=off", arguments: &["run", "--spin=off", "--"], ..INSIDE },
+    Mode { name: "casemate --handover=unsynced", arguments: &["run", "--handover=unsynced", "--"], ..INSIDE },
+    Mode { name: "casemate --handover=futex", arguments: &["run", "--handover=futex", "--"], ..INSIDE },
     Mode { name: "casemate --no-patch", arguments: &["run", "--no-patch", "--"], ..INSIDE },
     Mode { name: "casemate on one CPU", wrapper: &["/usr/bin/taskset", "-c", "0"], ..INSIDE },
     Mode { name: "casemate on a busy machine", busy: true, ..INSIDE },

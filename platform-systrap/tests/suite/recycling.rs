@@ -63,7 +63,7 @@ fn text_of(machine: &Machine) -> Vec<u8> {
 }
 
 fn recycles() -> bool {
-    crate::HANDOVER == casemate_platform_systrap::Handover::Notify
+    crate::HANDOVER != casemate_platform_systrap::Handover::Futex
 }
 
 fn end(guest: Guest, context: Box<dyn Context>) {

@@ -79,6 +79,7 @@ mod tests {
             strace: LogSink::Off,
             debug: LogSink::Off,
             cpus: u32::MAX,
+            handover: platform_systrap::Handover::Auto,
             patching: crate::config::Patching::On,
             isolation: Isolation::Namespaces,
         }

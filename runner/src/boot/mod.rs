@@ -117,6 +117,7 @@ impl Boot {
         let (write_too, read_only_too) = (duplicate(&write)?, duplicate(&read_only)?);
         let mut config = SystrapConfig::new(write, read_only);
         config.cpus = setup.config.cpus;
+        config.handover = setup.config.handover;
         config.calls = match setup.config.patching {
             crate::config::Patching::On => Calls::Entered,
             crate::config::Patching::Off => Calls::Trapped,

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use platform_systrap::Handover;
 
 use crate::config::{Isolation, LogSink, MIN_MEMORY, Patching, RunConfig, Volume, VolumeAccess};
 use crate::failure::{Doing, Failure, Outcome};
@@ -61,6 +62,9 @@ pub(super) struct RunArgs {
     /// Whether threads may wait for each other actively while a CPU is free: for tests and measurements
     #[arg(long, value_enum, default_value_t = SpinArg::Auto, hide = true)]
     spin: SpinArg,
+    /// How guest threads hand over to the kernel: for tests of what other hosts have
+    #[arg(long, value_enum, default_value_t = HandoverArg::Auto, hide = true)]
+    handover: HandoverArg,
     /// Leave the code of programs as it is, so that each system call traps: slower
     #[arg(long)]
     no_patch: bool,
@@ -86,6 +90,16 @@ enum SpinArg {
     Auto,
     /// Never
     Off,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum HandoverArg {
+    /// The fastest that the host has
+    Auto,
+    /// As on Linux before 6.6: notifications that wake on any CPU
+    Unsynced,
+    /// As on hosts that refuse a seccomp listener
+    Futex,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -147,6 +161,11 @@ impl RunArgs {
             cpus: match self.spin {
                 SpinArg::Auto => crate::hostinfo::cpu_quota(),
                 SpinArg::Off => 1,
+            },
+            handover: match self.handover {
+                HandoverArg::Auto => Handover::Auto,
+                HandoverArg::Unsynced => Handover::NotifyUnsynced,
+                HandoverArg::Futex => Handover::Futex,
             },
             patching: if self.no_patch { Patching::Off } else { Patching::On },
             isolation: match self.isolation {

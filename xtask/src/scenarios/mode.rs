@@ -51,6 +51,8 @@ const NONE: &[&str] = &[];
 const SECCOMP: &[&str] = &["--isolation=seccomp"];
 const NO_PATCH: &[&str] = &["--no-patch"];
 const NO_SPIN: &[&str] = &["--spin=off"];
+const UNSYNCED: &[&str] = &["--handover=unsynced"];
+const FUTEX: &[&str] = &["--handover=futex"];
 
 const ONE_CPU: &[&str] = &["/usr/bin/taskset", "-c", "0"];
 
@@ -73,6 +75,8 @@ const MODES: &[Mode] = &[
     Mode { name: "nobody-seccomp", user: User::Nobody, arguments: SECCOMP, ..PLAIN },
     Mode { name: "no-patch", arguments: NO_PATCH, ..PLAIN },
     Mode { name: "no-spin", arguments: NO_SPIN, ..PLAIN },
+    Mode { name: "unsynced", arguments: UNSYNCED, ..PLAIN },
+    Mode { name: "futex", arguments: FUTEX, ..PLAIN },
     Mode { name: "one-cpu", wrapper: ONE_CPU, ..PLAIN },
     Mode { name: "load", machine: Machine::Busy, ..PLAIN },
 ];
