@@ -14,14 +14,13 @@ use auth::Creds;
 use fs::vfs::{Devices, File, LookupFlags, MountNs, Path};
 use loader::Randomness;
 use mm::Mm;
-use sync::{Condvar, Mutex};
+use sync::{Condvar, HostTerms, Hosts, Mutex};
 use usermem::memfile::MemoryFile;
 use usermem::platform::Platform;
 
 use crate::fdtable::{CloseOnExec, FdTable};
 use crate::fsstate::FsState;
 use crate::futex::FutexTable;
-use crate::hosts::Hosts;
 use crate::ids::{INIT_PID, Pid, Tid};
 use crate::ipc::Ipc;
 use crate::load::Load;
@@ -42,6 +41,9 @@ use crate::task::thread::{Comm, CpuTimes, Parts, Thread};
 use crate::task::{NoNewPrivs, Task};
 use crate::time::thread::Timers;
 use crate::time::vdso::VdsoPages;
+
+/// The host threads of tasks: handlers are shallow, and few tasks begin at once.
+const HOSTS: HostTerms = HostTerms { name: "task", stack: 512 << 10, most_idle: 8 };
 
 /// Random bytes.
 pub trait Entropy: Send + Sync {
@@ -243,7 +245,7 @@ impl Kernel {
             file_clock: fs::SystemClock,
             cpu,
             tasks: TaskSet::new(config.pids),
-            hosts: Hosts::new(),
+            hosts: Hosts::new(HOSTS),
             futexes: FutexTable::new(),
             unix_sockets: unix::Space::new(),
             ipc: Ipc::new(),

@@ -15,7 +15,6 @@ pub mod fsstate;
 pub mod futex;
 #[cfg(test)]
 mod harness;
-mod hosts;
 pub mod ids;
 pub mod ipc;
 pub mod kernel;

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use arch::UserContext;
 use usermem::platform::{Context, Exit, Interrupt, PlatformError};
 
+use crate::cores::Seat;
 use crate::handover::{self, Lost};
 use crate::host;
 use crate::kick;
 use crate::layout::{ANSWERS, ANSWERS_LEN, KICK_SIGNAL};
 use crate::machine::Machine;
-use crate::pace::Seat;
 use crate::process::{Kicked, Process, Stub};
 use crate::thread::{Event, Impossible, Thread};
 
@@ -140,7 +140,7 @@ impl Interrupt for Kick {
 /// A guest thread of execution in a stub.
 #[derive(Debug)]
 pub struct SystrapContext {
-    stub: Arc<Stub>,
+    stub: sync::Arc<Stub>,
     /// Always there, but while dropping.
     thread: Option<Thread>,
     kick: Arc<Kick>,
@@ -150,7 +150,7 @@ const NO_THREAD: PlatformError = PlatformError::Dead("no thread");
 
 impl SystrapContext {
     /// A context on a thread of `stub`, with the extended state of `fpu_of` or that of a new program.
-    pub(crate) fn new(stub: Arc<Stub>, fpu_of: Option<&mut Self>) -> Result<Self, PlatformError> {
+    pub(crate) fn new(stub: sync::Arc<Stub>, fpu_of: Option<&mut Self>) -> Result<Self, PlatformError> {
         let image = match fpu_of {
             Some(other) => other.read_image()?,
             None => stub.machine.xsave.initial(),

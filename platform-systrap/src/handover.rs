@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use smallvec::SmallVec;
 
+use crate::cores::{Cores, Seat};
 use crate::host::{self, Gone, Listener, Notification};
 use crate::layout::line as at;
 use crate::line::{self, Futex, Seen, Wait, Word};
 use crate::machine::Machine;
-use crate::pace::{Cores, Pace, Plan, Seat, ticks};
+use crate::pace::{Pace, Plan, ticks};
 use crate::process::Process;
 
 /// How long a thread that should sleep may take to do so. One that has lost its core to others may need a while.

@@ -17,11 +17,12 @@
 //! | `context`, `space` | the platform traits |
 //! | `line` | the word that says who has a thread and who sleeps |
 //! | `pace` | when to watch that word instead of sleeping |
+//! | `cores` | who uses the cores, and who watches on one |
 //! | `turns` | whose turn it is where more would watch than cores allow |
 //! | `kick` | whether an interrupt is outstanding |
 //! | `watchdog` | ends stubs that do not answer kicks |
 //! | `handover` | waiting for stub threads and letting them go |
-//! | `spares` | stubs between two guests |
+//! | `spares` | stubs between two guests, and whose a stub is |
 //! | `mapped` | which addresses of a stub are mapped |
 //! | `shared`, `fpu`, `host` | shared files, XSAVE images, host calls |
 //!
@@ -32,6 +33,8 @@
 //! - Lock order: spares; map (`space`) → stub (`process`) → units (`shared`); pool (`machine`) → units.
 
 mod context;
+#[doc(hidden)]
+pub mod cores;
 mod filter;
 mod fpu;
 mod handover;
@@ -47,10 +50,12 @@ mod pace;
 mod process;
 mod shared;
 mod space;
-mod spares;
+#[doc(hidden)]
+pub mod spares;
 mod stub;
 mod thread;
-mod turns;
+#[doc(hidden)]
+pub mod turns;
 mod watchdog;
 mod zygote;
 
@@ -67,10 +72,14 @@ pub use space::SystrapSpace;
 use host::{Features, Transport};
 use layout::{KICK_SIGNAL, MAX_SLABS};
 use machine::Machine;
+use process::Stub;
 use spares::Spares;
 
 /// Lowest address a guest may map: the usual `vm.mmap_min_addr`, rounded up to what every host allows.
 const USER_START: u64 = 0x1_0000;
+
+/// Most stubs that are kept for the next guest. What takes part in a pipeline of a shell, or in a build on a few cores.
+const MOST_SPARES: usize = 6;
 
 /// What a [`Systrap`] is made with.
 #[derive(Clone, Debug)]
@@ -136,7 +145,7 @@ impl SystrapConfig {
 #[derive(Debug)]
 pub struct Systrap {
     machine: Arc<Machine>,
-    spares: Arc<Spares>,
+    spares: Arc<Spares<Stub>>,
 }
 
 impl Systrap {
@@ -160,7 +169,7 @@ impl Systrap {
         let memory = [config.memory.as_fd(), config.memory_read_only.as_fd()];
         let machine =
             Machine::new(memory, config.spare_stubs, features, config.kick_patience, config.cpus, config.calls)?;
-        Ok(Self { machine: Arc::new(machine), spares: Spares::new() })
+        Ok(Self { machine: Arc::new(machine), spares: Arc::new(Spares::new(MOST_SPARES)) })
     }
 }
 

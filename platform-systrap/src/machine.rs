@@ -15,13 +15,14 @@ use sync::{LockClass, Mutex};
 use usermem::platform::PlatformError;
 
 use crate::Calls;
+use crate::cores::Cores;
 use crate::filter::{self, Insn};
 use crate::fpu::XsaveLayout;
 use crate::host::{self, Affinity, Features, Transport};
 use crate::layout::{
     ALTSTACK, CHUNK, CONFIG, CONFIG_LEN, CONTROL_LEN, FD_FREE, REGION_LEN, SCRATCH, SLAB, TEXT_LEN, config, scratch,
 };
-use crate::pace::Cores;
+use crate::pace::Scale;
 use crate::process::{Stub, Units};
 use crate::shared::{SharedFile, Writers};
 use crate::stub;
@@ -87,7 +88,7 @@ impl Machine {
             return Err(PlatformError::Limit("the CPU's extended state is larger than a stub thread's stack"));
         }
         let affinity = Affinity::of_this_thread();
-        let cores = Cores::new(affinity.count().min(most_cpus));
+        let cores = Cores::new(affinity.count().min(most_cpus), Scale::measure());
         let reservation = step("address space for stubs", Reservation::near_the_top(REGION_LEN, SLAB))?;
         let base = reservation.base;
         let control =

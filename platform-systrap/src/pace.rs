@@ -9,11 +9,9 @@
 //!
 //! **Invariant.** Everything here is a hint. Wrong ones cost time, never an answer.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::turns::{Turn, Turns};
+use crate::cores::{Cores, Seat};
 
 /// Average time between an answer and the next request up to which watching may begin.
 const QUICK: Duration = Duration::from_micros(16);
@@ -49,9 +47,9 @@ const MOST_FAILURES: u32 = 9;
 /// The same where a sleep of the task ended a stretch early: that costs the beginning and no more.
 const MOST_SLEEPS: u32 = 4;
 /// Naps in vain double the sleeps before the next one, this many times at most.
-const MOST_VAIN_NAPS: u32 = 6;
+pub(crate) const MOST_VAIN_NAPS: u32 = 6;
 /// How long a task watches while others wait for its place.
-const TURN: Duration = Duration::from_millis(2);
+pub(crate) const TURN: Duration = Duration::from_millis(2);
 /// Calls without a sleep after which a task may be made to wait for its turn: those that hand work to each other would only
 /// wait for whom they keep waiting.
 const ALONE: u32 = 32;
@@ -68,12 +66,12 @@ pub(crate) fn ticks() -> Ticks {
 }
 
 /// The policy's times, in what the CPU counts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Scale {
-    quick: Ticks,
+    pub(crate) quick: Ticks,
     patience: Ticks,
     first_patience: Ticks,
-    nap: Ticks,
+    pub(crate) nap: Ticks,
     asleep: Ticks,
     crowded: Ticks,
     gap: Ticks,
@@ -115,196 +113,6 @@ impl Scale {
             penalty: of(PENALTY),
             turn: of(TURN),
             stub_looks: looks as u32,
-        }
-    }
-}
-
-/// The cores that the sandbox may use, and how many of its tasks use or watch on one.
-#[derive(Debug)]
-pub(crate) struct Cores {
-    cpus: u32,
-    /// Tasks that run, in guest code or in the kernel, and those of them that watch, once more.
-    busy: AtomicU32,
-    /// Tasks that watch.
-    watching: AtomicU32,
-    /// Tasks that run and would watch, or do.
-    quick: AtomicU32,
-    turns: Turns,
-    pub(crate) scale: Scale,
-}
-
-impl Cores {
-    /// `cpus` of them; with 1 nobody ever watches.
-    pub(crate) fn new(cpus: u32) -> Self {
-        let zero = || AtomicU32::new(0);
-        Self { cpus, busy: zero(), watching: zero(), quick: zero(), turns: Turns::new(), scale: Scale::measure() }
-    }
-
-    fn add(&self) {
-        self.busy.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn remove(&self) {
-        self.busy.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// How many tasks may watch: two cores for each, of those on which nobody computes. The others that would watch can be
-    /// made to wait, so that they do not count, nor do `more` that run.
-    fn places(&self, more: u32) -> u32 {
-        if self.cpus < 2 {
-            return 0;
-        }
-        let runs = self.busy.load(Ordering::Relaxed).saturating_sub(self.watching.load(Ordering::Relaxed));
-        let computes = runs.saturating_sub(self.quick.load(Ordering::Relaxed)).saturating_sub(more);
-        self.cpus.saturating_sub(computes) / 2
-    }
-
-    /// Average time of a call up to which watching may begin: tasks that share their cores wait for each other in each call.
-    fn quick_enough(&self) -> Ticks {
-        let sharing = self.busy.load(Ordering::Relaxed).div_ceil(self.cpus.max(1)).max(1);
-        self.scale.quick.saturating_mul(u64::from(sharing))
-    }
-
-    /// Takes a place to watch, for one of the quick or of `more`.
-    fn take(&self, more: u32) -> bool {
-        let taken = self.watching.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |watching| {
-            (watching < self.places(more)).then_some(watching + 1)
-        });
-        if taken.is_ok() {
-            self.add();
-        }
-        taken.is_ok()
-    }
-
-    /// Gives a place back.
-    fn give_back(&self) {
-        self.watching.fetch_sub(1, Ordering::SeqCst);
-        self.remove();
-    }
-
-    /// Those who wait get the places that are free.
-    fn offer(&self) {
-        self.turns.grant(|| self.take(0));
-    }
-
-    /// More threads than cores.
-    fn crowded(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) > self.cpus
-    }
-}
-
-/// What a context counts as, and how its task's sleeps went. Changed by the context's own kernel thread only, so that all
-/// accesses are Relaxed.
-#[derive(Debug, Default)]
-pub(crate) struct Seat {
-    /// Sleeps that begin without a nap before.
-    skip: AtomicU32,
-    /// Naps in a row that were followed by a sleep.
-    vain_naps: AtomicU32,
-    /// Its task runs.
-    awake: AtomicBool,
-    /// It holds a core to watch on.
-    watching: AtomicBool,
-    /// It has slept since the last answer.
-    slept: AtomicBool,
-    /// It has slept, or napped, since the last answer: it works with others.
-    met: AtomicBool,
-    /// It counts as one that would watch, and may be made to wait.
-    quick: AtomicBool,
-    turn: Arc<Turn>,
-}
-
-impl Seat {
-    /// The task runs.
-    pub(crate) fn wake(&self, cores: &Cores) {
-        if !self.awake.load(Ordering::Relaxed) {
-            self.awake.store(true, Ordering::Relaxed);
-            cores.add();
-        }
-    }
-
-    /// The task is about to sleep, or ends.
-    pub(crate) fn sleep(&self, cores: &Cores) {
-        self.stop_watching(cores);
-        self.slept.store(true, Ordering::Relaxed);
-        self.met.store(true, Ordering::Relaxed);
-        self.pause(cores);
-        cores.offer();
-    }
-
-    /// The task stops running: it sleeps, or waits for its turn.
-    fn pause(&self, cores: &Cores) {
-        self.be_quick(cores, false);
-        if self.awake.load(Ordering::Relaxed) {
-            self.awake.store(false, Ordering::Relaxed);
-            cores.remove();
-        }
-    }
-
-    /// Whether it would watch.
-    fn be_quick(&self, cores: &Cores, quick: bool) {
-        if self.quick.load(Ordering::Relaxed) == quick {
-            return;
-        }
-        self.quick.store(quick, Ordering::Relaxed);
-        if quick {
-            cores.quick.fetch_add(1, Ordering::Relaxed);
-        } else {
-            cores.quick.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Waits for a turn to watch; whether it has come.
-    fn wait_for_turn(&self, cores: &Cores) -> bool {
-        self.pause(cores);
-        let granted = cores.turns.wait(&self.turn, TURN, || cores.offer());
-        self.watching.store(granted, Ordering::Relaxed);
-        self.wake(cores);
-        self.be_quick(cores, true);
-        granted
-    }
-
-    /// An interrupt wants the task.
-    pub(crate) fn hurry(&self) {
-        self.turn.hurry();
-    }
-
-    /// Watches for the end of a sleep that has not begun, if a core is free and the last sleeps were that short. Whether it
-    /// has come.
-    pub(crate) fn nap(&self, cores: &Cores, mut woken: impl FnMut() -> bool) -> bool {
-        self.met.store(true, Ordering::Relaxed);
-        let skip = self.skip.load(Ordering::Relaxed);
-        if skip > 0 {
-            self.skip.store(skip - 1, Ordering::Relaxed);
-            return false;
-        }
-        if cores.cpus < 2 || cores.crowded() {
-            return false;
-        }
-        if watch(cores, cores.scale.nap, Crowd::Ends, || woken().then_some(())).is_ok() {
-            self.vain_naps.store(0, Ordering::Relaxed);
-            return true;
-        }
-        let vain = (self.vain_naps.load(Ordering::Relaxed) + 1).min(MOST_VAIN_NAPS);
-        self.vain_naps.store(vain, Ordering::Relaxed);
-        self.skip.store((1 << vain) - 1, Ordering::Relaxed);
-        false
-    }
-
-    fn is_watching(&self) -> bool {
-        self.watching.load(Ordering::Relaxed)
-    }
-
-    fn watch(&self, cores: &Cores) -> bool {
-        let taken = cores.take(u32::from(!self.quick.load(Ordering::Relaxed)));
-        self.watching.store(taken, Ordering::Relaxed);
-        taken
-    }
-
-    fn stop_watching(&self, cores: &Cores) {
-        if self.watching.load(Ordering::Relaxed) {
-            self.watching.store(false, Ordering::Relaxed);
-            cores.give_back();
         }
     }
 }
@@ -415,8 +223,7 @@ impl Pace {
 
     /// Decides at an answer.
     pub(crate) fn plan(&mut self, seat: &Seat, cores: &Cores) -> Plan {
-        if seat.slept.load(Ordering::Relaxed) {
-            seat.slept.store(false, Ordering::Relaxed);
+        if seat.has_slept() {
             let worth = self.watched >= WORTH;
             if self.stretch.take().is_some() && !worth {
                 self.fail(self.requested, MOST_SLEEPS, cores);
@@ -424,9 +231,9 @@ impl Pace {
             (self.streak, self.watched) = (if worth { TRUST } else { 0 }, 0);
         }
         let may_wait = !std::mem::take(&mut self.errand);
-        self.alone = if seat.met.swap(false, Ordering::Relaxed) { 0 } else { self.alone.saturating_add(1) };
+        self.alone = if seat.has_met() { 0 } else { self.alone.saturating_add(1) };
         if seat.is_watching() {
-            if may_wait && cores.turns.are_wanted() && self.requested.saturating_sub(self.begun) > cores.scale.turn {
+            if may_wait && cores.are_wanted() && self.requested.saturating_sub(self.begun) > cores.scale.turn {
                 self.stop(seat, cores, Ended::Turn, self.requested);
                 return Plan::Wait;
             }
@@ -443,7 +250,7 @@ impl Pace {
         if seat.watch(cores) {
             return self.begin(seat, cores);
         }
-        let wait = may_wait && seat.quick.load(Ordering::Relaxed) && cores.places(0) > 0;
+        let wait = may_wait && seat.may_wait(cores);
         if wait { Plan::Wait } else { Plan::Sleep }
     }
 
@@ -574,7 +381,7 @@ impl Pace {
 
 /// What more threads than cores mean to one that watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Crowd {
+pub(crate) enum Crowd {
     /// It ends.
     Ends,
     /// It goes on for a while.
@@ -582,7 +389,7 @@ enum Crowd {
 }
 
 /// Watches until `look` answers something, `patience` is over, or the core is lost or wanted.
-fn watch<T>(cores: &Cores, patience: Ticks, crowd: Crowd, mut look: impl FnMut() -> Option<T>) -> Result<T, Ended> {
+pub(crate) fn watch<T>(cores: &Cores, patience: Ticks, crowd: Crowd, mut look: impl FnMut() -> Option<T>) -> Result<T, Ended> {
     let begun = ticks();
     let mut last = begun;
     loop {

@@ -6,7 +6,7 @@
 //! **Invariants.**
 //! - A stub that gave an impossible answer is killed, and its address space is [`PlatformError::Dead`] from then on.
 //! - The chunks and control pages of a stub are reused only after the host has confirmed its death, or by the same stub
-//!   for another guest, cleared ([`Stub::recycle`]).
+//!   for another guest, cleared ([`Tenant::renew`]).
 //! - The pid stays taken (as a zombie) while an interrupter that names it lives.
 
 use std::io;
@@ -23,6 +23,7 @@ use crate::layout::{
     ALTSTACK, CHUNK, CHUNK_SLABS, FD_FREE, FD_OPS, FD_SLABS, MAX_SLABS, SLAB, SLABS, control, own_slab,
 };
 use crate::machine::Machine;
+use crate::spares::Tenant;
 use crate::thread::{Impossible, Thread};
 use crate::zygote::Born;
 
@@ -314,22 +315,9 @@ impl Stub {
         }
     }
 
-    /// Makes the stub what it was when it was new, for another guest. `None`: it was not in a state that allows it, and is
-    /// dead. Either way no page is mapped in it any more.
-    ///
-    /// Nothing of the last guest is left. Its threads stand still before its memory goes, at a place and in a call that the
-    /// host names, not they; its slabs are cleared while nothing can write to them; then each thread is sent to where it
-    /// forgets its registers, which ends in a hand-over that the host places too. The leader waits in its read(2), the
-    /// memory thread in its hand-over, with nothing of a guest in them.
-    pub(crate) fn recycle(self) -> Option<Self> {
-        match self.clear_out() {
-            Ok(()) => Some(self),
-            Err(why) => {
-                log::debug!("stub {} is not used again: {why}", self.process.pid);
-                self.process.kill();
-                None
-            }
-        }
+    /// Its process, for who may outlive it.
+    pub(crate) fn process(&self) -> Arc<Process> {
+        Arc::clone(&self.process)
     }
 
     fn clear_out(&self) -> Result<(), &'static str> {
@@ -362,6 +350,29 @@ impl Stub {
             thread.restart().map_err(|Impossible(why)| why)?;
         }
         Ok(())
+    }
+}
+
+impl Tenant for Stub {
+    fn kill_soon(&self) {
+        self.process.kill_soon();
+    }
+
+    /// Either way no page is mapped in it any more.
+    ///
+    /// Nothing of the last guest is left. Its threads stand still before its memory goes, at a place and in a call that the
+    /// host names, not they; its slabs are cleared while nothing can write to them; then each thread is sent to where it
+    /// forgets its registers, which ends in a hand-over that the host places too. The leader waits in its read(2), the
+    /// memory thread in its hand-over, with nothing of a guest in them.
+    fn renew(self) -> Option<Self> {
+        match self.clear_out() {
+            Ok(()) => Some(self),
+            Err(why) => {
+                log::debug!("stub {} is not used again: {why}", self.process.pid);
+                self.process.kill();
+                None
+            }
+        }
     }
 }
 

@@ -13,16 +13,15 @@ use crate::context::SystrapContext;
 use crate::layout::{FD_FREE, FD_MEMORY, FD_MEMORY_RO};
 use crate::mapped::Mapped;
 use crate::process::{BATCH, BATCH_FILES, Op, Process, Stub};
-use crate::spares::Spares;
+use crate::spares::{Lease, Spares, Tenant};
 
 /// One guest address space: one stub process.
 #[derive(Debug)]
 pub struct SystrapSpace {
-    /// `None` when the space has ended: the stub may be another one's then.
-    stub: Mutex<Option<Arc<Stub>>>,
+    stub: Lease<Stub>,
     user: AddrRange,
     clock: Arc<StubClock>,
-    spares: Weak<Spares>,
+    spares: Weak<Spares<Stub>>,
     /// Held while a batch is carried out, so that it is what the stub has.
     mapped: Mutex<Mapped>,
 }
@@ -106,11 +105,11 @@ const ENDED: PlatformError = PlatformError::Dead("ended");
 
 impl SystrapSpace {
     /// A space in a stub that is as new, which `spares` may get when it ends.
-    pub(crate) fn new(stub: Stub, user: AddrRange, spares: &Arc<Spares>) -> Self {
+    pub(crate) fn new(stub: Stub, user: AddrRange, spares: &Arc<Spares<Stub>>) -> Self {
         let process = Arc::clone(&stub.process);
         let clock = StubClock { base_ns: process.cpu_time_ns(), process, ended_ns: OnceLock::new() };
         Self {
-            stub: Mutex::new(LockClass::leaf("systrap space"), Some(Arc::new(stub))),
+            stub: Lease::new(stub),
             user,
             clock: Arc::new(clock),
             spares: Arc::downgrade(spares),
@@ -118,8 +117,8 @@ impl SystrapSpace {
         }
     }
 
-    fn stub(&self) -> Result<Arc<Stub>, PlatformError> {
-        self.stub.lock().clone().ok_or(ENDED)
+    fn stub(&self) -> Result<sync::Arc<Stub>, PlatformError> {
+        self.stub.borrow().ok_or(ENDED)
     }
 }
 
@@ -204,31 +203,28 @@ impl AddressSpace for SystrapSpace {
     }
 
     fn kill(&self) {
-        // The signal is sent under the lock, so that it cannot hit the stub's next space.
-        let process = self.stub.lock().as_ref().map(|stub| {
-            stub.process.kill_soon();
-            Arc::clone(&stub.process)
-        });
-        if let Some(process) = process {
+        if let Some(process) = self.stub.kill(Stub::process) {
             process.kill();
         }
     }
 
     fn end(&self) {
-        let Some(stub) = self.stub.lock().take() else { return };
-        let process = Arc::clone(&stub.process);
-        // Contexts hold the stub: then guest code may run in it.
-        let Some(stub) = Arc::into_inner(stub) else {
-            process.kill();
-            return;
+        let stub = match self.stub.end(Stub::process) {
+            Ok(stub) => stub,
+            Err(process) => {
+                // Contexts hold the stub: then guest code may run in it.
+                process.iter().for_each(|process| process.kill());
+                return;
+            }
         };
+        let process = stub.process();
         if self.mapped.lock().bytes() > MOST_EMPTIED {
             process.kill();
             return;
         }
         let _ = self.clock.ended_ns.set(process.cpu_time_ns());
         drop(process);
-        if let Some(stub) = stub.recycle()
+        if let Some(stub) = stub.renew()
             && let Some(spares) = self.spares.upgrade()
         {
             spares.put(stub);

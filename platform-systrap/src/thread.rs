@@ -14,10 +14,10 @@ use usermem::Addr;
 use usermem::platform::{Access, Exit, FaultInfo};
 
 use crate::Calls;
+use crate::cores::Seat;
 use crate::handover::{Handover, Lost};
 use crate::layout::{ALTSTACK, KICK_SIGNAL, SLAB, frame, line};
 use crate::machine::Machine;
-use crate::pace::Seat;
 
 /// Flags that a program can set with popf; the rest is the host's.
 const USER_FLAGS: u64 = 0x24_4dd5 | 0x1_0000;

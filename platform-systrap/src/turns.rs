@@ -2,56 +2,56 @@
 //! calls, some have two cores for a while and the others wait, each where its next answer would have been given.
 //!
 //! Who waits has given its core back and counts for nothing until its turn comes, its patience ends, or an interrupt wants it.
-//! Whoever stops watching passes its place on ([`Turns::grant`]).
+//! Whoever stops watching passes its place on ([`Turns::grant`]). Loom runs this module (`tests/loom.rs`).
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use sync::{LockClass, Mutex, Parker};
+use sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use sync::{Arc, LockClass, Mutex, Parker};
 
 /// One who may wait.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
+pub struct Turn {
     parker: Parker,
     granted: AtomicBool,
 }
 
 impl Turn {
     /// Ends its wait, if it waits.
-    pub(crate) fn hurry(&self) {
+    pub fn hurry(&self) {
         self.parker.unpark();
     }
 }
 
 /// Those who wait, longest first.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub struct Turns {
     /// How many, so that nobody takes the lock for nothing.
     waiting: AtomicU32,
     queue: Mutex<VecDeque<Arc<Turn>>>,
 }
 
-impl Turns {
-    pub(crate) fn new() -> Self {
+impl Default for Turns {
+    fn default() -> Self {
         Self { waiting: AtomicU32::new(0), queue: Mutex::new(LockClass::new("systrap turns", 59_500), VecDeque::new()) }
     }
+}
 
+impl Turns {
     /// Whether somebody waits.
-    pub(crate) fn are_wanted(&self) -> bool {
-        // SeqCst, as in `wait`: who has given a place back and sees nobody is seen by who comes to wait.
-        self.waiting.load(Ordering::SeqCst) > 0
+    pub fn are_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Waits for a turn: `slice` for each that is before, and one more. `offer` is asked once this one is in the row, and gives
     /// away what places there are. Whether the turn has come; then whoever gave it has counted it.
-    pub(crate) fn wait(&self, turn: &Arc<Turn>, slice: Duration, offer: impl FnOnce()) -> bool {
+    pub fn wait(&self, turn: &Arc<Turn>, slice: Duration, offer: impl FnOnce()) -> bool {
         turn.parker.clear();
         let before = {
             let mut queue = self.queue.lock();
             queue.push_back(Arc::clone(turn));
-            self.waiting.fetch_add(1, Ordering::SeqCst)
+            self.waiting.fetch_add(1, Ordering::Relaxed)
         };
         offer();
         let patience = slice.saturating_mul(before.saturating_add(2));
@@ -60,21 +60,24 @@ impl Turns {
         let mut queue = self.queue.lock();
         if let Some(at) = queue.iter().position(|other| Arc::ptr_eq(other, turn)) {
             queue.remove(at);
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
         // Under the lock, as its store.
         turn.granted.swap(false, Ordering::Relaxed)
     }
 
     /// Gives turns to those who wait, for as long as `take` has places.
-    pub(crate) fn grant(&self, mut take: impl FnMut() -> bool) {
+    pub fn grant(&self, mut take: impl FnMut() -> bool) {
+        // Pairs with itself: who comes to wait is in the row before and sees the places after, who gives a place back has given it
+        // before and sees the row after. One of them sees the other.
+        fence(Ordering::SeqCst);
         if !self.are_wanted() {
             return;
         }
         let mut queue = self.queue.lock();
         while !queue.is_empty() && take() {
             if let Some(turn) = queue.pop_front() {
-                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
                 turn.granted.store(true, Ordering::Relaxed);
                 turn.parker.unpark();
             }
@@ -82,7 +85,7 @@ impl Turns {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -94,7 +97,7 @@ mod tests {
 
     #[test]
     fn each_gets_its_turn_once() {
-        let turns = Turns::new();
+        let turns = Turns::default();
         let (places, granted) = (AtomicU32::new(0), AtomicU32::new(0));
         let take = || places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
         std::thread::scope(|scope| {
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_in_vain_by_time_or_by_hurry() {
-        let turns = Turns::new();
+        let turns = Turns::default();
         let turn = Arc::new(Turn::default());
         assert!(!turns.wait(&turn, Duration::from_micros(100), || ()));
         assert!(!turns.wait(&turn, LONG, || turn.hurry()));

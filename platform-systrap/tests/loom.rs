@@ -1,11 +1,17 @@
-//! Loom runs the interrupt protocol through all interleavings:
+//! Loom runs what tasks, interrupters and stubs race for through all interleavings:
 //! `RUSTFLAGS="--cfg loom" cargo test -p casemate-platform-systrap --test loom --release`
 #![cfg(loom)]
 
+#[path = "models/cores.rs"]
+mod cores_counts;
 #[path = "models/futex.rs"]
 mod futex_word;
 #[path = "models/line.rs"]
 mod line_word;
+#[path = "models/spares.rs"]
+mod spares_kept;
+#[path = "models/turns.rs"]
+mod turns_row;
 
 use casemate_platform_systrap::kick::{self, Word};
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};

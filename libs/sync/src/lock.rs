@@ -7,26 +7,34 @@ use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use crate::base;
 use crate::rank::{Held, LockClass, Order};
 
 /// Mutual exclusion.
 pub struct Mutex<T: ?Sized> {
     class: LockClass,
-    inner: std::sync::Mutex<T>,
+    inner: base::Mutex<T>,
 }
 
 /// Access to what a [`Mutex`] protects, until dropped.
 pub struct MutexGuard<'a, T: ?Sized> {
     // Dropped before `held`: field order matters only to the debug check.
-    inner: std::sync::MutexGuard<'a, T>,
+    inner: base::MutexGuard<'a, T>,
     class: LockClass,
     held: Held,
 }
 
 impl<T> Mutex<T> {
     /// A free mutex of `class` around `value`.
+    #[cfg(not(loom))]
     pub const fn new(class: LockClass, value: T) -> Self {
-        Self { class, inner: std::sync::Mutex::new(value) }
+        Self { class, inner: base::Mutex::new(value) }
+    }
+
+    /// As above, in a model.
+    #[cfg(loom)]
+    pub fn new(class: LockClass, value: T) -> Self {
+        Self { class, inner: base::Mutex::new(value) }
     }
 
     /// The value, without a lock that nobody can hold any more.
@@ -217,13 +225,20 @@ pub enum WaitOutcome {
 /// A condition variable for a [`Mutex`].
 #[derive(Debug, Default)]
 pub struct Condvar {
-    inner: std::sync::Condvar,
+    inner: base::Condvar,
 }
 
 impl Condvar {
     /// A condition variable that nobody waits for.
+    #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self { inner: std::sync::Condvar::new() }
+        Self { inner: base::Condvar::new() }
+    }
+
+    /// As above, in a model.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self { inner: base::Condvar::new() }
     }
 
     /// Releases the lock, waits for a notification (or nothing at all: check the condition again), takes the lock back.

@@ -6,7 +6,8 @@
 //!   EMPTY ----------> PARKED ----------------> NOTIFIED --(park or wake-up: swap)--> EMPTY
 //!     \___________________unpark: swap____________^
 //! ```
-//! [`protocol`] holds the algorithm over a trait for the word, so that loom can run it (`tests/loom.rs`).
+//! [`protocol`] holds the algorithm over a trait for the word, so that loom can run it (`tests/loom.rs`). In a build for
+//! models all parkers have a word that loom knows: a deadline of `u64::MAX` never comes there, any other one at once.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -85,13 +86,23 @@ pub mod protocol {
 /// count). Share it as `Arc<Parker>`.
 #[derive(Debug, Default)]
 pub struct Parker {
+    #[cfg(not(loom))]
     word: AtomicU32,
+    #[cfg(loom)]
+    word: model::Word,
 }
 
 impl Parker {
     /// A parker with no wake pending.
+    #[cfg(not(loom))]
     pub const fn new() -> Self {
         Self { word: AtomicU32::new(protocol::EMPTY) }
+    }
+
+    /// As above, in a model.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Sleeps until [`Parker::unpark`], or until CLOCK_MONOTONIC reaches `deadline_ns`. Only one thread at a time may
@@ -133,6 +144,52 @@ impl protocol::Word for AtomicU32 {
 
     fn wake(&self) {
         futex_wake(self);
+    }
+}
+
+#[cfg(loom)]
+mod model {
+    use loom::sync::atomic::{AtomicU32, Ordering};
+    use loom::sync::{Condvar, Mutex};
+
+    use super::protocol;
+
+    /// A word and its futex.
+    #[derive(Debug, Default)]
+    pub(super) struct Word {
+        word: AtomicU32,
+        /// The host's lock: looking at the word and falling asleep is one step.
+        queue: Mutex<()>,
+        woken: Condvar,
+    }
+
+    impl Word {
+        pub(super) fn load(&self, order: Ordering) -> u32 {
+            self.word.load(order)
+        }
+    }
+
+    impl protocol::Word for Word {
+        fn cas(&self, old: u32, new: u32) -> bool {
+            self.word.compare_exchange(old, new, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        }
+        fn swap(&self, new: u32) -> u32 {
+            self.word.swap(new, Ordering::AcqRel)
+        }
+        fn wait(&self, expected: u32, deadline_ns: Option<u64>) -> protocol::Slept {
+            let queue = self.queue.lock().unwrap();
+            if deadline_ns.is_some_and(|at| at != u64::MAX) {
+                return protocol::Slept::TimedOut;
+            }
+            if self.word.load(Ordering::Relaxed) == expected {
+                drop(self.woken.wait(queue).unwrap());
+            }
+            protocol::Slept::Maybe
+        }
+        fn wake(&self) {
+            let _queue = self.queue.lock().unwrap();
+            self.woken.notify_one();
+        }
     }
 }
 

@@ -10,19 +10,19 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LockClass {
     /// Name for messages.
-    #[cfg(debug_assertions)]
+    #[cfg(all(debug_assertions, not(loom)))]
     name: &'static str,
     /// Place in the order: outermost locks have the smallest rank.
-    #[cfg(debug_assertions)]
+    #[cfg(all(debug_assertions, not(loom)))]
     rank: u16,
 }
 
 impl LockClass {
     /// A class called `name` at `rank`: outermost locks have the smallest.
     pub const fn new(name: &'static str, rank: u16) -> Self {
-        #[cfg(debug_assertions)]
+        #[cfg(all(debug_assertions, not(loom)))]
         let class = Self { name, rank };
-        #[cfg(not(debug_assertions))]
+        #[cfg(not(all(debug_assertions, not(loom))))]
         let class = {
             let _ = (name, rank);
             Self {}
@@ -37,9 +37,9 @@ impl LockClass {
 
     /// Its name, where it is kept.
     pub(crate) const fn name(&self) -> &'static str {
-        #[cfg(debug_assertions)]
+        #[cfg(all(debug_assertions, not(loom)))]
         let name = self.name;
-        #[cfg(not(debug_assertions))]
+        #[cfg(not(all(debug_assertions, not(loom))))]
         let name = "lock";
         name
     }
@@ -56,7 +56,7 @@ pub(crate) enum Order {
     Try,
 }
 
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(loom)))]
 mod held {
     use std::cell::RefCell;
 
@@ -103,7 +103,7 @@ mod held {
 
 /// A record that a lock of a class is held by this thread; nothing in release builds.
 pub(crate) struct Held {
-    #[cfg(debug_assertions)]
+    #[cfg(all(debug_assertions, not(loom)))]
     class: LockClass,
 }
 
@@ -112,21 +112,21 @@ impl Held {
     #[track_caller]
     #[inline]
     pub(crate) fn check(class: LockClass, order: Order) {
-        #[cfg(debug_assertions)]
+        #[cfg(all(debug_assertions, not(loom)))]
         held::check(class, order);
-        #[cfg(not(debug_assertions))]
+        #[cfg(not(all(debug_assertions, not(loom))))]
         let _ = (class, order);
     }
 
     /// Records that the lock was taken.
     #[inline]
     pub(crate) fn taken(class: LockClass) -> Self {
-        #[cfg(debug_assertions)]
+        #[cfg(all(debug_assertions, not(loom)))]
         {
             held::push(class);
             Self { class }
         }
-        #[cfg(not(debug_assertions))]
+        #[cfg(not(all(debug_assertions, not(loom))))]
         {
             let _ = class;
             Self {}
@@ -134,7 +134,7 @@ impl Held {
     }
 }
 
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(loom)))]
 impl Drop for Held {
     fn drop(&mut self) {
         held::pop(self.class);

@@ -1,8 +1,8 @@
-//! Loom runs the two protocols through all interleavings:
+//! Loom runs parking, epochs and host threads through all interleavings:
 //! `RUSTFLAGS="--cfg loom" cargo test -p casemate-sync --test loom --release`
 #![cfg(loom)]
 
-use casemate_sync::ParkOutcome;
+use casemate_sync::{HostTerms, Hosts, ParkOutcome};
 use casemate_sync::epoch::protocol as epoch;
 use casemate_sync::protocol as park;
 use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
@@ -164,5 +164,70 @@ fn what_a_pin_can_see_is_not_reused() {
             epoch::unpin(&*slot);
         }
         freer.join().unwrap();
+    });
+}
+
+fn hosts(most_idle: usize) -> Hosts {
+    Hosts::new(HostTerms { name: "job", stack: 0x1000, most_idle })
+}
+
+/// Jobs that are given while others end: each is done once, by one host thread, and what its giver did before is seen. When
+/// their owner goes, no host thread is left: loom would report one that sleeps, and the references that it holds.
+#[test]
+fn each_job_is_done_once_and_no_host_thread_is_left() {
+    for most_idle in 0..=2 {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(if most_idle == 1 { 3 } else { 2 });
+        model.check(move || {
+            let hosts = hosts(most_idle);
+            let done: [_; 3] = std::array::from_fn(|_| Arc::new(AtomicU32::new(0)));
+            for done in &done {
+                let (word, done) = (Arc::new(AtomicU32::new(0)), Arc::clone(done));
+                word.store(7, Ordering::Relaxed);
+                hosts
+                    .start(Box::new(move || {
+                        assert_eq!(word.load(Ordering::Relaxed), 7);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }))
+                    .unwrap();
+            }
+            drop(hosts);
+            // What the host threads did is seen at their ends only, so this is all that may be said here.
+            assert!(done.iter().all(|done| done.load(Ordering::Relaxed) <= 1));
+        });
+    }
+}
+
+/// Two tasks start others at the same time: no desk gets two jobs.
+#[test]
+fn an_idle_host_thread_is_woken_by_one() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let hosts = Arc::new(hosts(1));
+        let done = Arc::new(AtomicU32::new(0));
+        let start = |hosts: &Hosts, done: &Arc<AtomicU32>| {
+            let done = Arc::clone(done);
+            hosts.start(Box::new(move || {
+                    done.fetch_add(1, Ordering::Relaxed);
+                })).unwrap();
+        };
+        start(&hosts, &done);
+        let (other, counted) = (Arc::clone(&hosts), Arc::clone(&done));
+        let giver = thread::spawn(move || start(&other, &counted));
+        start(&hosts, &done);
+        giver.join().unwrap();
+        drop(hosts);
+    });
+}
+
+/// The last task of a kernel drops it, and with it its own host thread's owner.
+#[test]
+fn a_job_may_be_the_last_that_holds_its_owner() {
+    loom::model(|| {
+        let hosts = Arc::new(hosts(1));
+        let own = Arc::clone(&hosts);
+        hosts.start(Box::new(move || drop(own))).unwrap();
+        drop(hosts);
     });
 }

@@ -4,8 +4,7 @@ use super::{Cores, Ended, MOST_FAILURES, Pace, Plan, STREAK, Scale, Seat, Ticks,
 
 /// One tick is a nanosecond.
 fn cores(cpus: u32) -> Cores {
-    let mut cores = Cores::new(cpus);
-    cores.scale = Scale {
+    let scale = Scale {
         quick: 16_000,
         patience: 20_000,
         first_patience: 200_000,
@@ -18,7 +17,7 @@ fn cores(cpus: u32) -> Cores {
         turn: 2_000_000,
         stub_looks: 500,
     };
-    cores
+    Cores::new(cpus, scale)
 }
 
 struct Task {
@@ -103,11 +102,11 @@ fn quick_tasks_take_turns_on_too_few_cores() {
         let waiter = scope.spawn(|| {
             // A machine that is busy for longer than its patience makes it come again.
             let granted = (0..1_000).any(|_| first.pace.wait(&first.seat, &cores) == Plan::Begin);
-            waits.store(false, super::Ordering::Relaxed);
+            waits.store(false, std::sync::atomic::Ordering::Relaxed);
             granted
         });
-        while waits.load(super::Ordering::Relaxed) {
-            if cores.turns.are_wanted() && second.call(&cores, 1_000) == Plan::Wait {
+        while waits.load(std::sync::atomic::Ordering::Relaxed) {
+            if cores.are_wanted() && second.call(&cores, 1_000) == Plan::Wait {
                 second.seat.sleep(&cores);
             }
         }
@@ -116,8 +115,7 @@ fn quick_tasks_take_turns_on_too_few_cores() {
     assert!(first.seat.is_watching() && !second.seat.is_watching());
     assert!(second.now > 2_000_000, "a turn was as long as it should");
     [&first, &second].into_iter().for_each(|task| task.seat.sleep(&cores));
-    let counts = [&cores.busy, &cores.watching, &cores.quick].map(|count| count.load(super::Ordering::Relaxed));
-    assert_eq!(counts, [0; 3]);
+    assert_eq!(cores.counts(), [0; 3]);
 }
 
 #[test]
@@ -127,15 +125,15 @@ fn every_core_comes_back() {
     for task in &mut tasks {
         task.until_begin(&cores, 1_000);
     }
-    assert_eq!(cores.busy.load(super::Ordering::Relaxed), 8);
+    assert_eq!(cores.counts()[0], 8);
     for (task, ended) in tasks.iter_mut().zip([Ended::InVain, Ended::Gap, Ended::Crowded, Ended::Late]) {
         task.stop(&cores, ended);
         task.stop(&cores, ended);
     }
-    assert_eq!(cores.busy.load(super::Ordering::Relaxed), 4);
+    assert_eq!(cores.counts()[0], 4);
     tasks.iter().for_each(|task| task.seat.sleep(&cores));
     tasks.iter().for_each(|task| task.seat.sleep(&cores));
-    assert_eq!(cores.busy.load(super::Ordering::Relaxed), 0);
+    assert_eq!(cores.counts()[0], 0);
 }
 
 #[test]
@@ -231,7 +229,7 @@ fn naps_in_vain_become_rare_and_short_sleeps_bring_them_back() {
 
 #[test]
 fn watching_ends_when_nothing_comes() {
-    let cores = Cores::new(2);
+    let cores = Cores::new(2, Scale::measure());
     let task = Task::new(&cores);
     assert_eq!(task.pace.watch(&cores, || Some(7)), Ok(7));
     let begun = std::time::Instant::now();

@@ -1,20 +1,12 @@
-//! Host threads that serve tasks. One that has served its task is kept for the next one: making and ending a host thread
-//! costs as much as all else that a new guest thread needs.
+//! Host threads that do jobs. One that has done its job is kept for the next one: making and ending a host thread costs as
+//! much as all else that a new guest thread needs.
 //!
-//! **Invariant.** An idle host thread sleeps and holds nothing of a task or of the kernel: its stack and its desk.
+//! **Invariant.** An idle host thread sleeps and holds nothing of a job or of who gave it: its stack and its desk.
 
-use std::sync::Arc;
-
-use sync::{LockClass, Mutex, Parker};
-
-/// Stack of a task's host thread: handlers are shallow, and pages come as they are used.
-const STACK: usize = 512 << 10;
-
-/// Most idle host threads.
-const MOST: usize = 8;
+use crate::{Arc, LockClass, Mutex, Parker, base};
 
 /// What a host thread is to do.
-pub(crate) type Job = Box<dyn FnOnce() + Send>;
+pub type Job = Box<dyn FnOnce() + Send>;
 
 /// What an idle host thread will find when it is woken.
 #[derive(Default)]
@@ -23,7 +15,7 @@ enum Next {
     #[default]
     None,
     Job(Job),
-    /// The kernel is gone.
+    /// Nobody is left who could give one.
     End,
 }
 
@@ -58,27 +50,43 @@ type Idle = Mutex<Option<Vec<Arc<Desk>>>>;
 const IDLE: LockClass = LockClass::leaf("hosts.idle");
 const NEXT: LockClass = LockClass::leaf("hosts.next");
 
-/// The host threads of a kernel.
-pub(crate) struct Hosts {
+/// How host threads are made and kept.
+#[derive(Clone, Copy, Debug)]
+pub struct HostTerms {
+    /// Name of each, for whoever looks at the host.
+    pub name: &'static str,
+    /// Bytes of stack of each; pages come as they are used.
+    pub stack: usize,
+    /// Most of them that are kept idle.
+    pub most_idle: usize,
+}
+
+/// Host threads for jobs. When it is dropped, idle ones end at once and the others after their jobs.
+pub struct Hosts {
     idle: Arc<Idle>,
+    terms: HostTerms,
 }
 
 impl Hosts {
     /// None yet.
-    pub(crate) fn new() -> Self {
-        Self { idle: Arc::new(Mutex::new(IDLE, Some(Vec::with_capacity(MOST)))) }
+    pub fn new(terms: HostTerms) -> Self {
+        Self { idle: Arc::new(Mutex::new(IDLE, Some(Vec::with_capacity(terms.most_idle)))), terms }
     }
 
-    /// Has a host thread do `job`: one that is idle, or a new one. Fails when the host makes none.
-    pub(crate) fn start(&self, job: Job) -> std::io::Result<()> {
+    /// Has a host thread do `job`: one that is idle, or a new one.
+    ///
+    /// # Errors
+    /// The host's, when it makes no thread; the job is lost then.
+    pub fn start(&self, job: Job) -> std::io::Result<()> {
         let idle = self.idle.lock().as_mut().and_then(Vec::pop);
         if let Some(desk) = idle {
             desk.put(Next::Job(job));
             return Ok(());
         }
         let idle = Arc::clone(&self.idle);
-        let builder = std::thread::Builder::new().name("task".to_owned()).stack_size(STACK);
-        builder.spawn(move || serve(&idle, job)).map(drop)
+        let HostTerms { name, stack, most_idle } = self.terms;
+        let builder = base::Builder::new().name(name.to_owned()).stack_size(stack);
+        builder.spawn(move || serve(&idle, most_idle, job)).map(drop)
     }
 }
 
@@ -90,30 +98,36 @@ impl Drop for Hosts {
 }
 
 /// The life of a host thread.
-fn serve(idle: &Idle, first: Job) {
+fn serve(idle: &Idle, most: usize, first: Job) {
     let desk = Arc::new(Desk { parker: Parker::new(), next: Mutex::new(NEXT, Next::None) });
     let mut job = Some(first);
     while let Some(now) = job {
         now();
         {
             let mut idle = idle.lock();
-            let Some(others) = idle.as_mut().filter(|others| others.len() < MOST) else { return };
+            let Some(others) = idle.as_mut().filter(|others| others.len() < most) else { return };
             others.push(Arc::clone(&desk));
         }
         job = desk.wait();
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
-    use super::{Hosts, MOST};
+    use super::{HostTerms, Hosts};
+
+    const MOST: usize = 8;
+
+    fn hosts() -> Hosts {
+        Hosts::new(HostTerms { name: "job", stack: 64 << 10, most_idle: MOST })
+    }
 
     #[test]
     fn host_threads_serve_again_and_end_with_their_owner() {
-        let hosts = Hosts::new();
+        let hosts = hosts();
         let (tell, told) = channel();
         for round in 0..100 {
             let tell = tell.clone();
@@ -134,7 +148,7 @@ mod tests {
 
     #[test]
     fn jobs_that_wait_for_each_other_run_at_once() {
-        let hosts = Hosts::new();
+        let hosts = hosts();
         let count = 3 * MOST;
         for _ in 0..3 {
             let barrier = std::sync::Arc::new(std::sync::Barrier::new(count + 1));
