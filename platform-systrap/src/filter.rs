@@ -1,8 +1,9 @@
 //! The seccomp filters of a stub.
 //!
-//! Every thread has the **base** filter, installed in the zygote; the memory thread and the application threads add one of
-//! their own, with a listener. The strictest answer of a thread's filters counts (seccomp(2): TRAP before USER_NOTIF
-//! before ALLOW).
+//! Every thread has the **base** filter, installed in the zygote. The memory thread and the application threads add one with
+//! a listener, which stops nothing but the hand-over: they pass the listener on, themselves. Then they add one more, which
+//! takes all from them that they will not need. The strictest answer of a thread's filters counts (seccomp(2): TRAP before
+//! USER_NOTIF before TRACE before ALLOW).
 //!
 //! | thread | from stub text | from anywhere else |
 //! | --- | --- | --- |
@@ -14,7 +15,8 @@
 //! rule that allows, futex(2) with the operations wait and wake from stub text.
 //!
 //! The base filter answers TRAP and never KILL, because it is also in the chain of the application threads, whose calls
-//! must reach us; and it allows the hand-over, because its TRAP would outrank the listener of the filter above it.
+//! must reach us; and it allows the hand-over, because its TRAP would outrank the listener. The last filter answers TRACE
+//! for it, which the listener outranks too, and which refuses it where there is none.
 
 use std::ops::Range;
 
@@ -52,18 +54,20 @@ const ARCH_X86_64: u32 = 0xc000_003e;
 pub(crate) const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 /// SIGSYS.
 pub(crate) const TRAP: u32 = libc::SECCOMP_RET_TRAP;
+/// Refused with ENOSYS, for nobody traces stubs.
+const TRACE: u32 = libc::SECCOMP_RET_TRACE;
 /// To the listener.
 pub(crate) const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
 
 /// What the leader and the zygote call, and therefore the most that any thread of a stub may.
 const BASE_CALLS: &[i64] = &[
     libc::SYS_read,         // leader, zygote: wait for a request
-    libc::SYS_sendmsg,      // leader, zygote: pass descriptors
-    libc::SYS_sched_yield,  // leader: until a new thread has its listener
-    libc::SYS_close,        // leader: after passing a listener
+    libc::SYS_sendmsg,      // new thread, leader, zygote: pass descriptors
+    libc::SYS_futex,        // leader: until the memory thread has passed its listener
+    libc::SYS_close,        // new thread: after passing its listener
     libc::SYS_clone,        // leader: threads; zygote: stubs
     libc::SYS_sigaltstack,  // new application thread
-    libc::SYS_seccomp,      // new thread: its filter
+    libc::SYS_seccomp,      // new thread: its filters
     libc::SYS_dup,          // thread without a listener: the stand-in
     libc::SYS_exit,         // thread without a listener
     libc::SYS_exit_group,   // whoever finds its peer gone
@@ -92,7 +96,6 @@ const OPS_CALLS: &[i64] = &[
 
 /// What the futex transport calls besides.
 const FUTEX_CALLS: &[i64] = &[
-    libc::SYS_futex,  // application thread: hand over
     libc::SYS_sendto, // memory thread, leader: answers
 ];
 
@@ -104,10 +107,20 @@ pub(crate) fn base(text: &Range<u64>, transport: Transport) -> Vec<Insn> {
     }
 }
 
+/// With which a thread gets its listener, where there are any.
+pub(crate) fn listen() -> Vec<Insn> {
+    vec![
+        insn(LOAD, 0, 0, OFFSET_NR),
+        insn(JUMP_EQ, 0, 1, HANDOFF_NR as u32),
+        insn(RETURN, 0, 0, NOTIFY),
+        insn(RETURN, 0, 0, ALLOW),
+    ]
+}
+
 /// What the memory thread adds.
 pub(crate) fn ops(text: &Range<u64>, transport: Transport) -> Vec<Insn> {
     match transport {
-        Transport::Notify => program(text, NOTIFY, OPS_CALLS),
+        Transport::Notify => program(text, TRACE, OPS_CALLS),
         Transport::Futex => program(text, TRAP, &[OPS_CALLS, &[libc::SYS_sendto]].concat()),
     }
 }
@@ -115,7 +128,7 @@ pub(crate) fn ops(text: &Range<u64>, transport: Transport) -> Vec<Insn> {
 /// What threads that run guest code add. With listeners it has no rule that allows.
 pub(crate) fn app(text: &Range<u64>, transport: Transport) -> Vec<Insn> {
     match transport {
-        Transport::Notify => program(text, NOTIFY, &[]),
+        Transport::Notify => program(text, TRACE, &[]),
         Transport::Futex => {
             let mut program = head(text, 13);
             program.extend([
@@ -177,7 +190,7 @@ fn program(text: &Range<u64>, handoff: u32, calls: &[i64]) -> Vec<Insn> {
 mod tests {
     use super::{
         ALLOW, ARCH_X86_64, BASE_CALLS, FUTEX_CALLS, HANDOFF_NR, Insn, JUMP_EQ, JUMP_GE, LOAD, NOTIFY, OFFSET_ARCH,
-        OFFSET_ARG1, OFFSET_IP, OFFSET_NR, OPS_CALLS, RETURN, TRAP, Transport, app, base, ops,
+        OFFSET_ARG1, OFFSET_IP, OFFSET_NR, OPS_CALLS, RETURN, TRAP, Transport, app, base, listen, ops,
     };
 
     const TEXT: std::ops::Range<u64> = 0x7ffe_1234_5000..0x7ffe_1234_6000;
@@ -241,14 +254,14 @@ mod tests {
 
     #[test]
     fn threads_that_run_guest_code_are_never_allowed_anything() {
-        let filters = [base(&TEXT, Transport::Notify), app(&TEXT, Transport::Notify)];
+        let filters = [base(&TEXT, Transport::Notify), listen(), app(&TEXT, Transport::Notify)];
         for arch in ARCHES {
             for (ip, inside) in addresses() {
                 for nr in numbers() {
                     let expected = arch == ARCH_X86_64 && inside && u64::from(nr) == HANDOFF_NR;
                     let answer = chain(&filters, nr, arch, ip);
                     assert_eq!(answer, if expected { NOTIFY } else { TRAP }, "nr {nr} arch {arch:#x} ip {ip:#x}");
-                    assert_ne!(run(&filters[1], nr, arch, ip), ALLOW);
+                    assert_ne!(run(&filters[2], nr, arch, ip), ALLOW);
                 }
             }
         }
@@ -273,9 +286,10 @@ mod tests {
 
     #[test]
     fn privileged_threads_have_their_calls_from_stub_text_only() {
-        let cases: [(Vec<Vec<Insn>>, Vec<i64>, u32); 4] = [
+        let cases: [(Vec<Vec<Insn>>, Vec<i64>, u32); 5] = [
             (vec![base(&TEXT, Transport::Notify)], BASE_CALLS.to_vec(), ALLOW),
-            (vec![base(&TEXT, Transport::Notify), ops(&TEXT, Transport::Notify)], OPS_CALLS.to_vec(), NOTIFY),
+            (vec![base(&TEXT, Transport::Notify), listen()], BASE_CALLS.to_vec(), NOTIFY),
+            (vec![base(&TEXT, Transport::Notify), listen(), ops(&TEXT, Transport::Notify)], OPS_CALLS.to_vec(), NOTIFY),
             (vec![base(&TEXT, Transport::Futex)], [BASE_CALLS, FUTEX_CALLS].concat(), ALLOW),
             (
                 vec![base(&TEXT, Transport::Futex), ops(&TEXT, Transport::Futex)],

@@ -67,6 +67,10 @@ pub(crate) mod config {
     pub(crate) const OPS_PROG: u64 = 16;
     /// Flags for seccomp(2), with a listener.
     pub(crate) const LISTEN_FLAGS: u64 = 32;
+    /// `struct sock_fprog` of threads that make a listener.
+    pub(crate) const LISTEN_PROG: u64 = 448;
+    /// Flags for seccomp(2), without a listener.
+    pub(crate) const FILTER_FLAGS: u64 = 464;
     /// Features that `xrstor` loads.
     pub(crate) const XFEATURES: u64 = 40;
     /// Not 0: threads hand over through futexes.
@@ -79,12 +83,14 @@ pub(crate) mod config {
     pub(crate) const PLAIN_FLAGS: u64 = 496;
     /// `struct msghdr` with which the zygote answers.
     pub(crate) const ZYGOTE_MSG: u64 = 64;
-    /// `struct msghdr` with which a leader passes a listener.
+    /// `struct msghdr` with which a new thread passes its listener.
     pub(crate) const LISTENER_MSG: u64 = 192;
-    /// `struct msghdr` with which a leader says that it has closed the listener, so that its number is free again.
+    /// `struct msghdr` with which it says that it has closed the listener, so that its number is free again.
     pub(crate) const DONE_MSG: u64 = 320;
     /// Instructions of the application threads' filter.
     pub(crate) const APP_INSNS: u64 = 512;
+    /// Instructions of the filter of threads that make a listener.
+    pub(crate) const LISTEN_INSNS: u64 = 768;
     /// Instructions of the memory thread's filter.
     pub(crate) const OPS_INSNS: u64 = 1024;
 }
@@ -169,6 +175,8 @@ pub(crate) mod own_slab {
     pub(crate) const LEADER_BUF: u64 = 0;
     /// Where clone(2) puts the number of the newest thread.
     pub(crate) const NEW_TID: u64 = 32;
+    /// Not 0 once the memory thread has passed its listener on.
+    pub(crate) const LISTENS: u64 = 40;
     /// `struct msghdr` for descriptors that arrive in a batch.
     pub(crate) const FD_MSG: u64 = 64;
     /// Its `iovec`.

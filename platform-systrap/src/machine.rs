@@ -216,6 +216,7 @@ fn image(
     };
     let range = base..base + TEXT_LEN;
     for (prog, insns_at, insns) in [
+        (config::LISTEN_PROG, config::LISTEN_INSNS, filter::listen()),
         (config::APP_PROG, config::APP_INSNS, filter::app(&range, features.transport)),
         (config::OPS_PROG, config::OPS_INSNS, filter::ops(&range, features.transport)),
     ] {
@@ -226,6 +227,7 @@ fn image(
         }
     }
     put(config::LISTEN_FLAGS, features.listen_flags);
+    put(config::FILTER_FLAGS, features.listen_flags & libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW);
     put(config::XFEATURES, xsave.features);
     put(config::PLAIN_FLAGS, FIXED_FLAGS);
     put(config::LOOKS, u64::from(looks));

@@ -414,27 +414,73 @@ casemate_stub_kick:
     // ---- threads of a stub ---------------------------------------------------------------------------------------
     .balign 16
 .Lcs_app:
-    // A new application thread: alternate stack, filter, then a call that traps, so that it is parked like any other.
+    // A new application thread: alternate stack, listener, filter, then a call that traps, so that it is parked like any
+    // other.
     mov eax, {NR_sigaltstack}
     lea rdi, [rip + .Lcs_base + {CONTROL} + {C_ALTSTACK}]
     xor esi, esi
     syscall
-    mov eax, {NR_seccomp}
-    mov edi, 1
-    mov rsi, [rip + .Lcs_base + {CONFIG} + {LISTEN_FLAGS}]
-    lea rdx, [rip + .Lcs_base + {CONFIG} + {APP_PROG}]
-    syscall
-    test rax, rax
-    js .Lcs_refused
+    lea r15, [rip + 11f]
+    jmp .Lcs_listen
+11:
+    lea r13, [rip + .Lcs_base + {CONFIG} + {APP_PROG}]
+    lea r15, [rip + 12f]
+    jmp .Lcs_confine
+12:
     mov eax, {NR_getpid}
     syscall
     ud2
 
-.Lcs_refused:
-    // No listener. The leader waits for a descriptor with that number: give it one that is none.
+.Lcs_confine:
+    // The filter at r13, for good. Returns to r15.
+    mov eax, {NR_seccomp}
+    mov edi, 1
+    mov rsi, [rip + .Lcs_base + {CONFIG} + {FILTER_FLAGS}]
+    mov rdx, r13
+    syscall
+    test rax, rax
+    jnz .Lcs_die
+    jmp r15
+
+.Lcs_listen:
+    // Makes this thread's listener and passes it on, while no filter of its own is in the way. Returns to r15.
+    cmp dword ptr [rip + .Lcs_base + {CONFIG} + {FUTEX}], 0
+    jne .Lcs_done
+    mov eax, {NR_seccomp}
+    mov edi, 1
+    mov rsi, [rip + .Lcs_base + {CONFIG} + {LISTEN_FLAGS}]
+    lea rdx, [rip + .Lcs_base + {CONFIG} + {LISTEN_PROG}]
+    syscall
+    test rax, rax
+    jns .Lcs_publish
+    // No listener: a descriptor that is none, and no thread.
+    lea r15, [rip + .Lcs_exit_thread]
+.Lcs_stand_in:
     mov eax, {NR_dup}
     mov edi, {FD_LEADER}
     syscall
+.Lcs_publish:
+    mov eax, {NR_sendmsg}
+    mov edi, {FD_LEADER}
+    lea rsi, [rip + .Lcs_base + {CONFIG} + {LISTENER_MSG}]
+    xor edx, edx
+    syscall
+    test rax, rax
+    js .Lcs_die
+    mov eax, {NR_close}
+    mov edi, {FD_FREE}
+    syscall
+.Lcs_done:
+    // Only now may the number be used for something else.
+    mov eax, {NR_sendmsg}
+    mov edi, {FD_LEADER}
+    lea rsi, [rip + .Lcs_base + {CONFIG} + {DONE_MSG}]
+    xor edx, edx
+    syscall
+    test rax, rax
+    js .Lcs_die
+    jmp r15
+.Lcs_exit_thread:
     mov eax, {NR_exit}
     xor edi, edi
     syscall
@@ -442,13 +488,19 @@ casemate_stub_kick:
 
     .balign 16
 .Lcs_ops:
-    mov eax, {NR_seccomp}
-    mov edi, 1
-    mov rsi, [rip + .Lcs_base + {CONFIG} + {LISTEN_FLAGS}]
-    lea rdx, [rip + .Lcs_base + {CONFIG} + {OPS_PROG}]
+    lea r15, [rip + 13f]
+    jmp .Lcs_listen
+13:
+    // The leader may make the next thread. No guest code has run yet that could write there.
+    mov dword ptr [rip + .Lcs_base + {SLABS} + {LISTENS}], 1
+    mov eax, {NR_futex}
+    lea rdi, [rip + .Lcs_base + {SLABS} + {LISTENS}]
+    mov esi, {FUTEX_WAKE}
+    mov edx, 1
     syscall
-    test rax, rax
-    js .Lcs_refused
+    lea r13, [rip + .Lcs_base + {CONFIG} + {OPS_PROG}]
+    lea r15, [rip + .Lcs_ops_start]
+    jmp .Lcs_confine
 .Lcs_ops_start:
     xor r13d, r13d
     xor r14d, r14d
@@ -523,36 +575,17 @@ casemate_stub_kick:
     jmp r15
 
     // ---- leader --------------------------------------------------------------------------------------------------
-.Lcs_publish:
-    // Passes the listener that a new thread is about to make, then closes it. Returns to r15.
-    cmp dword ptr [rip + .Lcs_base + {CONFIG} + {FUTEX}], 0
-    jne .Lcs_done
-    mov eax, {NR_sendmsg}
-    mov edi, {FD_LEADER}
-    lea rsi, [rip + .Lcs_base + {CONFIG} + {LISTENER_MSG}]
+.Lcs_first_app:
+    // The first application thread is made when the memory thread has passed its listener, which had the same number.
+    mov eax, {NR_futex}
+    lea rdi, [rip + .Lcs_base + {SLABS} + {LISTENS}]
+    mov esi, {FUTEX_WAIT}
     xor edx, edx
+    xor r10d, r10d
     syscall
-    cmp rax, -9
-    jne 5f
-    mov eax, {NR_sched_yield}
-    syscall
-    jmp .Lcs_publish
-5:
-    test rax, rax
-    js .Lcs_die
-    mov eax, {NR_close}
-    mov edi, {FD_FREE}
-    syscall
-.Lcs_done:
-    // Only now may the number be used for something else.
-    mov eax, {NR_sendmsg}
-    mov edi, {FD_LEADER}
-    lea rsi, [rip + .Lcs_base + {CONFIG} + {DONE_MSG}]
-    xor edx, edx
-    syscall
-    test rax, rax
-    js .Lcs_die
-    jmp r15
+    cmp dword ptr [rip + .Lcs_base + {SLABS} + {LISTENS}], 0
+    je .Lcs_first_app
+    jmp .Lcs_new_app
 
 .Lcs_leader:
     mov eax, {NR_read}
@@ -572,18 +605,10 @@ casemate_stub_kick:
     syscall
     test rax, rax
     jz .Lcs_app
-    js .Lcs_no_thread
-    lea r15, [rip + .Lcs_leader]
-    jmp .Lcs_publish
-.Lcs_no_thread:
+    jns .Lcs_leader
     lea r15, [rip + .Lcs_leader]
     cmp dword ptr [rip + .Lcs_base + {CONFIG} + {FUTEX}], 0
-    jne .Lcs_no_thread_futex
-    mov eax, {NR_dup}
-    mov edi, {FD_LEADER}
-    syscall
-    jmp .Lcs_publish
-.Lcs_no_thread_futex:
+    je .Lcs_stand_in
     // Two bytes instead of one.
     mov eax, {NR_sendto}
     mov edi, {FD_LEADER}
@@ -754,8 +779,7 @@ casemate_stub_zygote:
     test rax, rax
     jz .Lcs_ops
     js .Lcs_die
-    lea r15, [rip + .Lcs_new_app]
-    jmp .Lcs_publish
+    jmp .Lcs_first_app
 
 .Lcs_end:
     .globl casemate_stub_end
@@ -824,6 +848,8 @@ casemate_stub_end:
     LISTEN_FLAGS = const config::LISTEN_FLAGS,
     APP_PROG = const config::APP_PROG,
     OPS_PROG = const config::OPS_PROG,
+    LISTEN_PROG = const config::LISTEN_PROG,
+    FILTER_FLAGS = const config::FILTER_FLAGS,
     LISTENER_MSG = const config::LISTENER_MSG,
     DONE_MSG = const config::DONE_MSG,
     ZYGOTE_MSG = const config::ZYGOTE_MSG,
@@ -837,6 +863,7 @@ casemate_stub_end:
     CHUNK = const CHUNK,
     LEADER_BUF = const own_slab::LEADER_BUF,
     NEW_TID = const own_slab::NEW_TID,
+    LISTENS = const own_slab::LISTENS,
     FD_MSG = const own_slab::FD_MSG,
     FD_CONTROL_LEN = const own_slab::FD_CONTROL_LEN,
     SCRATCH = const SCRATCH,
@@ -868,7 +895,6 @@ casemate_stub_end:
     NR_exit = const libc::SYS_exit,
     NR_exit_group = const libc::SYS_exit_group,
     NR_sendmsg = const libc::SYS_sendmsg,
-    NR_sched_yield = const libc::SYS_sched_yield,
     NR_close = const libc::SYS_close,
     NR_close_range = const libc::SYS_close_range,
     NR_read = const libc::SYS_read,

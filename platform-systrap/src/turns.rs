@@ -47,7 +47,6 @@ impl Turns {
     /// Waits for a turn: `slice` for each that is before, and one more. `offer` is asked once this one is in the row, and gives
     /// away what places there are. Whether the turn has come; then whoever gave it has counted it.
     pub fn wait(&self, turn: &Arc<Turn>, slice: Duration, offer: impl FnOnce()) -> bool {
-        turn.parker.clear();
         let before = {
             let mut queue = self.queue.lock();
             queue.push_back(Arc::clone(turn));
@@ -62,6 +61,9 @@ impl Turns {
             queue.remove(at);
             self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
+        // What woke this wait, or came too late to: not before it, for an interrupt may come before its task waits. One that
+        // comes after costs the next wait a try.
+        turn.parker.clear();
         // Under the lock, as its store.
         turn.granted.swap(false, Ordering::Relaxed)
     }
