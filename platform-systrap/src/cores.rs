@@ -90,7 +90,8 @@ impl Cores {
         if self.cpus < 2 {
             return 0;
         }
-        let runs = self.counts.busy.load(Ordering::Relaxed).saturating_sub(self.counts.watching.load(Ordering::Relaxed));
+        let runs =
+            self.counts.busy.load(Ordering::Relaxed).saturating_sub(self.counts.watching.load(Ordering::Relaxed));
         let computes = runs.saturating_sub(self.counts.quick.load(Ordering::Relaxed)).saturating_sub(more);
         self.cpus.saturating_sub(computes) / 2
     }
@@ -263,4 +264,3 @@ impl Seat {
         }
     }
 }
-

@@ -389,7 +389,12 @@ pub(crate) enum Crowd {
 }
 
 /// Watches until `look` answers something, `patience` is over, or the core is lost or wanted.
-pub(crate) fn watch<T>(cores: &Cores, patience: Ticks, crowd: Crowd, mut look: impl FnMut() -> Option<T>) -> Result<T, Ended> {
+pub(crate) fn watch<T>(
+    cores: &Cores,
+    patience: Ticks,
+    crowd: Crowd,
+    mut look: impl FnMut() -> Option<T>,
+) -> Result<T, Ended> {
     let begun = ticks();
     let mut last = begun;
     loop {

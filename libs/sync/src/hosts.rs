@@ -112,7 +112,7 @@ fn serve(idle: &Idle, most: usize, first: Job) {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
     use std::time::Duration;

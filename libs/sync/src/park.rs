@@ -151,6 +151,7 @@ impl protocol::Word for AtomicU32 {
 mod model {
     use loom::sync::atomic::{AtomicU32, Ordering};
     use loom::sync::{Condvar, Mutex};
+    use std::sync::PoisonError;
 
     use super::protocol;
 
@@ -177,17 +178,17 @@ mod model {
             self.word.swap(new, Ordering::AcqRel)
         }
         fn wait(&self, expected: u32, deadline_ns: Option<u64>) -> protocol::Slept {
-            let queue = self.queue.lock().unwrap();
+            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             if deadline_ns.is_some_and(|at| at != u64::MAX) {
                 return protocol::Slept::TimedOut;
             }
             if self.word.load(Ordering::Relaxed) == expected {
-                drop(self.woken.wait(queue).unwrap());
+                drop(self.woken.wait(queue));
             }
             protocol::Slept::Maybe
         }
         fn wake(&self) {
-            let _queue = self.queue.lock().unwrap();
+            let _queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             self.woken.notify_one();
         }
     }

@@ -2,9 +2,9 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p casemate-sync --test loom --release`
 #![cfg(loom)]
 
-use casemate_sync::{HostTerms, Hosts, ParkOutcome};
 use casemate_sync::epoch::protocol as epoch;
 use casemate_sync::protocol as park;
+use casemate_sync::{HostTerms, Hosts, ParkOutcome};
 use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
@@ -208,9 +208,11 @@ fn an_idle_host_thread_is_woken_by_one() {
         let done = Arc::new(AtomicU32::new(0));
         let start = |hosts: &Hosts, done: &Arc<AtomicU32>| {
             let done = Arc::clone(done);
-            hosts.start(Box::new(move || {
+            hosts
+                .start(Box::new(move || {
                     done.fetch_add(1, Ordering::Relaxed);
-                })).unwrap();
+                }))
+                .unwrap();
         };
         start(&hosts, &done);
         let (other, counted) = (Arc::clone(&hosts), Arc::clone(&done));
