@@ -28,6 +28,7 @@ mod memory;
 pub mod overlay;
 pub mod pipe;
 mod ring;
+mod table;
 pub mod tmpfs;
 pub mod vfs;
 

@@ -7,10 +7,11 @@ use abi::Errno;
 use abi::fs::OpenFlags;
 use casemate_fs as fs;
 use fs::vfs::{
-    At, Attr, FileType, Filesystem, LookupFlags, Mount, MountNs, MountOptions, OpenHow, Path, end_brief_answers,
+    At, Attr, FileType, Filesystem, LookupFlags, Mount, MountNs, MountOptions, OpenHow, Path, drop_dentry_cache,
+    end_brief_answers,
 };
 use fs::{Context, KernelContext, host, overlay, tmpfs};
-use usermem::bytes::KernelDst;
+use usermem::bytes::{KernelDst, KernelSrc};
 use usermem::memfile::MemoryFile;
 
 struct Guest<'a> {
@@ -138,4 +139,34 @@ fn what_proves_wrong_is_asked_again() {
         std::fs::rename(dir.path().join("f~"), dir.path().join("f")).unwrap();
         assert_eq!(guest.read("f").unwrap(), "new");
     }
+}
+
+/// A file that has two names below, changed and then removed by both of them, leaves nothing.
+#[test]
+fn the_copy_of_a_file_with_several_names_goes_with_the_last() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("one"), vec![1; 100_000]).unwrap();
+    std::fs::hard_link(dir.path().join("one"), dir.path().join("two")).unwrap();
+    let memory = MemoryFile::on_memfd(1 << 30).unwrap();
+    let upper = tmpfs::new(&memory, &tmpfs::TmpfsOptions::of_size(64 << 20)).unwrap();
+    let fs = overlay::new(vec![tree(dir.path(), host::Belief::Lasting)], Some(Arc::clone(&upper))).unwrap();
+    let ns = MountNs::new(Mount::of(fs, b"x", MountOptions::default()));
+    let kernel = KernelContext::default();
+    let guest = Guest { ctx: kernel.context(), root: ns.root() };
+    let before = (memory.reserved().allocated, upper.statfs().unwrap().files_free);
+
+    let write = OpenHow::from_open(OpenFlags::O_WRONLY.bits(), 0);
+    let file = guest.at().open(b"one", &write).unwrap();
+    file.write(&guest.ctx, &mut KernelSrc::new(b"new")).unwrap();
+    drop(file);
+    // The other name finds the copy, as long as there is one.
+    guest.at().unlink(b"one").unwrap();
+    drop_dentry_cache();
+    assert!(guest.read("two").unwrap().starts_with("new"));
+    assert_eq!(guest.stat("two").unwrap().nlink, 1);
+    guest.at().unlink(b"two").unwrap();
+    drop_dentry_cache();
+    // Two whiteouts stay.
+    let after = (memory.reserved().allocated, upper.statfs().unwrap().files_free);
+    assert_eq!(after, (before.0, before.1 - 2));
 }

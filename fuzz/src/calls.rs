@@ -170,6 +170,7 @@ pub(crate) fn calls(bytes: &[u8]) {
         devices,
         dispatch: Arc::new(program),
         entropy: Arc::new(Fixed),
+        heap: None,
         observer: None,
         uts: Uts::new("fuzz"),
         machine: Machine::default(),

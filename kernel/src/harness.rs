@@ -192,6 +192,7 @@ impl Sandbox {
             devices,
             dispatch: Arc::new(Table(program)),
             entropy: Arc::new(Fixed),
+            heap: None,
             observer: None,
             uts: Uts::new("test"),
             machine: Machine::default(),

@@ -21,6 +21,7 @@ use usermem::platform::Platform;
 use crate::fdtable::{CloseOnExec, FdTable};
 use crate::fsstate::FsState;
 use crate::futex::FutexTable;
+use crate::heap::{Heap, Trimmed};
 use crate::ids::{INIT_PID, Pid, Tid};
 use crate::ipc::Ipc;
 use crate::load::Load;
@@ -117,6 +118,8 @@ pub struct KernelConfig {
     pub dispatch: Arc<dyn Dispatch>,
     /// Random bytes.
     pub entropy: Arc<dyn Entropy>,
+    /// The heap of the kernel's own objects; `None` where others use it too.
+    pub heap: Option<Arc<dyn Heap>>,
     /// Hears of stops of the command.
     pub observer: Option<Arc<dyn Observer>>,
     /// Host name and the rest of uname(2).
@@ -187,6 +190,7 @@ pub struct Kernel {
     devices: Arc<Devices>,
     dispatch: Arc<dyn Dispatch>,
     entropy: Arc<dyn Entropy>,
+    heap: Trimmed,
     observer: Option<Arc<dyn Observer>>,
     uts: Mutex<Uts>,
     machine: Machine,
@@ -236,6 +240,7 @@ impl Kernel {
             devices: config.devices,
             dispatch: config.dispatch,
             entropy: config.entropy,
+            heap: Trimmed::new(config.heap),
             observer: config.observer,
             uts: Mutex::new(UTS, config.uts),
             machine: config.machine,
@@ -636,6 +641,11 @@ impl Kernel {
     /// The wall clock, as file systems read it.
     pub fn file_clock(&self) -> &dyn fs::Clock {
         &self.file_clock
+    }
+
+    /// The heap of our own objects.
+    pub(crate) fn heap(&self) -> &Trimmed {
+        &self.heap
     }
 
     /// Random bytes.

@@ -15,6 +15,7 @@ pub mod fsstate;
 pub mod futex;
 #[cfg(test)]
 mod harness;
+pub mod heap;
 pub mod ids;
 pub mod ipc;
 pub mod kernel;

@@ -297,3 +297,75 @@ pub(crate) fn settle_heaps(cpus: usize) {
         unsafe { libc::mallopt(parameter, value) };
     }
 }
+
+/// Gives the pages of the C library's heaps that hold nothing back to the host.
+pub(crate) fn trim_heaps() {
+    // SAFETY: takes the heaps' own locks and touches only what is free.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LARGE_BLOCK, settle_heaps, trim_heaps};
+
+    /// Anonymous memory of this process, in KiB.
+    fn anonymous_kib() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").expect("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Blocks that the C library mapped one by one.
+    fn mapped_blocks() -> usize {
+        // SAFETY: takes no arguments.
+        unsafe { libc::mallinfo2() }.hblks
+    }
+
+    fn filled(bytes: usize) -> Vec<u8> {
+        std::hint::black_box(vec![1; bytes])
+    }
+
+    #[test]
+    fn settled_heaps_give_back_what_was_freed() {
+        // What it settles is the whole process's, and so is what it looks at.
+        if std::env::var_os("CASEMATE_HEAP_CHILD").is_none() {
+            let me = std::env::current_exe().expect("path");
+            let status = std::process::Command::new(me)
+                .args([
+                    "--exact",
+                    "host::tests::settled_heaps_give_back_what_was_freed",
+                    "--nocapture",
+                    "--test-threads=1",
+                ])
+                .env("CASEMATE_HEAP_CHILD", "1")
+                .stdout(std::process::Stdio::null())
+                .status()
+                .expect("runs");
+            assert!(status.success(), "{status:?}");
+            return;
+        }
+        settle_heaps(2);
+        let large = usize::try_from(LARGE_BLOCK).expect("a size");
+        // Left alone, the library takes blocks of up to this size from its heaps from now on.
+        drop(filled(100 * large));
+        let before = mapped_blocks();
+        let block = filled(large);
+        assert_eq!(mapped_blocks(), before + 1);
+        drop(block);
+
+        // Memory at the end of a heap goes by itself.
+        let before = anonymous_kib();
+        drop((0..1000).map(|_| filled(large / 8)).collect::<Vec<_>>());
+        let left = anonymous_kib().saturating_sub(before);
+        assert!(left < 2 << 10, "{left} KiB are left");
+
+        // What lies between objects that live goes when it is asked for.
+        let mut all: Vec<(Vec<u8>, Vec<u8>)> = (0..1000).map(|_| (filled(large / 8), filled(large / 64))).collect();
+        let lives: Vec<Vec<u8>> = all.drain(..).map(|(_, lives)| lives).collect();
+        let held = anonymous_kib();
+        trim_heaps();
+        let given = held.saturating_sub(anonymous_kib());
+        assert!(given > 20 << 10, "{given} KiB of {held} were given back");
+        assert!(lives.iter().flatten().all(|byte| *byte == 1));
+    }
+}

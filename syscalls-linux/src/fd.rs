@@ -336,7 +336,7 @@ fn flock(task: &mut Task, fd: Fd, Flags(op): Flags<FlockOp>) -> SysResult<()> {
     };
     let file = task.fd(fd.0)?;
     let patience = if op.contains(FlockOp::LOCK_NB) { Patience::None } else { Patience::Wait };
-    wait_for_lock(task, &file, patience, |_| file.flock(kind))
+    wait_for_lock(task, &file, patience, |task| file.flock(task.pid().raw(), kind))
 }
 
 /// `ioctl(2)`: what concerns the descriptor and its flags; the rest is the file's.

@@ -82,23 +82,38 @@ struct Use {
     free_kib: u64,
 }
 
+/// What each stub has: descriptors of its own and those of the sandbox that belong to it, threads.
+const OF_A_STUB: (usize, usize) = (11, 3);
+/// Stubs that are kept for later, beyond those that are there before any call.
+const KEPT_STUBS: usize = 6;
+/// Host threads that are kept for later.
+const KEPT_THREADS: usize = 8;
+/// Descriptors and threads that come and go.
+const FEW: usize = 4;
+
 impl Use {
-    /// What is more than it was before any call, but for pools and caches, which have bounds. A byte per call is for files
-    /// and attributes that calls leave outside their tree, and for a heap that comes to have holes.
-    fn growth_since(&self, start: &Self, calls: u64) -> Option<String> {
-        let grown = self.anonymous_kib > start.anonymous_kib + (8 << 10) + (calls >> 10)
-            || self.descriptors > start.descriptors + 32
-            || self.threads > start.threads + 24
-            || self.processes > start.processes + 8
-            || self.free_kib + (24 << 10) < start.free_kib;
+    /// What `self` has more than `before`, which neither stubs nor kept threads explain.
+    fn exceeds(&self, before: &Self, more_kib: u64, less_free_kib: u64) -> bool {
+        let (of_descriptors, of_threads) = OF_A_STUB;
+        // Both sides with as many stubs: with those of `self` added to `before`, and the reverse.
+        let with_stubs = |count: usize, of: usize, stubs: usize| count + of * stubs;
+        self.anonymous_kib > before.anonymous_kib + more_kib
+            || with_stubs(self.descriptors, of_descriptors, before.processes)
+                > with_stubs(before.descriptors, of_descriptors, self.processes) + FEW
+            || with_stubs(self.threads, of_threads, before.processes)
+                > with_stubs(before.threads, of_threads, self.processes) + KEPT_THREADS + FEW
+            || self.free_kib + less_free_kib < before.free_kib
+    }
+
+    /// What is more than it was before any call, but for what is kept for later, and pages that a little lives in each of.
+    fn growth_since(&self, start: &Self) -> Option<String> {
+        let grown = self.processes > start.processes + KEPT_STUBS || self.exceeds(start, 8 << 10, 8 << 10);
         grown.then(|| format!("at first {start:?}, now {self:?}"))
     }
 
-    /// What is more than it was when pools and caches had been filled.
-    fn leak_since(&self, warm: &Self, calls: u64) -> Option<String> {
-        let leaked = self.anonymous_kib > warm.anonymous_kib + (3 << 10) + (calls >> 10)
-            || self.descriptors > warm.descriptors + 16
-            || self.free_kib + (8 << 10) < warm.free_kib;
+    /// What is more than it was after a tenth of the calls: nothing grows with them.
+    fn leak_since(&self, warm: &Self) -> Option<String> {
+        let leaked = self.exceeds(warm, 2 << 10, 4 << 10);
         leaked.then(|| format!("after a tenth of the calls {warm:?}, now {self:?}"))
     }
 }
@@ -310,8 +325,8 @@ impl Sandbox {
                 ("rest", [total, free_kib]) => {
                     let now = measure(self.child.id(), *free_kib);
                     let base = *first.get_or_insert(now);
-                    let leak = warm.as_ref().and_then(|warm| now.leak_since(warm, *total));
-                    let growth = now.growth_since(&base, *total).or(leak);
+                    let leak = warm.as_ref().and_then(|warm| now.leak_since(warm));
+                    let growth = now.growth_since(&base).or(leak);
                     let again = growth.is_some() && patience > 0;
                     if let (Some(growth), false) = (&growth, again) {
                         let _ = self.child.kill();
@@ -387,4 +402,34 @@ fn threads(launcher: u32) -> String {
         }
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Use;
+
+    const START: Use = Use { anonymous_kib: 976, descriptors: 90, threads: 18, processes: 7, free_kib: 1_047_140 };
+
+    #[test]
+    fn stubs_and_kept_threads_are_no_leak() {
+        let with_stubs = Use { descriptors: 112, threads: 32, processes: 9, anonymous_kib: 4_700, ..START };
+        assert_eq!(with_stubs.growth_since(&START), None);
+        let warm = Use { descriptors: 90, threads: 26, processes: 7, anonymous_kib: 4_000, ..START };
+        assert_eq!(with_stubs.leak_since(&warm), None);
+        // Fewer stubs hide nothing.
+        assert_eq!(warm.leak_since(&with_stubs), None);
+        assert!(Use { descriptors: 95, ..warm }.leak_since(&with_stubs).is_some());
+    }
+
+    #[test]
+    fn what_they_do_not_explain_is_one() {
+        let leaks = [
+            Use { descriptors: 95, ..START },
+            Use { threads: 31, ..START },
+            Use { processes: 14, descriptors: 167, threads: 39, ..START },
+            Use { anonymous_kib: 9_500, ..START },
+            Use { free_kib: 1_038_000, ..START },
+        ];
+        assert!(leaks.iter().all(|leak| leak.growth_since(&START).is_some()));
+    }
 }

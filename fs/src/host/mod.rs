@@ -23,8 +23,8 @@ use auth::{Gid, Uid};
 use hashbrown::HashMap;
 use sync::Mutex;
 
-use crate::lockclass;
 use crate::vfs::{Caching, Filesystem, Inode, StatFs, new_device_id};
+use crate::{lockclass, table};
 
 use calls::Found;
 use inode::HostInode;
@@ -184,7 +184,7 @@ impl HostFs {
     fn forget(&self, key: (u64, u64)) {
         let mut inodes = self.inodes.lock();
         if inodes.get(&key).is_some_and(|weak| weak.strong_count() == 0) {
-            inodes.remove(&key);
+            table::remove(&mut inodes, &key);
         }
     }
 

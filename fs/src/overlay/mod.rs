@@ -21,7 +21,7 @@ use hashbrown::HashMap;
 use sync::Mutex;
 
 use crate::vfs::{Attr, FileType, Filesystem, Inode, SetAttr, SetTime, StatFs, new_device_id};
-use crate::{KernelContext, lockclass};
+use crate::{KernelContext, lockclass, table};
 
 use inode::OvlInode;
 
@@ -94,7 +94,7 @@ impl NumbersOn {
 
 /// A file with several names below.
 struct HardLinked {
-    /// Its copy: the names below must find it.
+    /// Its copy, while names below must find it.
     copy: Option<Inode>,
     /// Names below in all.
     below: u32,
@@ -160,7 +160,14 @@ impl OverlayFs {
     fn hard_link_changed(&self, number: u64, below: u32, change: impl FnOnce(&mut HardLinked)) {
         if below > 1 {
             let mut all = self.hard_links.lock();
-            change(all.entry(number).or_insert(HardLinked { copy: None, below, hidden: 0 }));
+            let linked = all.entry(number).or_insert(HardLinked { copy: None, below, hidden: 0 });
+            change(linked);
+            if linked.hidden >= linked.below {
+                // No name below leads to the copy: it lives as long as its names above and those who have it open.
+                let copy = linked.copy.take();
+                drop(all);
+                drop(copy);
+            }
         }
     }
 
@@ -172,7 +179,7 @@ impl OverlayFs {
     fn forget(&self, number: u64) {
         let mut inodes = self.inodes.lock();
         if inodes.get(&number).is_some_and(|weak| weak.strong_count() == 0) {
-            inodes.remove(&number);
+            table::remove(&mut inodes, &number);
         }
     }
 }

@@ -7,9 +7,9 @@ use abi::fs::RenameFlags;
 use hashbrown::HashMap;
 use sync::RwLock;
 
-use crate::Context;
 use crate::tmpfs::inode::{Body, TmpInode};
 use crate::vfs::{DirEntry, DirOps, FileType, Inode, InodeOps, NewNode, NodeKind, Rename};
+use crate::{Context, table};
 
 /// The entries of a directory.
 #[derive(Default)]
@@ -124,7 +124,7 @@ impl DirOps for TmpInode {
     }
 
     fn unlink(&self, ctx: &Context<'_>, name: &[u8], inode: &Inode) -> Result<(), Errno> {
-        let removed = self.entries()?.write().by_name.remove(name);
+        let removed = table::remove(&mut self.entries()?.write().by_name, name);
         let now = ctx.clock.now();
         self.touched(now);
         Self::of(inode)?.add_links(-1, now);
@@ -136,7 +136,7 @@ impl DirOps for TmpInode {
     fn rmdir(&self, ctx: &Context<'_>, name: &[u8], inode: &Inode) -> Result<(), Errno> {
         let victim = Self::of(inode)?;
         victim.kill()?;
-        let removed = self.entries()?.write().by_name.remove(name);
+        let removed = table::remove(&mut self.entries()?.write().by_name, name);
         drop(removed);
         let now = ctx.clock.now();
         self.touched(now);
@@ -178,7 +178,7 @@ impl DirOps for TmpInode {
             } else {
                 None
             };
-            let source = self.entries()?.write().by_name.remove(rename.name);
+            let source = table::remove(&mut self.entries()?.write().by_name, rename.name);
             drop(source);
             if let Some(whiteout) = whiteout {
                 self.entries()?.write().insert(rename.name, whiteout);

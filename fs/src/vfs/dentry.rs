@@ -1,22 +1,24 @@
 //! Dentries: names in directories, cached.
 //!
 //! A dentry is always positive; absence is an entry in its directory's table of children. Children are held by their
-//! directory (that is the cache) and hold their parent, so what is in use keeps its way to the root. The cache is bounded:
-//! past the limit, unused leaves go, oldest first, with a second chance for those that were found meanwhile.
+//! directory (that is the cache, which `cache` bounds) and hold their parent, so what is in use keeps its way to the root.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+mod cache;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use abi::Errno;
 use hashbrown::HashMap;
 use sync::{Mutex, MutexGuard};
 
-use crate::Context;
-use crate::lockclass;
+use crate::table::remove;
 use crate::vfs::inode::{Caching, DirOps, Inode};
 use crate::vfs::moment::{AtomicMoment, Moment};
 use crate::vfs::types::FileType;
+
+use crate::{Context, lockclass};
+pub use cache::{dentry_cache_limit, drop_dentry_cache, set_dentry_cache_limit};
 
 /// Names as they are shared between a dentry and its directory.
 pub(crate) type Name = Arc<[u8]>;
@@ -268,21 +270,18 @@ impl Dentry {
         child
     }
 
-    fn insert_negative(&self, name: &[u8]) {
-        let mut children = self.children.lock();
-        // Absent names are bounded per directory: a guest may probe any number of them.
-        if children.len() >= cache::MAX_CHILDREN_WITH_NEGATIVES {
-            children.retain(|_, child| matches!(child, Child::Positive(_)));
-            if children.len() >= cache::MAX_CHILDREN_WITH_NEGATIVES {
-                return;
-            }
+    fn insert_negative(self: &Arc<Self>, name: &[u8]) {
+        let name: Name = Arc::from(name);
+        let old = self.children.lock().insert(Arc::clone(&name), Child::Negative(Moment::now()));
+        // A name that was absent before is on the list.
+        if !matches!(old, Some(Child::Negative(_))) {
+            cache::absent(self, name);
         }
-        children.insert(Arc::from(name), Child::Negative(Moment::now()));
     }
 
     /// Forgets what is known of a name; the old dentry counts as unlinked.
     pub(crate) fn drop_child(&self, name: &[u8]) {
-        let old = self.children.lock().remove(name);
+        let old = remove(&mut self.children.lock(), name);
         if let Some(Child::Positive(child)) = old {
             child.links.lock().state = LinkState::Unlinked;
         }
@@ -293,7 +292,7 @@ impl Dentry {
         let name = child.name();
         let mut children = self.children.lock();
         if matches!(children.get(&*name), Some(Child::Positive(cached)) if Arc::ptr_eq(cached, child)) {
-            children.remove(&*name);
+            remove(&mut children, &*name);
         }
         drop(children);
         child.links.lock().state = LinkState::Unlinked;
@@ -303,7 +302,7 @@ impl Dentry {
     pub(crate) fn forget_negative(&self, name: &[u8]) {
         let mut children = self.children.lock();
         if matches!(children.get(name), Some(Child::Negative(_))) {
-            children.remove(name);
+            remove(&mut children, name);
         }
     }
 
@@ -328,7 +327,7 @@ impl Dentry {
     /// Moves `child` of `self` to `new_dir` under `new_name`; the tree is held for writing.
     pub(crate) fn moved(self: &Arc<Self>, child: &Arc<Self>, new_dir: &Arc<Self>, new_name: &[u8]) {
         let name = child.name();
-        self.children.lock().remove(&*name);
+        remove(&mut self.children.lock(), &*name);
         new_dir.adopt(child, new_name);
     }
 
@@ -362,7 +361,7 @@ impl Dentry {
         if !held || Arc::strong_count(self) > 2 || self.is_mountpoint() {
             return false;
         }
-        let old = children.remove(&*name);
+        let old = remove(&mut children, &*name);
         drop(children);
         drop(old);
         self.inode.forget();
@@ -395,97 +394,12 @@ impl Drop for Dentry {
     }
 }
 
-/// The bound on how many dentries stay cached.
-mod cache {
-    use super::{Arc, AtomicUsize, Dentry, Mutex, Ordering, VecDeque, Weak, lockclass};
-
-    /// Names per directory past which absence is not remembered.
-    pub(super) const MAX_CHILDREN_WITH_NEGATIVES: usize = 4096;
-
-    /// Cached dentries at most; Relaxed: read as a hint.
-    pub(super) static LIMIT: AtomicUsize = AtomicUsize::new(32_768);
-
-    /// Entries past which the list is first swept.
-    const FIRST_SWEEP: usize = 512;
-
-    /// Those that may be cached. An entry holds the memory of its dentry, also of one that is gone, until it leaves.
-    struct List {
-        entries: VecDeque<Weak<Dentry>>,
-        /// Length at which it is swept: twice what was left the last time, so that sweeps cost little.
-        sweep_at: usize,
-    }
-
-    static LIST: Mutex<List> = Mutex::new(lockclass::DCACHE, List { entries: VecDeque::new(), sweep_at: FIRST_SWEEP });
-
-    /// Notes a new dentry and lets others go: now and then those that are of no use, past the limit any that nobody uses.
-    pub(super) fn inserted(dentry: &Arc<Dentry>) {
-        let limit = LIMIT.load(Ordering::Relaxed);
-        let mut list = LIST.lock();
-        list.entries.push_back(Arc::downgrade(dentry));
-        if list.entries.len() >= list.sweep_at {
-            // Until it is done, nobody else begins one.
-            list.sweep_at = usize::MAX;
-            let all = std::mem::take(&mut list.entries);
-            drop(list);
-            return sweep(all);
-        }
-        if list.entries.len() <= limit {
-            return;
-        }
-        // A few candidates per insertion keep the list at its limit without a long pause.
-        let candidates: Vec<_> = (0..4).filter_map(|_| list.entries.pop_front()).collect();
-        drop(list);
-        let mut keep = Vec::new();
-        for weak in candidates {
-            let Some(dentry) = weak.upgrade() else { continue };
-            if dentry.used.swap(false, Ordering::Relaxed) || !dentry.evict() {
-                if dentry.is_unlinked() {
-                    continue;
-                }
-                keep.push(weak);
-            }
-        }
-        LIST.lock().entries.extend(keep);
-    }
-
-    /// Forgets those of `entries` that are gone, and lets transient ones go that nobody uses. The youngest first: a
-    /// directory's children are younger than it, and keep it.
-    fn sweep(mut entries: VecDeque<Weak<Dentry>>) {
-        let mut kept = VecDeque::new();
-        while let Some(weak) = entries.pop_back() {
-            if weak.upgrade().is_some_and(|dentry| !(dentry.transient && dentry.evict())) {
-                kept.push_front(weak);
-            }
-        }
-        let mut list = LIST.lock();
-        kept.append(&mut list.entries);
-        list.sweep_at = kept.len().saturating_mul(2).max(FIRST_SWEEP);
-        list.entries = kept;
-    }
-
-    /// Entries now; for tests.
-    #[cfg(test)]
-    pub(super) fn len() -> usize {
-        LIST.lock().entries.len()
-    }
-}
-
-/// Bounds how many dentries stay cached.
-pub fn set_dentry_cache_limit(limit: usize) {
-    cache::LIMIT.store(limit, Ordering::Relaxed);
-}
-
-/// How many dentries stay cached at most.
-pub fn dentry_cache_limit() -> usize {
-    cache::LIMIT.load(Ordering::Relaxed)
-}
-
 #[cfg(test)]
 mod tests {
     use abi::Errno;
     use auth::{Gid, Uid};
 
-    use super::{Dentry, cache};
+    use super::{Dentry, cache, drop_dentry_cache};
     use crate::kernfs::{Directory, Owned, Tree};
     use crate::vfs::inode::Inode;
     use crate::vfs::pseudo::AnonInode;
@@ -533,6 +447,44 @@ mod tests {
         let kept = root.children.lock().len();
         assert!((1..5_000).contains(&kept), "{kept} names");
         assert!(std::sync::Arc::ptr_eq(&used, &root.lookup(&ctx, b"used").unwrap()));
+        root.take_apart();
+    }
+
+    #[test]
+    fn absent_names_are_bounded_over_all_directories() {
+        let inode = || AnonInode::new(FileType::Directory, 0o755, Uid::ROOT, Gid::ROOT);
+        let root = Dentry::new_root(inode(), 1);
+        let dirs: Vec<_> = (0..40_u32).map(|dir| root.instantiate(dir.to_string().as_bytes(), inode())).collect();
+        for dir in &dirs {
+            for number in 0..1000_u32 {
+                dir.insert_negative(number.to_string().as_bytes());
+            }
+        }
+        let known = |dir: &std::sync::Arc<Dentry>| dir.children.lock().len();
+        let all: usize = dirs.iter().map(known).sum();
+        assert!(all <= cache::MAX_ABSENT, "{all} absent names");
+        // The oldest went, and the room that they took.
+        assert_eq!(known(&dirs[0]), 0);
+        assert!(dirs[0].children.lock().capacity() < 200);
+        root.take_apart();
+    }
+
+    #[test]
+    fn a_dropped_cache_keeps_what_is_in_use() {
+        let inode = || AnonInode::new(FileType::Directory, 0o755, Uid::ROOT, Gid::ROOT);
+        let root = Dentry::new_root(inode(), 1);
+        let used = root.instantiate(b"used", inode());
+        let below = used.instantiate(b"below", inode());
+        for number in 0..100_u32 {
+            let dir = below.instantiate(number.to_string().as_bytes(), inode());
+            dir.instantiate(b"deeper", inode());
+            dir.insert_negative(b"absent");
+        }
+        drop(below);
+        used.insert_negative(b"absent");
+        drop_dentry_cache();
+        assert!(used.children.lock().is_empty());
+        assert_eq!(root.children.lock().len(), 1);
         root.take_apart();
     }
 }

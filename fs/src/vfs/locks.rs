@@ -72,9 +72,45 @@ struct Record {
     lock: PosixLock,
 }
 
+/// A `flock(2)` lock.
+#[derive(Clone, Copy)]
+struct Flock {
+    description: u64,
+    kind: LockKind,
+    /// Process that took it.
+    pid: i32,
+}
+
+/// How a lock was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LockFamily {
+    /// `flock(2)`.
+    Flock,
+    /// `F_SETLK`: a process's.
+    Process,
+    /// `F_OFD_SETLK`: an open file description's.
+    Description,
+}
+
+/// A lock as `/proc/locks` lists it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HeldLock {
+    /// How it was taken.
+    pub family: LockFamily,
+    /// The rest.
+    pub lock: PosixLock,
+}
+
+/// Gives back the room of a list that was much longer once.
+fn settle<T>(list: &mut Vec<T>) {
+    if list.capacity() > 64 && list.len() < list.capacity() / 8 {
+        list.shrink_to(list.len() * 2);
+    }
+}
+
 #[derive(Default)]
 struct State {
-    flocks: Vec<(u64, FlockKind)>,
+    flocks: Vec<Flock>,
     records: Vec<Record>,
 }
 
@@ -96,21 +132,23 @@ impl InodeLocks {
         self.queue.wake(EventMask::OUT | EventMask::IN);
     }
 
-    fn flock(&self, description: u64, kind: FlockKind) -> Result<(), Errno> {
+    fn flock(&self, description: u64, pid: i32, kind: FlockKind) -> Result<(), Errno> {
+        let kind = match kind {
+            FlockKind::Shared => Some(LockKind::Read),
+            FlockKind::Exclusive => Some(LockKind::Write),
+            FlockKind::Unlock => None,
+        };
         let mut state = self.state.lock();
-        let held = state.flocks.iter().position(|(id, _)| *id == description);
-        let conflict = state.flocks.iter().any(|(id, other)| {
-            *id != description
-                && match kind {
-                    FlockKind::Shared => *other == FlockKind::Exclusive,
-                    FlockKind::Exclusive => true,
-                    FlockKind::Unlock => false,
-                }
+        let held = state.flocks.iter().position(|flock| flock.description == description);
+        let conflict = kind.is_some_and(|kind| {
+            let excludes = |other: &Flock| kind == LockKind::Write || other.kind == LockKind::Write;
+            state.flocks.iter().any(|other| other.description != description && excludes(other))
         });
         // A conversion gives up the old lock first, flock(2).
         let released = held.map(|at| state.flocks.swap_remove(at)).is_some();
-        if !conflict && kind != FlockKind::Unlock {
-            state.flocks.push((description, kind));
+        match kind {
+            Some(kind) if !conflict => state.flocks.push(Flock { description, kind, pid }),
+            _ => settle(&mut state.flocks),
         }
         drop(state);
         if released {
@@ -173,6 +211,7 @@ impl InodeLocks {
             });
             state.records.push(Record { holder, lock: PosixLock { kind, range: merged, pid } });
         }
+        settle(&mut state.records);
         drop(state);
         self.changed();
         Ok(())
@@ -190,8 +229,10 @@ impl InodeLocks {
         let mut state = self.state.lock();
         let before = state.records.len() + state.flocks.len();
         state.records.retain(|record| !records(record));
-        state.flocks.retain(|(id, _)| !flocks(*id));
+        state.flocks.retain(|flock| !flocks(flock.description));
         let changed = before != state.records.len() + state.flocks.len();
+        settle(&mut state.records);
+        settle(&mut state.flocks);
         drop(state);
         if changed {
             self.changed();
@@ -200,13 +241,13 @@ impl InodeLocks {
 }
 
 impl File {
-    /// Takes or gives up the description's `flock(2)` lock; `EAGAIN` on conflict.
-    pub fn flock(&self, kind: FlockKind) -> Result<(), Errno> {
+    /// Takes for process `pid`, or gives up, the description's `flock(2)` lock; `EAGAIN` on conflict.
+    pub fn flock(&self, pid: i32, kind: FlockKind) -> Result<(), Errno> {
         if self.is_path_only() {
             return Err(Errno::EBADF);
         }
         self.note_locked();
-        self.inode().slots().locks().flock(self.id(), kind)
+        self.inode().slots().locks().flock(self.id(), pid, kind)
     }
 
     /// Where to wait for the locks of this file's inode to change.
@@ -238,6 +279,22 @@ impl File {
         let locks = self.inode().slots().locks_if_any()?;
         let holder = owner.map_or(Holder::Description(self.id()), Holder::Owner);
         InodeLocks::conflict(&locks.state.lock(), holder, kind, range)
+    }
+
+    /// All locks on this file's inode.
+    pub fn held_locks(&self) -> Vec<HeldLock> {
+        let Some(locks) = self.inode().slots().locks_if_any() else { return Vec::new() };
+        let state = locks.state.lock();
+        let whole = LockRange { start: 0, end: u64::MAX };
+        let flocks = state.flocks.iter().map(|&Flock { kind, pid, .. }| {
+            let lock = PosixLock { kind, range: whole, pid };
+            HeldLock { family: LockFamily::Flock, lock }
+        });
+        let records = state.records.iter().map(|&Record { holder, lock }| match holder {
+            Holder::Owner(_) => HeldLock { family: LockFamily::Process, lock },
+            Holder::Description(_) => HeldLock { family: LockFamily::Description, lock },
+        });
+        flocks.chain(records).collect()
     }
 
     fn check_lock(&self, kind: Option<LockKind>) -> Result<(), Errno> {
@@ -280,11 +337,27 @@ mod tests {
     #[test]
     fn flock_converts() {
         let locks = InodeLocks::new();
-        locks.flock(1, FlockKind::Shared).unwrap();
-        locks.flock(2, FlockKind::Shared).unwrap();
-        assert_eq!(locks.flock(1, FlockKind::Exclusive), Err(Errno::EAGAIN));
-        locks.flock(2, FlockKind::Exclusive).unwrap();
-        locks.flock(2, FlockKind::Unlock).unwrap();
-        locks.flock(1, FlockKind::Exclusive).unwrap();
+        locks.flock(1, 7, FlockKind::Shared).unwrap();
+        locks.flock(2, 7, FlockKind::Shared).unwrap();
+        assert_eq!(locks.flock(1, 7, FlockKind::Exclusive), Err(Errno::EAGAIN));
+        locks.flock(2, 7, FlockKind::Exclusive).unwrap();
+        locks.flock(2, 7, FlockKind::Unlock).unwrap();
+        locks.flock(1, 7, FlockKind::Exclusive).unwrap();
+    }
+
+    #[test]
+    fn lists_of_locks_shrink() {
+        let locks = InodeLocks::new();
+        for at in 0..1000 {
+            let holder = Holder::Owner(LockOwner(at));
+            locks.set(holder, 1, Some(LockKind::Read), range(at * 10, at * 10 + 1)).unwrap();
+            locks.flock(at, 1, FlockKind::Shared).unwrap();
+        }
+        for at in 0..1000 {
+            locks.release_posix(LockOwner(at));
+            locks.release_description(at);
+        }
+        let state = locks.state.lock();
+        assert!(state.records.capacity() <= 64 && state.flocks.capacity() <= 64);
     }
 }

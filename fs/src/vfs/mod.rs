@@ -22,13 +22,13 @@ mod types;
 mod walk;
 
 pub(crate) use attrs::stripped_mode;
-pub use dentry::{Dentry, dentry_cache_limit, set_dentry_cache_limit};
+pub use dentry::{Dentry, dentry_cache_limit, drop_dentry_cache, set_dentry_cache_limit};
 pub use device::{DeviceKind, DeviceOpener, Devices};
 pub use file::{CURRENT, File, FileOps, Owner, Position, Sealable, SyncWhat, Whence};
 pub use inode::{
     Caching, DirOps, Inode, InodeOps, InodeSlots, NewNode, NodeKind, Rename, XattrOps, generic_attr_change,
 };
-pub use locks::{FlockKind, LockKind, LockRange, PosixLock};
+pub use locks::{FlockKind, HeldLock, LockFamily, LockKind, LockRange, PosixLock};
 pub(crate) use moment::Moment;
 pub use moment::end_brief_answers;
 pub use mount::{

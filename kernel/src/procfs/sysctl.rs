@@ -3,6 +3,7 @@
 //! A knob that only reports is a row of [`KNOBS`]. Those that take writes are nodes of their own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use abi::Errno;
 use fs::Context;
@@ -78,8 +79,10 @@ pub(super) fn directory(proc: &Proc) -> Inode {
         let rows: Vec<(&str, Render)> =
             KNOBS.iter().filter(|(dir, _, _)| *dir == name).map(|&(_, path, value)| (path, value)).collect();
         let mut dir = folder.fill(&rows);
-        if name == "kernel" {
-            dir = dir.with("hostname", hostname(proc, folder.ino));
+        match name {
+            "kernel" => dir = dir.with("hostname", hostname(proc, folder.ino)),
+            "vm" => dir = dir.with("drop_caches", drop_caches(proc, folder.ino)),
+            _ => {}
         }
         top = top.with(name, proc.tree.dir(folder.ino, 0o555, dir));
     }
@@ -144,5 +147,39 @@ impl Content for Hostname {
         }
         let name = bytes.split(|&b| b == b'\n' || b == 0).next().unwrap_or_default();
         self.proc.kernel()?.set_hostname(name)
+    }
+}
+
+fn drop_caches(proc: &Proc, parent: u64) -> Inode {
+    let dropped = AtomicU32::new(0);
+    proc.tree.file(Tree::ino(parent, b"drop_caches"), 0o200, DropCaches { proc: proc.clone(), dropped })
+}
+
+/// `/proc/sys/vm/drop_caches`: names that nobody uses are forgotten (2), what caches hold of files goes with them (1); of
+/// 3, both, and 4, to be quiet about it.
+struct DropCaches {
+    proc: Proc,
+    /// What was written last. Relaxed: it guards nothing.
+    dropped: AtomicU32,
+}
+
+impl Owned for DropCaches {}
+
+impl Content for DropCaches {
+    fn render(&self, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+        Ok(format!("{}\n", self.dropped.load(Ordering::Relaxed)).into_bytes())
+    }
+
+    fn write(&self, _ctx: &Context<'_>, bytes: &[u8]) -> Result<(), Errno> {
+        let text = std::str::from_utf8(bytes.trim_ascii()).map_err(|_| Errno::EINVAL)?;
+        let what: u32 = text.parse().ok().filter(|what| (1..=4).contains(what)).ok_or(Errno::EINVAL)?;
+        self.dropped.store(what, Ordering::Relaxed);
+        let kernel: Arc<Kernel> = self.proc.kernel()?;
+        if what & 2 != 0 {
+            fs::vfs::drop_dentry_cache();
+        }
+        kernel.memory().trim();
+        kernel.heap().trim();
+        Ok(())
     }
 }

@@ -110,6 +110,9 @@ impl Task {
             let late = last.and_then(|mm| kernel.end_later(mm));
             kernel.leave_tree(&thread, status);
             drop(late);
+            if remaining == Remaining::None {
+                kernel.heap().process_ended(sync::monotonic_now_ns());
+            }
         }
         // For good: a pause does not wait for what remains of it.
         kernel.pauses().asleep(&thread);
@@ -179,6 +182,10 @@ impl Kernel {
         {
             let mut tree = self.tasks().lock();
             self.leave_locked(&mut tree, thread, status, &mut news);
+        }
+        if news.ended.is_none() {
+            // Who watches the thread alone (PIDFD_THREAD).
+            thread.group().exit_events.wake(waiter::EventMask::READABLE);
         }
         self.tell(news);
     }

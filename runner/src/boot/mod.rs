@@ -18,6 +18,7 @@ use std::sync::Arc;
 use auth::{Creds, Gid, Uid};
 use fs::KernelContext;
 use fs::vfs::{At, Devices, LookupFlags, MountOptions};
+use kernel::heap::Heap;
 use kernel::rlimit::{Resource, Rlimit, Rlimits};
 use kernel::signal::types::{SigSet, Signal};
 use kernel::{Command, Entropy, Kernel, KernelConfig, Machine, Observer, Uts};
@@ -55,6 +56,15 @@ pub(crate) struct Boot {
     pub(crate) oom: Option<OomScore>,
     /// The launcher.
     pub(crate) control: Arc<Control>,
+}
+
+/// The C library's heap: nobody else is in this process.
+struct HostHeap;
+
+impl Heap for HostHeap {
+    fn trim(&self) {
+        host::trim_heaps();
+    }
 }
 
 /// Random bytes from the host.
@@ -147,6 +157,7 @@ impl Boot {
             devices: Arc::clone(&devices),
             dispatch: Arc::new(syscalls_linux::Linux::new(strace.map(trace_to))),
             entropy: Arc::new(HostEntropy),
+            heap: Some(Arc::new(HostHeap)),
             observer: Some(Arc::new(Mirror { control: Arc::clone(&control) })),
             uts: Uts::new(&hostname(&setup)),
             machine,

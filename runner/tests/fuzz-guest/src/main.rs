@@ -167,11 +167,12 @@ fn say(line: &str) {
     let _ = out.flush();
 }
 
-/// Says how much memory is free when nothing runs, and waits until the other side has looked; it may want to look again.
+/// Removes what calls have left, lets the kernel forget what it only keeps to be quick, says how much memory is free when nothing runs, and waits until the other side has looked; it may want to look again.
 fn rest(total: u64, outside: &tree::Outside) {
     outside.restore();
     tree::reset(&mut Rng::new(&[0]));
     loop {
+        let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
         // SAFETY: zeroes are a sysinfo.
         let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
         // SAFETY: fills it.

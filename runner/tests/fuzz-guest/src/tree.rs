@@ -191,13 +191,40 @@ impl Outside {
         Self(ELSEWHERE.iter().map(|&folder| (folder, names(folder))).collect())
     }
 
-    /// Removes what has come since: files and empty folders, for a full one may be a part of the system under a new name.
+    /// Removes what has come since, and attributes. Parts of the system are not among it under a new name: folders of the
+    /// layers below cannot be renamed, and those where something is mounted neither.
     pub(crate) fn restore(&self) {
         for (folder, before) in &self.0 {
             for name in names(folder).difference(before) {
                 let path = Path::new(folder).join(name);
-                let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+                if path.symlink_metadata().is_ok_and(|looks| looks.is_dir()) {
+                    clear(&path);
+                    let _ = fs::remove_dir(&path);
+                } else {
+                    let _ = fs::remove_file(&path);
+                }
             }
+        }
+        let absolute = PATHS.iter().filter(|path| path.starts_with(b"/") && !path.starts_with(b"/proc"));
+        let named = self.0.iter().map(|(folder, _)| folder.as_bytes());
+        for path in absolute.copied().chain(named) {
+            remove_attributes(path);
+        }
+    }
+}
+
+/// Removes the extended attributes of what is at `path`, and of the link there.
+fn remove_attributes(path: &[u8]) {
+    let Ok(path) = CString::new(path) else { return };
+    for (list, remove) in [(libc::SYS_listxattr, libc::SYS_removexattr), (libc::SYS_llistxattr, libc::SYS_lremovexattr)]
+    {
+        let mut names = vec![0_u8; 1 << 16];
+        let args = [path.as_ptr() as u64, names.as_mut_ptr() as u64, names.len() as u64, 0, 0, 0];
+        // SAFETY: a path that ends, and a buffer of that length.
+        let len = unsafe { raw::call(list.cast_unsigned(), args) };
+        for name in names[..usize::try_from(len).unwrap_or(0)].split_inclusive(|byte| *byte == 0) {
+            // SAFETY: two strings that end.
+            unsafe { raw::call(remove.cast_unsigned(), [path.as_ptr() as u64, name.as_ptr() as u64, 0, 0, 0, 0]) };
         }
     }
 }
