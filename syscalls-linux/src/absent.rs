@@ -168,10 +168,6 @@ syscalls! {
 
     /// Makes a non-linear file mapping.
     remap_file_pages [216, 234] Unsupported(ENOSYS, "deprecated; no program known to need it")(Addr, Ulong, Hex, Ulong, Hex);
-    /// Advises about another process's memory.
-    process_madvise [440, 440] Unsupported(ENOSYS, "as without CONFIG_ADVISE_SYSCALLS")(Fd, Addr, Ulong, Int, Hex);
-    /// Frees a dying process's memory early.
-    process_mrelease [448, 448] Unsupported(ENOSYS, "a hint of which nothing depends")(Fd, Hex);
     /// Makes memory that the kernel does not map.
     memfd_secret [447, 447] Unsupported(ENOSYS, "as without CONFIG_SECRETMEM")(Hex);
     /// Maps a shadow stack.

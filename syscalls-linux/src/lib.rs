@@ -28,6 +28,7 @@ mod names;
 mod numa;
 mod poll;
 mod process;
+mod remote;
 mod rw;
 mod signals;
 mod socket;
@@ -65,6 +66,7 @@ pub static TABLE: [Option<&'static SyscallDef>; NUMBERS] = by_number(&[
     numa::ROWS,
     poll::ROWS,
     process::ROWS,
+    remote::ROWS,
     rw::ROWS,
     signals::ROWS,
     socket::ROWS,

@@ -53,7 +53,7 @@ syscalls! {
     /// Unlocks all pages.
     munlockall [152, 231] Full("mappings::memory_is_locked_within_limits");
     /// Forbids changes to mappings.
-    mseal [462, 462] Unsupported(ENOSYS, "as before Linux 6.10")(Addr, Ulong, Hex);
+    mseal [462, 462] Full("memory::sealed_mappings_stay");
 }
 
 /// What the platform's protection bits are for `prot`; the rest of the word is checked by the callers.
@@ -254,8 +254,16 @@ fn mremap(
     task.mm().remap(&RemapRequest { old_addr, old_len, new_len, new_addr, options })
 }
 
+/// `mseal(2)`.
+fn mseal(task: &mut Task, addr: Addr, len: u64, flags: Hex) -> Result<(), Errno> {
+    if flags.0 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    task.mm().seal(addr, len)
+}
+
 /// What `madvise(2)` is told; `EINVAL` for what is unknown.
-fn advice(raw: u32) -> Result<Advice, Errno> {
+pub(crate) fn advice(raw: u32) -> Result<Advice, Errno> {
     use abi::mm as m;
     Ok(match raw {
         m::MADV_NORMAL => Advice::Normal,

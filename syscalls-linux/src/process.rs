@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use abi::Errno;
-use abi::clone::{
-    CLONE_ARGS_SIZE_VER0, CSIGNAL, CloneArgs, CloneFlags, KCMP_EPOLL_TFD, KCMP_FILE, KCMP_FILES, KCMP_FS, KCMP_IO,
-    KCMP_SIGHAND, KCMP_SYSVSEM, KCMP_VM, PIDFD_SIGNAL_PROCESS_GROUP, PIDFD_SIGNAL_THREAD, PidfdFlags,
-};
+use abi::clone::{CLONE_ARGS_SIZE_VER0, CSIGNAL, CloneArgs, CloneFlags};
 use abi::fs::AtFlags;
 use abi::resource::Rusage;
 use abi::signal::SigInfo;
@@ -14,23 +11,15 @@ use abi::time::Timeval;
 use abi::wait::{P_ALL, P_PGID, P_PID, P_PIDFD, WaitOptions};
 use auth::Caps;
 use fs::vfs::LookupFlags;
-use kernel::fdtable::CloseOnExec;
-use kernel::signal::SignalTarget;
 use kernel::syscall::SysResult;
 use kernel::syscalls;
-use kernel::task::pidfd::{self, Nonblocking, PidFd};
-use kernel::task::{
-    CloneRequest, Dumpable, ExecRequest, ExecTarget, Pid, Task, Thread, ThreadGroup, Tid, Usage, WaitOutcome,
-    WaitRequest, WaitWhich,
-};
-use mm::Mm;
+use kernel::task::pidfd::{Nonblocking, PidFd};
+use kernel::task::{CloneRequest, ExecRequest, ExecTarget, Pid, Task, Tid, Usage, WaitOutcome, WaitRequest, WaitWhich};
 use usermem::Addr;
-use usermem::bytes::{IoDst, IoSrc};
 
-use crate::args::{DirFd, Fd, Flags, Hex, In, InVec, NewFd, Out, OutVec, PathArg, SignalArg, StrVecArg, WaitIdType};
-use crate::fd::install;
+use crate::args::{DirFd, Flags, Hex, In, Out, PathArg, StrVecArg, WaitIdType};
 use crate::mem;
-use crate::signals::to_send;
+use crate::remote::may_trace;
 use crate::walk::{CWD, lookup_flags, pathname, pathname_or_empty, start};
 
 syscalls! {
@@ -78,22 +67,10 @@ syscalls! {
     set_robust_list [273, 99] Full("futexes::robust_words_tell_of_a_death");
     /// Asks for the list of futexes to release.
     get_robust_list [274, 100] Full("kept::robust_lists_are_told");
-    /// Opens a descriptor for a process.
-    pidfd_open [434, 434] Partial("processes only");
-    /// Sends a signal by descriptor.
-    pidfd_send_signal [424, 424] Full("pidfd::pidfds_name_signal_and_wait");
-    /// Duplicates a descriptor of another process.
-    pidfd_getfd [438, 438] Full("pidfd::pidfds_give_descriptors_away");
-    /// Compares what two threads use.
-    kcmp [312, 272] Full("kept::objects_are_compared");
     /// Gives the caller its own copy of what it shares.
     unshare [272, 97] Partial("descriptors, working directory; no new namespaces");
     /// Enters a namespace.
     setns [308, 268] Unsupported(EPERM, "one namespace of each kind")(Fd, Hex);
-    /// Reads another process's memory.
-    process_vm_readv [310, 270] Full("pidfd::memory_of_other_processes");
-    /// Writes another process's memory.
-    process_vm_writev [311, 271] Full("pidfd::memory_of_other_processes");
 }
 
 /// `fork(2)`.
@@ -252,7 +229,12 @@ fn waitid_which(task: &Task, kind: u32, id: i32) -> Result<(WaitWhich, Nonblocki
         P_PIDFD => {
             let id = if id < 0 { return Err(Errno::EINVAL) } else { id };
             let file = task.fd(id)?;
-            let process = file.ops_as::<PidFd>().ok_or(Errno::EBADF)?.group().pid();
+            let pidfd = file.ops_as::<PidFd>().ok_or(Errno::EBADF)?;
+            let process = pidfd.group().pid();
+            if pidfd.thread().is_some_and(|tid| tid != process.leader()) {
+                // Nobody's child.
+                return Err(Errno::ECHILD);
+            }
             let nonblocking = if file.is_nonblocking() { Nonblocking::Yes } else { Nonblocking::No };
             return Ok((WaitWhich::Process(process), nonblocking));
         }
@@ -372,129 +354,6 @@ fn get_robust_list(task: &mut Task, tid: i32, head: Out<u64>, len: Out<u64>) -> 
     head.write(task, &thread.robust_list())
 }
 
-/// `pidfd_open(2)`.
-fn pidfd_open(task: &mut Task, pid: i32, flags: Flags<PidfdFlags>) -> Result<NewFd, Errno> {
-    let flags = flags.within(PidfdFlags::PIDFD_NONBLOCK)?;
-    let pid = Pid::from_raw(pid).ok_or(Errno::EINVAL)?;
-    let thread = task.kernel().tasks().thread(pid.leader()).ok_or(Errno::ESRCH)?;
-    if !thread.is_leader() {
-        return Err(Errno::EINVAL);
-    }
-    let nonblocking = if flags.is_empty() { Nonblocking::No } else { Nonblocking::Yes };
-    install(task, pidfd::open(thread.group(), nonblocking), CloseOnExec::Yes)
-}
-
-fn pidfd_group(task: &Task, fd: Fd) -> Result<Arc<ThreadGroup>, Errno> {
-    let file = task.fd(fd.0)?;
-    file.ops_as::<PidFd>().map(|pidfd| Arc::clone(pidfd.group())).ok_or(Errno::EBADF)
-}
-
-/// A process that a pidfd or its directory in `/proc` stands for.
-fn process_of(task: &Task, fd: Fd) -> Result<Arc<ThreadGroup>, Errno> {
-    let file = task.fd(fd.0)?;
-    match file.ops_as::<PidFd>() {
-        Some(pidfd) => Ok(Arc::clone(pidfd.group())),
-        None => kernel::procfs::process_of(task.kernel(), &file),
-    }
-}
-
-/// `pidfd_send_signal(2)`.
-fn pidfd_send_signal(task: &mut Task, fd: Fd, signal: SignalArg, info: In<SigInfo>, flags: u32) -> Result<(), Errno> {
-    if flags > PIDFD_SIGNAL_PROCESS_GROUP || flags.count_ones() > 1 {
-        return Err(Errno::EINVAL);
-    }
-    let group = process_of(task, fd)?;
-    let signal = to_send(signal)?;
-    if info.is_null() {
-        return match flags {
-            PIDFD_SIGNAL_THREAD => task.tgkill(Some(group.pid()), group.pid().leader(), signal),
-            PIDFD_SIGNAL_PROCESS_GROUP => task.kill(SignalTarget::Group(task.getpgid(Some(group.pid()))?), signal),
-            _ => task.kill(SignalTarget::Process(group.pid()), signal),
-        };
-    }
-    if flags == PIDFD_SIGNAL_PROCESS_GROUP {
-        return Err(Errno::EINVAL);
-    }
-    let bytes = mem::read(task, info.0)?;
-    let given: SigInfo = info.read(task)?;
-    if signal.is_some_and(|signal| signal.number() != given.si_signo) {
-        return Err(Errno::EINVAL);
-    }
-    task.sigqueue(group.pid(), None, signal, &bytes)
-}
-
-/// Whether the caller may look into `thread` as a tracer may (`ptrace(2)`, "Ptrace access mode checking").
-fn may_trace(task: &Task, thread: &Thread) -> bool {
-    let (own, other) = (task.creds(), thread.creds());
-    let same = [other.ruid, other.euid, other.suid].iter().all(|&uid| uid == own.fsuid)
-        && [other.rgid, other.egid, other.sgid].iter().all(|&gid| gid == own.fsgid)
-        && own.permitted.contains(other.permitted);
-    let dumpable = thread.group().dumpable() == Dumpable::Yes;
-    task.pid() == thread.pid() || (same && dumpable) || own.has(Caps::SYS_PTRACE)
-}
-
-/// `kcmp(2)`: an order of two objects that says nothing but whether they are one.
-fn order(a: u64, b: u64) -> u32 {
-    match a.cmp(&b) {
-        std::cmp::Ordering::Equal => 0,
-        std::cmp::Ordering::Less => 1,
-        std::cmp::Ordering::Greater => 2,
-    }
-}
-
-/// `kcmp(2)`.
-fn kcmp(task: &mut Task, first: i32, second: i32, kind: i32, a: u64, b: u64) -> Result<u32, Errno> {
-    let threads = [first, second].map(|tid| {
-        let tid = Tid::from_raw(tid).ok_or(Errno::ESRCH)?;
-        task.kernel().tasks().thread(tid).ok_or(Errno::ESRCH)
-    });
-    let [one, two] = threads;
-    let (one, two) = (one?, two?);
-    if !may_trace(task, &one) || !may_trace(task, &two) {
-        return Err(Errno::EPERM);
-    }
-    // What a thread that ended has had is not there to compare.
-    let file = |thread: &Thread, fd: u64| -> Result<u64, Errno> {
-        let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
-        Ok(thread.fds().ok_or(Errno::EBADF)?.get(fd)?.id())
-    };
-    let address = |pointer: Option<*const ()>| pointer.map_or(0, |pointer| pointer.addr() as u64);
-    let mm = |thread: &Thread| address(thread.mm().map(|mm| Arc::as_ptr(&mm).cast()));
-    let fds = |thread: &Thread| address(thread.fds().map(|fds| Arc::as_ptr(&fds).cast()));
-    let fs = |thread: &Thread| address(thread.fs().map(|fs| Arc::as_ptr(&fs).cast()));
-    Ok(match kind {
-        KCMP_FILE => order(file(&one, a)?, file(&two, b)?),
-        KCMP_VM => order(mm(&one), mm(&two)),
-        KCMP_FILES => order(fds(&one), fds(&two)),
-        KCMP_FS => order(fs(&one), fs(&two)),
-        KCMP_SIGHAND => order(one.group().handlers_id(), two.group().handlers_id()),
-        // No thread shares an I/O context or a list of semaphore adjustments with another.
-        KCMP_IO | KCMP_SYSVSEM => order(u64::from(one.tid().0), u64::from(two.tid().0)),
-        KCMP_EPOLL_TFD => {
-            let slot: [u32; 3] = mem::read(task, Addr(b))?;
-            let [epoll, wanted, offset] = slot;
-            let set = two.fds().ok_or(Errno::EBADF)?.get(epoll.cast_signed())?;
-            let target = kernel::event::epoll::Epoll::of(&set)?.target(wanted.cast_signed(), offset)?;
-            order(file(&one, a)?, target)
-        }
-        _ => return Err(Errno::EINVAL),
-    })
-}
-
-/// `pidfd_getfd(2)`.
-fn pidfd_getfd(task: &mut Task, pidfd: Fd, fd: i32, flags: u32) -> Result<NewFd, Errno> {
-    if flags != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let group = pidfd_group(task, pidfd)?;
-    let thread = task.kernel().tasks().thread(group.pid().leader()).ok_or(Errno::ESRCH)?;
-    if !may_trace(task, &thread) {
-        return Err(Errno::EPERM);
-    }
-    let file = thread.fds().ok_or(Errno::ESRCH)?.get(fd)?;
-    install(task, file, CloseOnExec::Yes)
-}
-
 /// `unshare(2)`: what tasks share by CLONE_THREAD and CLONE_VM can be given up only by a single thread.
 fn unshare(task: &mut Task, flags: Flags<CloneFlags>) -> Result<(), Errno> {
     let flags = flags.0;
@@ -594,75 +453,4 @@ fn execveat(
         ExecTarget::Path { start, path, flags: lookup_flags(flags.difference(AtFlags::AT_EMPTY_PATH)), name }
     };
     exec(task, target, argv, envp)
-}
-
-/// Bytes that `process_vm_readv` moves at a time.
-const REMOTE_CHUNK: usize = 64 << 10;
-
-/// Moves bytes from `src` to `dst` until one of them ends; what moved before a failure counts.
-fn transfer(task: &Task, src: &mut dyn IoSrc, dst: &mut dyn IoDst) -> Result<usize, Errno> {
-    let mut buf = vec![0; REMOTE_CHUNK.min(src.remaining()).min(dst.remaining())];
-    let mut done: usize = 0;
-    while src.remaining() > 0 && dst.remaining() > 0 {
-        let want = buf.len().min(dst.remaining());
-        let Some(room) = buf.get_mut(..want) else { break };
-        let step = src.take(room).and_then(|got| Ok((got, dst.put(room.get(..got).unwrap_or(&[]))?)));
-        match step {
-            Ok((_, 0)) => break,
-            Ok((got, put)) => {
-                done = done.saturating_add(put);
-                if put < got || task.has_pending_signal() {
-                    break;
-                }
-            }
-            Err(_) if done > 0 => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
-}
-
-/// The address space of a process that the caller may trace.
-fn remote_mm(task: &Task, pid: i32, flags: u64) -> Result<Arc<Mm>, Errno> {
-    if flags != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let tid = Tid::from_raw(pid).ok_or(Errno::ESRCH)?;
-    let thread = task.kernel().tasks().thread(tid).ok_or(Errno::ESRCH)?;
-    let mm = thread.mm().ok_or(Errno::ESRCH)?;
-    if may_trace(task, &thread) { Ok(mm) } else { Err(Errno::EPERM) }
-}
-
-/// `process_vm_readv(2)`.
-fn process_vm_readv(
-    task: &mut Task,
-    pid: i32,
-    local: OutVec,
-    local_count: u64,
-    remote: Addr,
-    remote_count: u64,
-    flags: u64,
-) -> Result<usize, Errno> {
-    let own = Arc::clone(task.mm());
-    let mut dst = mem::dst_vec(task, &own, local.0, local_count)?;
-    let other = remote_mm(task, pid, flags)?;
-    let mut src = mem::src_vec(task, &other, remote, remote_count)?;
-    transfer(task, &mut src, &mut dst)
-}
-
-/// `process_vm_writev(2)`.
-fn process_vm_writev(
-    task: &mut Task,
-    pid: i32,
-    local: InVec,
-    local_count: u64,
-    remote: Addr,
-    remote_count: u64,
-    flags: u64,
-) -> Result<usize, Errno> {
-    let own = Arc::clone(task.mm());
-    let mut src = mem::src_vec(task, &own, local.0, local_count)?;
-    let other = remote_mm(task, pid, flags)?;
-    let mut dst = mem::dst_vec(task, &other, remote, remote_count)?;
-    transfer(task, &mut src, &mut dst)
 }

@@ -18,7 +18,7 @@ use kernel::ids::Pid;
 use kernel::socket::unix::{BufferBound, Direction, Kind, PassCredentials, Socket, encode};
 use kernel::syscalls;
 use kernel::task::Task;
-use kernel::task::pidfd::{self, Nonblocking};
+use kernel::task::pidfd::{self, Nonblocking, Subject};
 use usermem::Addr;
 use zerocopy::IntoBytes as _;
 
@@ -105,7 +105,7 @@ fn getsockopt(task: &mut Task, fd: Fd, level: i32, name: i32, value: Addr, len: 
         SO_PEERPIDFD => {
             let maker = socket.peer_maker().and_then(|maker| Pid::from_raw(maker.pid)).ok_or(Errno::ENODATA)?;
             let group = task.kernel().tasks().group(maker).ok_or(Errno::ESRCH)?;
-            number(crate::fd::install(task, pidfd::open(&group, Nonblocking::No), CloseOnExec::Yes)?.0)
+            number(crate::fd::install(task, pidfd::open(Subject::Process(group), Nonblocking::No), CloseOnExec::Yes)?.0)
         }
         _ => option(&socket, name)?,
     };

@@ -42,7 +42,7 @@ pub enum Advice {
 
 impl Mm {
     /// Takes the advice for `[addr, addr + len)`. Holes in the range are skipped and give `ENOMEM` at the end; `EINVAL`
-    /// where the advice does not fit the mapping.
+    /// where the advice does not fit the mapping, `EPERM` where a seal forbids it.
     pub fn advise(&self, addr: Addr, len: u64, advice: Advice) -> Result<(), Errno> {
         let range = self.lock().range_of(addr, len, Empty::Fine)?;
         if range.is_empty() {
@@ -107,6 +107,9 @@ impl Mm {
                 outcome = Err(Errno::ENOMEM);
             }
             at = piece.end;
+            if is_refused(&vma, Advice::Remove) {
+                return Err(Errno::EPERM);
+            }
             if vma.flags.contains(VmaFlags::LOCKED) {
                 return Err(Errno::EINVAL);
             }
@@ -118,6 +121,23 @@ impl Mm {
         }
         if at < range.end { Err(Errno::ENOMEM) } else { outcome }
     }
+}
+
+/// Whether a seal forbids the advice: what could not be written must not become zeros.
+fn is_refused(vma: &Vma, advice: Advice) -> bool {
+    vma.flags.contains(VmaFlags::SEALED)
+        && vma.is_private()
+        && vma.file.is_none()
+        && !vma.prot.contains(Prot::WRITE)
+        && matches!(
+            advice,
+            Advice::Free
+                | Advice::DontNeed
+                | Advice::DontNeedLocked
+                | Advice::Remove
+                | Advice::DontFork
+                | Advice::WipeOnFork
+        )
 }
 
 impl State {
@@ -161,6 +181,9 @@ impl State {
         let special = vma.flags.contains(VmaFlags::SPECIAL);
         let locked = vma.flags.contains(VmaFlags::LOCKED);
         let anonymous = vma.is_private() && vma.file.is_none();
+        if is_refused(vma, advice) {
+            return Err(Errno::EPERM);
+        }
         let (clear, set) = match advice {
             Advice::Normal => (VmaFlags::RANDOM | VmaFlags::SEQUENTIAL, VmaFlags::empty()),
             Advice::Random => (VmaFlags::SEQUENTIAL, VmaFlags::RANDOM),

@@ -51,7 +51,9 @@ impl State {
         let old = self.heap.end.page_up()?;
         let new = addr.page_up()?;
         if new < old {
-            self.unmap(AddrRange { start: new, end: old }).ok()?;
+            let range = AddrRange { start: new, end: old };
+            self.check_unmap(range).ok()?;
+            self.unmap(range).ok()?;
         } else if new > old {
             let range = AddrRange { start: old, end: new };
             let with_gap = AddrRange { start: old, end: new.checked_add(STACK_GUARD)? };

@@ -78,7 +78,11 @@ impl Mm {
             pieces.push(range);
         }
         let found = found.ok_or(Errno::EINVAL)?;
+        // What is sealed stays, and nobody is told, as on Linux.
         for range in pieces {
+            if state.is_sealed(range) {
+                continue;
+            }
             state.unmap(range).map_err(|_| Errno::ENOMEM)?;
         }
         Ok(found)

@@ -34,6 +34,7 @@ mod pma;
 mod pool;
 mod protect;
 mod remap;
+mod seal;
 mod sites;
 mod snapshot;
 mod state;

@@ -48,7 +48,7 @@ impl State {
         }
         self.check_limits(&vma, len, replaced, request.options)?;
         if replace && replaced.total != 0 {
-            self.check_split(range)?;
+            self.check_unmap(range)?;
             self.unmap(range).map_err(|_| Errno::ENOMEM)?;
         }
         self.add_vma(range, vma);

@@ -15,7 +15,7 @@ impl Mm {
     /// Changes what may be done in `[addr, addr + len)`.
     ///
     /// Errors: `EINVAL` (unaligned, `Grow` without such a mapping), `ENOMEM` (a hole in the range; RLIMIT_DATA; too many
-    /// mappings), `EACCES` (more than the file allows). What comes before the hole or the refusal is changed, as on
+    /// mappings), `EACCES` (more than the file allows), `EPERM` (sealed). What comes before the hole or the refusal is changed, as on
     /// Linux.
     pub fn protect(&self, addr: Addr, len: u64, prot: Prot, grow: Grow) -> Result<(), Errno> {
         let mut state = self.lock();
@@ -64,6 +64,8 @@ impl State {
                 || vma.flags.contains(VmaFlags::NOEXEC) && prot.contains(Prot::EXEC) && !vma.is_private()
             {
                 Some(Errno::EACCES)
+            } else if vma.flags.contains(VmaFlags::SEALED) {
+                Some(Errno::EPERM)
             } else {
                 let becomes_data = !vma.is_data() && {
                     let mut after = vma.clone();

@@ -43,7 +43,7 @@ pub struct RemapRequest {
 impl Mm {
     /// Grows, shrinks or moves a mapping; answers where it is then.
     ///
-    /// Errors: `EINVAL`, `EFAULT` (no such mapping, or the range is not one mapping), `ENOMEM`, `EAGAIN`
+    /// Errors: `EINVAL`, `EFAULT` (no such mapping, or the range is not one mapping), `EPERM` (sealed), `ENOMEM`, `EAGAIN`
     /// (RLIMIT_MEMLOCK).
     pub fn remap(&self, request: &RemapRequest) -> Result<Addr, Errno> {
         let (addr, grown) = self.lock().remap(request)?;
@@ -84,9 +84,12 @@ impl State {
             Some((range, vma)) => (range, vma.cut(old.start.0 - range.start.0)),
             None => return Err(Errno::EFAULT),
         };
+        if vma.flags.contains(VmaFlags::SEALED) {
+            return Err(Errno::EPERM);
+        }
         if !fixed && !keep && old.len() >= new_len {
             let tail = AddrRange { start: Addr(old.start.0 + new_len), end: old.end };
-            self.check_split(tail)?;
+            self.check_unmap(tail)?;
             self.unmap(tail).map_err(|_| Errno::ENOMEM)?;
             return Ok((old.start, None));
         }
@@ -127,7 +130,7 @@ impl State {
         }
         let target = match target {
             Some(range) => {
-                self.check_split(range)?;
+                self.check_unmap(range)?;
                 self.unmap(range).map_err(|_| Errno::ENOMEM)?;
                 if old.len() > new_len {
                     let tail = AddrRange { start: Addr(old.start.0 + new_len), end: old.end };

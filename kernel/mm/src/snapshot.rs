@@ -201,6 +201,7 @@ fn vm_flags(vma: &Vma) -> String {
         (vma.flags.contains(VmaFlags::DONTDUMP), "dd"),
         (vma.flags.contains(VmaFlags::HUGEPAGE), "hg"),
         (vma.flags.contains(VmaFlags::NOHUGEPAGE), "nh"),
+        (vma.flags.contains(VmaFlags::SEALED), "sl"),
     ];
     let mut text = String::new();
     for (set, name) in table {

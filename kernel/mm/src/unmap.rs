@@ -8,11 +8,11 @@ use crate::mm::Mm;
 use crate::state::{Batch, MAX_MAP_COUNT, State};
 
 impl Mm {
-    /// Removes the mappings of the pages that hold `[addr, addr + len)`; nothing there is fine.
+    /// Removes the mappings of the pages that hold `[addr, addr + len)`; nothing there is fine. `EPERM` where one is sealed.
     pub fn unmap(&self, addr: Addr, len: u64) -> Result<(), Errno> {
         let mut state = self.lock();
         let range = state.range_of(addr, len, Empty::Refused)?;
-        state.check_split(range)?;
+        state.check_unmap(range)?;
         state.unmap(range).map_err(|_| Errno::ENOMEM)
     }
 }
@@ -41,8 +41,11 @@ impl State {
         Ok(range)
     }
 
-    /// `ENOMEM` if cutting `range` out would leave too many mappings.
-    pub(crate) fn check_split(&self, range: AddrRange) -> Result<(), Errno> {
+    /// `EPERM` if something in `range` is sealed, `ENOMEM` if cutting it out would leave too many mappings.
+    pub(crate) fn check_unmap(&self, range: AddrRange) -> Result<(), Errno> {
+        if self.is_sealed(range) {
+            return Err(Errno::EPERM);
+        }
         let splits = self.vmas.get(range.start).is_some_and(|(vma, _)| vma.start < range.start && vma.end > range.end);
         if splits && self.vmas.len() >= MAX_MAP_COUNT { Err(Errno::ENOMEM) } else { Ok(()) }
     }

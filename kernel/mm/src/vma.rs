@@ -46,6 +46,8 @@ bitflags::bitflags! {
         const HIDDEN = 1 << 14;
         /// Of a host file that the host does not let be text.
         const NOEXEC = 1 << 15;
+        /// `mseal(2)`: stays as it is until the address space ends.
+        const SEALED = 1 << 16;
     }
 }
 

@@ -8,7 +8,9 @@
 //! inode.
 
 mod fds;
+mod locks;
 mod mounts;
+mod namespaces;
 mod process;
 mod stat;
 mod sysctl;
@@ -33,6 +35,8 @@ const ROOT_INO: u64 = 1;
 #[derive(Clone)]
 struct Proc {
     tree: Tree,
+    /// Of the files that stand for namespaces.
+    namespaces: Tree,
     kernel: Weak<Kernel>,
 }
 
@@ -58,7 +62,7 @@ impl Proc {
 
 /// Makes the file system for `kernel`.
 pub fn filesystem(kernel: &Arc<Kernel>) -> Arc<dyn Filesystem> {
-    let proc = Proc { tree: Tree::new(), kernel: Arc::downgrade(kernel) };
+    let proc = Proc { tree: Tree::new(), namespaces: Tree::new(), kernel: Arc::downgrade(kernel) };
     let fixed = system::entries(&proc)
         .with("sys", sysctl::directory(&proc))
         .with("sysvipc", sysvipc::directory(&proc))

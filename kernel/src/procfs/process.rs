@@ -18,7 +18,7 @@ use usermem::bytes::IoDst;
 use usermem::ptr::UserMemory as _;
 use usermem::{Addr, PAGE_SIZE};
 
-use super::{Proc, caller, fds, mounts, parse_number, stat};
+use super::{Proc, caller, fds, mounts, namespaces, parse_number, stat};
 use crate::fdtable::FdTable;
 use crate::fsstate::FsState;
 use crate::ids::{Pid, Tid};
@@ -161,6 +161,7 @@ const OTHERS: &[(&str, FileType)] = &[
     ("fd", FileType::Directory),
     ("fdinfo", FileType::Directory),
     ("net", FileType::Directory),
+    ("ns", FileType::Directory),
     ("task", FileType::Directory),
 ];
 
@@ -212,6 +213,7 @@ impl Directory for ProcessDir {
             b"fd" => tree.dir(ino, 0o500, fds::FdDir { subject, ino }),
             b"fdinfo" => tree.dir(ino, 0o555, fds::FdInfoDir { subject, ino }),
             b"net" => tree.dir(ino, 0o555, net(&subject, ino)),
+            b"ns" => tree.dir(ino, 0o511, namespaces::NsDir { subject, ino }),
             b"task" if subject.scope == Scope::Process => tree.dir(ino, 0o555, TaskDir { subject }),
             _ => return Err(Errno::ENOENT),
         })

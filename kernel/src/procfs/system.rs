@@ -22,6 +22,7 @@ const FILES: &[(&str, Render)] = &[
     ("devices", |_, _| Ok(DEVICES.as_bytes().to_vec())),
     ("filesystems", |_, _| Ok(FILESYSTEMS.as_bytes().to_vec())),
     ("loadavg", loadavg),
+    ("locks", super::locks::locks),
     ("meminfo", meminfo),
     ("stat", stat),
     ("swaps", |_, _| Ok(b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_vec())),

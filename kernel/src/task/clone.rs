@@ -13,7 +13,7 @@ use super::group::{GroupStop, Handlers, ThreadGroup};
 use super::run::{RunState, VforkDone};
 use super::set::{GroupEntry, Subreaper, Tree};
 use super::thread::{Parts, Thread};
-use super::{NewTask, Task};
+use super::{NewTask, Task, pidfd};
 use crate::error::{Restart, SysErr, SysResult, Transition};
 use crate::fdtable::CloseOnExec;
 use crate::fsstate::FsState;
@@ -194,7 +194,12 @@ impl Task {
     /// Writes what the parent gets before the child runs.
     fn prepare_parent(&mut self, request: &CloneRequest, thread: &Arc<Thread>) -> Result<(), Errno> {
         if request.has(CloneFlags::CLONE_PIDFD) {
-            let file = super::pidfd::open(thread.group(), super::pidfd::Nonblocking::No);
+            let subject = if request.has(CloneFlags::CLONE_THREAD) {
+                pidfd::Subject::Thread(Arc::clone(thread))
+            } else {
+                pidfd::Subject::Process(Arc::clone(thread.group()))
+            };
+            let file = pidfd::open(subject, pidfd::Nonblocking::No);
             let fd = self.install_fd(file, 0, CloseOnExec::Yes)?;
             if let Err(e) = UserPtr::<i32>::new(request.pidfd).write(self.mem(), &fd) {
                 let _ = self.close_fd(fd);

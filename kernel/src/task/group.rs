@@ -144,7 +144,7 @@ pub struct ThreadGroup {
     limits: Mutex<Rlimits>,
     /// Told when a child changes state.
     pub(crate) child_events: WaitQueue,
-    /// Told when this process exits (pidfd_open(2)).
+    /// Told when this process or a thread of it exits (pidfd_open(2)).
     pub(crate) exit_events: WaitQueue,
     /// Told when a signal arrives (signalfd(2)).
     pub(crate) signal_events: WaitQueue,
@@ -272,6 +272,11 @@ impl ThreadGroup {
     /// Whether it has ended.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether it has ended, or is about to.
+    pub fn is_ending(&self) -> bool {
+        self.has_ended() || self.signals.lock().exiting.is_some()
     }
 
     pub(crate) fn set_ended(&self) {

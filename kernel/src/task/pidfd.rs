@@ -1,4 +1,4 @@
-//! Descriptors that stand for a process (pidfd_open(2)): readable once it has ended.
+//! Descriptors that stand for a process or a thread (pidfd_open(2)): readable once it has ended.
 
 use std::sync::Arc;
 
@@ -7,6 +7,17 @@ use fs::vfs::{File, FileOps};
 use waiter::{EventMask, WaitQueue};
 
 use super::group::ThreadGroup;
+use super::thread::{Activity, Thread};
+use crate::ids::Tid;
+
+/// What a pidfd stands for.
+#[derive(Clone)]
+pub enum Subject {
+    /// A process.
+    Process(Arc<ThreadGroup>),
+    /// A thread (PIDFD_THREAD).
+    Thread(Arc<Thread>),
+}
 
 /// Whether waiting on it fails with `EAGAIN` (PIDFD_NONBLOCK).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,36 +30,51 @@ pub enum Nonblocking {
 
 /// The file behind a pidfd.
 pub struct PidFd {
-    group: Arc<ThreadGroup>,
+    subject: Subject,
 }
 
 impl PidFd {
-    /// The process.
+    /// The process, or the thread's.
     pub fn group(&self) -> &Arc<ThreadGroup> {
-        &self.group
+        match &self.subject {
+            Subject::Process(group) => group,
+            Subject::Thread(thread) => thread.group(),
+        }
+    }
+
+    /// The thread, if it stands for one.
+    pub fn thread(&self) -> Option<Tid> {
+        match &self.subject {
+            Subject::Process(_) => None,
+            Subject::Thread(thread) => Some(thread.tid()),
+        }
     }
 }
 
 impl FileOps for PidFd {
     fn readiness(&self, interest: EventMask) -> EventMask {
-        if self.group.has_ended() { interest & EventMask::READABLE } else { EventMask::empty() }
+        let ended = match &self.subject {
+            Subject::Process(group) => group.has_ended(),
+            Subject::Thread(thread) => thread.activity() == Activity::Zombie,
+        };
+        if ended { interest & EventMask::READABLE } else { EventMask::empty() }
     }
 
     fn queue(&self) -> Option<&WaitQueue> {
-        Some(&self.group.exit_events)
+        Some(&self.group().exit_events)
     }
 
     fn fdinfo(&self) -> String {
-        let pid = self.group.pid();
+        let pid = self.thread().unwrap_or(self.group().pid().leader());
         format!("Pid:\t{pid}\nNSpid:\t{pid}\n")
     }
 }
 
-/// A new file that stands for `group`.
-pub fn open(group: &Arc<ThreadGroup>, nonblocking: Nonblocking) -> Arc<File> {
+/// A new file that stands for `subject`.
+pub fn open(subject: Subject, nonblocking: Nonblocking) -> Arc<File> {
     let flags = match nonblocking {
         Nonblocking::No => OpenFlags::O_RDWR,
         Nonblocking::Yes => OpenFlags::O_RDWR | OpenFlags::O_NONBLOCK,
     };
-    File::anonymous(Arc::new(PidFd { group: Arc::clone(group) }), flags, "anon_inode:[pidfd]")
+    File::anonymous(Arc::new(PidFd { subject }), flags, "anon_inode:[pidfd]")
 }

@@ -147,7 +147,7 @@ pub mod nr {
         openat SYS_openat openat2 SYS_openat2 pause SYS_pause personality SYS_personality pidfd_getfd SYS_pidfd_getfd
         pidfd_open SYS_pidfd_open pidfd_send_signal SYS_pidfd_send_signal pipe SYS_pipe pipe2 SYS_pipe2
         pkey_mprotect SYS_pkey_mprotect poll SYS_poll ppoll SYS_ppoll prctl SYS_prctl pread64 SYS_pread64
-        preadv SYS_preadv preadv2 SYS_preadv2 prlimit64 SYS_prlimit64 process_vm_readv SYS_process_vm_readv
+        preadv SYS_preadv preadv2 SYS_preadv2 prlimit64 SYS_prlimit64 process_vm_readv SYS_process_vm_readv process_madvise SYS_process_madvise process_mrelease SYS_process_mrelease
         process_vm_writev SYS_process_vm_writev pselect6 SYS_pselect6 ptrace SYS_ptrace pwrite64 SYS_pwrite64
         pwritev SYS_pwritev pwritev2 SYS_pwritev2 read SYS_read readahead SYS_readahead readlink SYS_readlink
         readlinkat SYS_readlinkat readv SYS_readv recvfrom SYS_recvfrom recvmmsg SYS_recvmmsg recvmsg SYS_recvmsg

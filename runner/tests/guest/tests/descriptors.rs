@@ -304,3 +304,35 @@ fn fdinfo_tells_positions_even_its_own() {
     assert_eq!(&bytes, b"pos:\t0");
     assert_eq!((sys!(close, own), sys!(close, file)), (Ok(0), Ok(0)));
 }
+
+#[test]
+fn locks_are_listed() {
+    let scratch = Scratch::new("listed-locks");
+    let path = scratch.c_path("f");
+    let fd = open(&path, libc::O_CREAT | libc::O_RDWR);
+    let ino = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path.to_str().unwrap()).unwrap());
+    // Without number and device.
+    let listed = || -> Vec<String> {
+        let text = std::fs::read_to_string("/proc/locks").unwrap();
+        let ours = text.lines().filter(|line| line.contains(&format!(":{ino} ")));
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let mut lines: Vec<String> = ours.map(words).map(|line| [&line[1..5], &line[6..]].concat().join(" ")).collect();
+        lines.sort();
+        lines
+    };
+    let me = std::process::id();
+    assert!(listed().is_empty());
+    assert_eq!(set(fd, libc::F_SETLK, libc::F_WRLCK, 10, 20), Ok(0));
+    assert_eq!(set(fd, libc::F_SETLK, libc::F_RDLCK, 40, 0), Ok(0));
+    assert_eq!(set(fd, libc::F_OFD_SETLK, libc::F_WRLCK, 35, 1), Ok(0));
+    assert_eq!(sys!(flock, fd, libc::LOCK_SH), Ok(0));
+    let all = [
+        format!("FLOCK ADVISORY READ {me} 0 EOF"),
+        "OFDLCK ADVISORY WRITE -1 35 35".to_owned(),
+        format!("POSIX ADVISORY READ {me} 40 EOF"),
+        format!("POSIX ADVISORY WRITE {me} 10 29"),
+    ];
+    assert_eq!(listed(), all);
+    assert_eq!(sys!(close, fd), Ok(0));
+    assert!(listed().is_empty());
+}

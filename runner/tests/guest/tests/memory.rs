@@ -280,3 +280,63 @@ fn memfd_is_executed() {
     });
     assert_eq!(sys!(close, copy), Ok(0));
 }
+
+/// What stays mapped to the end of the process: `pages` with protection `prot`.
+fn for_good(pages: usize, prot: i32) -> i64 {
+    sys!(mmap, 0, pages * PAGE, prot, PRIVATE, -1_i64, 0).unwrap()
+}
+
+#[test]
+fn sealed_mappings_stay() {
+    let page = i64::try_from(PAGE).unwrap();
+    let start = for_good(4, RW);
+    let sealed = start + page;
+    match sys!(mseal, sealed, 2 * PAGE, 0) {
+        Err(libc::ENOSYS) if !casemate_guest_tests::inside() => return,
+        result => assert_eq!(result, Ok(0)),
+    }
+    assert_eq!(sys!(mseal, sealed, PAGE, 1), Err(libc::EINVAL));
+    assert_eq!(sys!(mseal, sealed + 1, PAGE, 0), Err(libc::EINVAL));
+    assert_eq!(sys!(mseal, sealed, usize::MAX, 0), Err(libc::EINVAL));
+    assert_eq!(sys!(mseal, sealed, 0, 0), Ok(0));
+    assert_eq!(sys!(mseal, sealed, 2 * PAGE, 0), Ok(0));
+
+    assert_eq!(sys!(munmap, start, 4 * PAGE), Err(libc::EPERM));
+    assert_eq!(sys!(munmap, sealed, PAGE), Err(libc::EPERM));
+    assert_eq!(sys!(mprotect, sealed, PAGE, libc::PROT_READ), Err(libc::EPERM));
+    assert_eq!(sys!(mprotect, sealed, PAGE, RW), Err(libc::EPERM));
+    // What comes before is changed.
+    assert_eq!(sys!(mprotect, start, 4 * PAGE, libc::PROT_READ), Err(libc::EPERM));
+    assert_eq!(sys!(getrandom, start, 1, 0), Err(libc::EFAULT));
+    let fixed = PRIVATE | libc::MAP_FIXED;
+    assert_eq!(sys!(mmap, sealed, PAGE, RW, fixed, -1_i64, 0), Err(libc::EPERM));
+    assert_eq!(sys!(mremap, sealed, 2 * PAGE, PAGE, libc::MREMAP_MAYMOVE, 0), Err(libc::EPERM));
+    assert_eq!(sys!(mremap, sealed, PAGE, 2 * PAGE, libc::MREMAP_MAYMOVE, 0), Err(libc::EPERM));
+    let other = for_good(1, RW);
+    let onto = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    assert_eq!(sys!(mremap, other, PAGE, PAGE, onto, sealed), Err(libc::EPERM));
+
+    // What can be written anyway may be discarded, what cannot may not.
+    // SAFETY: 1. mapped and writable.
+    unsafe { (sealed as *mut u8).write_volatile(7) };
+    assert_eq!(sys!(madvise, sealed, PAGE, libc::MADV_DONTNEED), Ok(0));
+    // SAFETY: as above.
+    assert_eq!(unsafe { (sealed as *mut u8).read_volatile() }, 0);
+    let constant = for_good(1, libc::PROT_READ);
+    assert_eq!(sys!(mseal, constant, PAGE, 0), Ok(0));
+    for advice in [libc::MADV_DONTNEED, libc::MADV_FREE, libc::MADV_DONTFORK, libc::MADV_WIPEONFORK] {
+        assert_eq!(sys!(madvise, constant, PAGE, advice), Err(libc::EPERM), "{advice}");
+    }
+    assert_eq!(sys!(madvise, constant, PAGE, libc::MADV_WILLNEED), Ok(0));
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let of_sealed = maps.split_once(&format!("{sealed:x}-")).unwrap().1;
+    assert!(of_sealed.lines().find(|line| line.starts_with("VmFlags:")).unwrap().contains(" sl"));
+
+    // Nothing is sealed where there is a hole.
+    let holey = for_good(3, RW);
+    assert_eq!(sys!(munmap, holey + page, PAGE), Ok(0));
+    assert_eq!(sys!(mseal, holey, 3 * PAGE, 0), Err(libc::ENOMEM));
+    assert_eq!(sys!(munmap, holey, 3 * PAGE), Ok(0));
+    // A child's are sealed too.
+    in_child(|| i32::from(sys!(munmap, sealed, PAGE) != Err(libc::EPERM)));
+}

@@ -274,3 +274,83 @@ fn memory_of_other_processes() {
     assert_eq!(libc::WEXITSTATUS(wait_status(pid)), 5);
     close_all(&[read.into(), write.into()]);
 }
+
+const PIDFD_THREAD: i32 = libc::O_EXCL;
+const PAGE: usize = 4096;
+
+#[test]
+fn pidfds_stand_for_threads() {
+    static STOP: AtomicU32 = AtomicU32::new(0);
+    static TID: AtomicU32 = AtomicU32::new(0);
+    let thread = std::thread::spawn(|| {
+        TID.store(u32::try_from(sys!(gettid).unwrap()).unwrap(), Ordering::SeqCst);
+        while STOP.load(Ordering::SeqCst) == 0 {
+            let _ = sys!(futex, STOP.as_ptr(), libc::FUTEX_WAIT, 0, 0, 0, 0);
+        }
+    });
+    while TID.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    let tid = TID.load(Ordering::SeqCst);
+    assert!(sys!(pidfd_open, tid, 0).is_err());
+    let fd = match sys!(pidfd_open, tid, PIDFD_THREAD) {
+        // Since Linux 6.9.
+        Err(libc::EINVAL) if !casemate_guest_tests::inside() => -1,
+        result => result.unwrap(),
+    };
+    if fd >= 0 {
+        let mut poll = libc::pollfd { fd: i32::try_from(fd).unwrap(), events: libc::POLLIN, revents: 0 };
+        assert_eq!(sys!(poll, &raw mut poll, 1, 0), Ok(0));
+        assert_eq!(sys!(pidfd_send_signal, fd, 0, 0, 0), Ok(0));
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+        assert!(info.contains(&format!("Pid:\t{tid}\n")), "{info}");
+        // SAFETY: 1. siginfo_t is plain data.
+        let mut child: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        assert_eq!(sys!(waitid, libc::P_PIDFD, fd, &raw mut child, libc::WEXITED, 0), Err(libc::ECHILD));
+        STOP.store(1, Ordering::SeqCst);
+        assert!(sys!(futex, STOP.as_ptr(), libc::FUTEX_WAKE, 1, 0, 0, 0).is_ok());
+        assert_eq!(sys!(poll, &raw mut poll, 1, -1_i64), Ok(1));
+        thread.join().unwrap();
+        assert_eq!(sys!(pidfd_send_signal, fd, 0, 0, 0), Err(libc::ESRCH));
+        close_all(&[fd]);
+    } else {
+        STOP.store(1, Ordering::SeqCst);
+        assert!(sys!(futex, STOP.as_ptr(), libc::FUTEX_WAKE, 1, 0, 0, 0).is_ok());
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn memory_of_others_is_advised_about() {
+    let memory = Memory::new(4 * PAGE, libc::MAP_PRIVATE);
+    let pid = sleeper();
+    let fd = sys!(pidfd_open, pid, 0).unwrap();
+    let ranges = [[memory.start as u64, PAGE as u64], [memory.start as u64 + 2 * PAGE as u64, 2 * PAGE as u64]];
+    let advise = |fd: i64, count: usize, advice: i32, flags: u32| {
+        sys!(process_madvise, fd, ranges.as_ptr(), count, advice, flags)
+    };
+    let privileged = sys!(geteuid) == Ok(0);
+    let all = i64::try_from(3 * PAGE).unwrap();
+    match advise(fd, 2, libc::MADV_COLD, 0) {
+        Err(libc::ENOSYS) if !casemate_guest_tests::inside() => {}
+        result => {
+            assert_eq!(result, if privileged { Ok(all) } else { Err(libc::EPERM) });
+            assert_eq!(advise(fd, 2, libc::MADV_COLD, 1), Err(libc::EINVAL));
+            assert_eq!(advise(fd, 2, libc::MADV_DONTNEED, 0), Err(libc::EINVAL));
+            assert_eq!(advise(fd, 2000, libc::MADV_COLD, 0), Err(libc::EINVAL));
+            assert_eq!(advise(-1, 2, libc::MADV_COLD, 0), Err(libc::EBADF));
+            assert_eq!(advise(0, 2, libc::MADV_COLD, 0), Err(libc::EBADF));
+        }
+    }
+    match sys!(process_mrelease, fd, 0) {
+        Err(libc::ENOSYS) if !casemate_guest_tests::inside() => {}
+        result => {
+            assert_eq!(result, Err(libc::EINVAL));
+            assert_eq!(sys!(process_mrelease, fd, 1), Err(libc::EINVAL));
+            assert_eq!(sys!(process_mrelease, -1_i64, 0), Err(libc::EBADF));
+        }
+    }
+    assert_eq!(sys!(kill, pid, libc::SIGKILL), Ok(0));
+    assert_eq!(wait_status(pid) & 0x7f, libc::SIGKILL);
+    close_all(&[fd]);
+}

@@ -316,3 +316,42 @@ fn each_uuid_is_another() {
     assert_eq!(lengths, [8, 4, 4, 4, 12]);
     assert_eq!(one.as_bytes()[14], b'4');
 }
+
+#[test]
+fn namespaces_are_shown() {
+    let own = |name: &str| std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+    for name in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+        let text = own(name).to_str().unwrap().to_owned();
+        let number: u64 = text.strip_prefix(&format!("{name}:[")).unwrap().strip_suffix(']').unwrap().parse().unwrap();
+        let path = format!("/proc/self/ns/{name}");
+        let file = std::fs::File::open(&path).unwrap();
+        let looks = file.metadata().unwrap();
+        assert_eq!((std::os::unix::fs::MetadataExt::ino(&looks), looks.is_file(), looks.len()), (number, true, 0));
+        let mut byte = [0_u8];
+        assert_eq!(std::io::Read::read(&mut &file, &mut byte).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        // All threads are in it.
+        assert_eq!(std::fs::read_link(format!("/proc/thread-self/ns/{name}")).unwrap(), own(name));
+    }
+    assert_eq!(own("pid_for_children"), own("pid"));
+    assert!(std::fs::read_dir("/proc/self/ns").unwrap().count() >= 8);
+    assert!(std::fs::read_link("/proc/self/ns/nothing").is_err());
+}
+
+/// Only inside: the host's caches are everybody's.
+#[test]
+fn caches_are_dropped() {
+    let knob = "/proc/sys/vm/drop_caches";
+    if !inside() || sys!(geteuid) != Ok(0) {
+        return;
+    }
+    for text in ["1", "2\n", "3", "4"] {
+        std::fs::write(knob, text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(knob).unwrap(), "4\n");
+    for text in ["0", "5", "x", "1 2"] {
+        assert_eq!(std::fs::write(knob, text).unwrap_err().raw_os_error(), Some(libc::EINVAL), "{text}");
+    }
+    // Names are found again.
+    assert!(std::fs::metadata("/usr/bin").unwrap().is_dir());
+    assert!(std::fs::metadata("/proc/self/status").is_ok());
+}

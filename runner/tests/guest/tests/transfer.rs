@@ -315,3 +315,32 @@ fn a_reader_hears_of_much_data_while_its_writer_computes() {
         close_all(&[read.into(), write.into()]);
     }
 }
+
+#[test]
+fn pages_of_files_are_counted() {
+    let fd = sys!(memfd_create, c"counted".as_ptr(), 0).unwrap();
+    assert_eq!(sys!(ftruncate, fd, 16 * 4096), Ok(0));
+    for page in [0, 3, 4, 15] {
+        assert_eq!(sys!(pwrite64, fd, b"x".as_ptr(), 1, page * 4096), Ok(1));
+    }
+    let count = |fd: i64, offset: u64, len: u64, flags: u32| {
+        let (range, mut figures) = ([offset, len], [9_u64; 5]);
+        sys!(cachestat, fd, range.as_ptr(), figures.as_mut_ptr(), flags).map(|_| figures[0])
+    };
+    match count(fd, 0, 0, 0) {
+        Err(libc::ENOSYS) if !casemate_guest_tests::inside() => return,
+        result => assert_eq!(result, Ok(4)),
+    }
+    assert_eq!(count(fd, 0, 4096, 0), Ok(1));
+    assert_eq!(count(fd, 1, 4096, 0), Ok(1));
+    assert_eq!(count(fd, 4096, 2 * 4096, 0), Ok(0));
+    assert_eq!(count(fd, 4 * 4096 - 1, 2, 0), Ok(2));
+    assert_eq!(count(fd, 4 * 4096, 0, 0), Ok(2));
+    assert_eq!(count(fd, 1 << 40, 1, 0), Ok(0));
+    assert_eq!(count(fd, 0, 0, 1), Err(libc::EINVAL));
+    assert_eq!(count(-1, 0, 0, 0), Err(libc::EBADF));
+    assert_eq!(sys!(cachestat, fd, 8, 8, 0), Err(libc::EFAULT));
+    let (read, write) = pipe(0);
+    assert_eq!(count(read.into(), 0, 0, 0), Ok(0));
+    close_all(&[fd, read.into(), write.into()]);
+}
