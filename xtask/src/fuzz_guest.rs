@@ -113,7 +113,7 @@ impl Use {
 
     /// What is more than it was after a tenth of the calls: nothing grows with them.
     fn leak_since(&self, warm: &Self) -> Option<String> {
-        let leaked = self.exceeds(warm, 2 << 10, 4 << 10);
+        let leaked = self.exceeds(warm, 3 << 10, 4 << 10);
         leaked.then(|| format!("after a tenth of the calls {warm:?}, now {self:?}"))
     }
 }
