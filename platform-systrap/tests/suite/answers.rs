@@ -1,10 +1,8 @@
 //! Calls that the stub answers.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use arch::UserContext;
 
-use usermem::platform::Exit;
-
+use super::interrupts::storm;
 use crate::common::{CODE, Machine, start, syscall};
 
 crate::guest_code!(
@@ -79,37 +77,9 @@ fn answers_and_interrupts_do_not_disturb_each_other() {
     let guest = machine.guest(ask_much());
     let mut context = guest.context();
     context.interrupter().publish(39, Some(77));
-    let mut user = start();
-    let stop = Arc::new(AtomicBool::new(false));
-    let (interrupter, stopped) = (context.interrupter(), Arc::clone(&stop));
-    let thread = std::thread::spawn(move || {
-        let mut sent = 0_u64;
-        while !stopped.load(Ordering::Relaxed) {
-            interrupter.interrupt();
-            sent += 1;
-            for _ in 0..sent % 3000 {
-                std::hint::spin_loop();
-            }
-        }
-    });
-    user.regs.r15 = 0;
-    [user.regs.rbx, user.regs.rbp, user.regs.r12, user.regs.r8] = [0xb, 0xbb, 0xc, 0x8];
-    let (mut calls, mut interrupts) = (0_u64, 0_u64);
-    let begun = std::time::Instant::now();
-    while calls < 500 && begun.elapsed().as_secs() < 20 {
-        match context.switch(&mut user).unwrap() {
-            Exit::Syscall => {
-                calls += 1;
-                assert_eq!((user.regs.orig_rax, user.regs.r15), (500, calls * 256));
-            }
-            Exit::Interrupted => interrupts += 1,
-            other => panic!("{other:?} after {calls} calls"),
-        }
-        let r = &user.regs;
-        assert_eq!([r.rbx, r.rbp, r.r12, r.r8], [0xb, 0xbb, 0xc, 0x8]);
-        assert_eq!(r.rsp, start().regs.rsp);
-    }
-    stop.store(true, Ordering::Relaxed);
-    thread.join().unwrap();
+    let at_call = |user: &UserContext, before| {
+        assert_eq!((user.regs.orig_rax, user.regs.r15), (500, (before + 1) * 256));
+    };
+    let (calls, interrupts) = storm(&mut *context, &mut start(), 500, at_call);
     assert!(interrupts > 10 && calls > 10, "{interrupts} interrupts, {calls} calls");
 }

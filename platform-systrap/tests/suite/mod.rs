@@ -1,20 +1,19 @@
 //! The platform's promises, with guest code in assembly; each hand-over runs all of them.
 mod answers;
 mod calls;
+mod interrupts;
 mod recycling;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::{CODE, DATA, LEN, Machine, map, range, start, syscall};
 use arch::UserContext;
 use usermem::Addr;
 use usermem::platform::{Access, Backing, Context, Exit, FaultInfo, MapOp, Platform, PlatformError, Prot};
 
-crate::guest_code!(loop_getpid, "2: mov eax, 39", "syscall", "jmp 2b");
 crate::guest_code!(spin, "2: inc rax", "jmp 2b");
-crate::guest_code!(spin_and_call, "2: mov rcx, 50", "3: loop 3b", "mov eax, 39", "syscall", "inc r15", "jmp 2b");
+crate::guest_code!(loop_getpid, "2: mov eax, 39", "syscall", "jmp 2b");
 
 const ENOSYS: u64 = (-38_i64) as u64;
 
@@ -260,97 +259,6 @@ fn host_files_and_zeros_are_mapped() {
         (0x5000_0000 + 149 * 0x1000, 0x5000_0000 + 100 * 0x1000, 0x3fff_0000);
     assert_eq!(syscall(&mut *context, &mut user), 249);
     std::fs::remove_dir_all(dir).unwrap();
-}
-
-#[test]
-fn an_interrupt_stops_guest_code_that_makes_no_calls() {
-    let machine = Machine::new();
-    let guest = machine.guest(spin());
-    let mut context = guest.context();
-    let mut user = start();
-    let interrupter = context.interrupter();
-    interrupter.interrupt();
-    interrupter.interrupt();
-    let before = user.clone();
-    assert_eq!(context.switch(&mut user).unwrap(), Exit::Interrupted);
-    assert_eq!(user, before, "a remembered interrupt runs nothing");
-    for _ in 0..100 {
-        let interrupter = context.interrupter();
-        let thread = std::thread::spawn(move || {
-            std::thread::yield_now();
-            interrupter.interrupt();
-        });
-        assert_eq!(context.switch(&mut user).unwrap(), Exit::Interrupted);
-        assert!((CODE..CODE + 16).contains(&user.regs.rip), "{:#x}", user.regs.rip);
-        thread.join().unwrap();
-    }
-}
-
-#[test]
-fn a_storm_of_interrupts_loses_and_corrupts_nothing() {
-    let machine = Machine::new();
-    let guest = machine.guest(spin_and_call());
-    let mut context = guest.context();
-    let mut user = start();
-    let stop = Arc::new(AtomicBool::new(false));
-    let (interrupter, stopped) = (context.interrupter(), Arc::clone(&stop));
-    let thread = std::thread::spawn(move || {
-        let mut sent = 0_u64;
-        while !stopped.load(Ordering::Relaxed) {
-            interrupter.interrupt();
-            sent += 1;
-            for _ in 0..sent % 3000 {
-                std::hint::spin_loop();
-            }
-        }
-    });
-    let (mut calls, mut interrupts) = (0_u64, 0_u64);
-    user.regs.r15 = 0;
-    [user.regs.rbx, user.regs.rbp, user.regs.r12, user.regs.r8] = [0xb, 0xbb, 0xc, 0x8];
-    let begun = std::time::Instant::now();
-    while calls < 50_000 && begun.elapsed().as_secs() < 20 {
-        match context.switch(&mut user).unwrap() {
-            Exit::Syscall => {
-                assert_eq!(user.regs.r15, calls, "after {interrupts} interrupts");
-                calls += 1;
-            }
-            Exit::Interrupted => interrupts += 1,
-            other => panic!("{other:?}"),
-        }
-        let r = &user.regs;
-        assert_eq!([r.rbx, r.rbp, r.r12, r.r8], [0xb, 0xbb, 0xc, 0x8]);
-        assert_eq!(r.rsp, start().regs.rsp);
-    }
-    stop.store(true, Ordering::Relaxed);
-    thread.join().unwrap();
-    assert!(interrupts > 10 && calls > 1000, "{interrupts} interrupts, {calls} calls");
-}
-
-#[test]
-fn interrupts_from_many_threads_are_never_lost() {
-    // Each round: the guest spins, one interrupt must end it.
-    let machine = Machine::new();
-    let guest = machine.guest(spin_and_call());
-    let mut context = guest.context();
-    let mut user = start();
-    let interrupter = context.interrupter();
-    let (ask, asked) = std::sync::mpsc::channel::<()>();
-    let thread = std::thread::spawn(move || {
-        while asked.recv().is_ok() {
-            interrupter.interrupt();
-        }
-    });
-    for _ in 0..5_000 {
-        ask.send(()).unwrap();
-        // Calls may come first; the interrupt must come.
-        let mut calls = 0_u64;
-        while context.switch(&mut user).unwrap() != Exit::Interrupted {
-            calls += 1;
-            assert!(calls < 50_000_000, "interrupt lost");
-        }
-    }
-    drop(ask);
-    thread.join().unwrap();
 }
 
 #[test]
@@ -621,36 +529,6 @@ fn a_guest_in_stub_text_hurts_only_itself() {
         guest.space.kill();
         assert_eq!(syscall(&mut *well, &mut fine), 39);
     }
-}
-
-#[test]
-fn a_guest_that_is_deaf_to_interrupts_is_killed() {
-    // A loop through the exit's iretq, whose frame names it again.
-    let machine = Machine::with_patience(std::time::Duration::from_millis(300));
-    let base = machine.systrap.limits().user.end.0;
-    let guest = machine.guest(loop_getpid());
-    let mut context = guest.context();
-    let mut code = vec![0; 0x1000];
-    let file = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let maps = std::fs::read_to_string(entry.path().join("maps")).ok()?;
-        let ours = maps.contains(&format!("{base:x}-")) && maps.contains("00400000-");
-        ours.then(|| std::fs::File::open(entry.path().join("mem")).ok()).flatten()
-    });
-    std::os::unix::fs::FileExt::read_exact_at(&file.expect("our stub"), &mut code, base).unwrap();
-    let iretq = base + code.windows(2).position(|bytes| bytes == [0x48, 0xcf]).unwrap() as u64;
-    for (index, word) in [iretq, 0x33, 0x202, DATA, 0x2b].iter().enumerate() {
-        machine.write(guest.data + index as u64 * 8, &word.to_le_bytes());
-    }
-    let mut user = start();
-    (user.regs.rip, user.regs.rsp) = (iretq, DATA);
-    let interrupter = context.interrupter();
-    let thread = std::thread::spawn(move || context.switch(&mut user).map_err(|_| ()));
-    std::thread::sleep(std::time::Duration::from_millis(20));
-    interrupter.interrupt();
-    let begun = std::time::Instant::now();
-    let outcome = thread.join().unwrap();
-    assert!(begun.elapsed().as_secs() < 5);
-    assert!(matches!(outcome, Err(()) | Ok(Exit::Interrupted)), "{outcome:?}");
 }
 
 #[test]
