@@ -20,8 +20,9 @@ use crate::machine::Machine;
 use crate::process::{Kicked, Process, Stub};
 use crate::thread::{Event, Impossible, Thread};
 
-/// The interruptible part of a context.
+/// The interruptible part of a context. On lines of its own: each call writes to it.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct Kick {
     machine: Arc<Machine>,
     process: Arc<Process>,

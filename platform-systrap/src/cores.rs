@@ -3,7 +3,7 @@
 //! **Invariant.** A task that sleeps counts nowhere: when all do, all counts are 0, so that an idle sandbox has nobody who
 //! watches. A place that is given back is offered at once to those who wait. Loom runs this module (`tests/loom.rs`).
 
-use std::sync::atomic::{AtomicBool, AtomicU32 as OwnU32};
+use std::sync::atomic::{AtomicBool, AtomicU32 as OwnU32, AtomicU64};
 use std::time::Duration;
 
 use sync::Arc;
@@ -42,7 +42,12 @@ fn less(count: &AtomicU32) {
 /// The cores that the sandbox may use, and how many of its tasks use or watch on one.
 #[derive(Debug)]
 pub struct Cores {
-    cpus: u32,
+    /// How many there are now; with 1 nobody ever watches.
+    cpus: OwnU32,
+    /// How many there may be, whatever the affinity.
+    most: u32,
+    /// When somebody last counted them because there were few.
+    counted: AtomicU64,
     /// How long a task watches while others wait for its place.
     turn: Duration,
     pub(crate) scale: Scale,
@@ -51,7 +56,7 @@ pub struct Cores {
 }
 
 impl Cores {
-    /// `cpus` of them; with 1 nobody ever watches.
+    /// `cpus` of them, and never more.
     pub(crate) fn new(cpus: u32, scale: Scale) -> Self {
         Self::with(cpus, scale, TURN)
     }
@@ -65,7 +70,15 @@ impl Cores {
     fn with(cpus: u32, scale: Scale, turn: Duration) -> Self {
         let zero = || AtomicU32::new(0);
         let counts = Counts { busy: zero(), watching: zero(), quick: zero() };
-        Self { cpus, turn, scale, counts, turns: Turns::default() }
+        Self {
+            cpus: OwnU32::new(cpus),
+            most: cpus,
+            counted: AtomicU64::new(0),
+            turn,
+            scale,
+            counts,
+            turns: Turns::default(),
+        }
     }
 
     /// Tasks that run, once more for each that watches; those that watch; those that would.
@@ -84,21 +97,45 @@ impl Cores {
         self.counts.busy.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn cpus(&self) -> u32 {
+        self.cpus.load(Ordering::Relaxed)
+    }
+
+    /// The affinity was looked at, and has `count` of them.
+    pub(crate) fn note(&self, count: u32) {
+        let cpus = count.min(self.most);
+        if self.cpus() != cpus {
+            self.cpus.store(cpus, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts them again, at `now`, if there were more once: whoever took some away may have given them back.
+    pub(crate) fn recount(&self, now: Ticks, count: impl FnOnce() -> u32) {
+        if self.cpus() == self.most {
+            return;
+        }
+        let counted = self.counted.load(Ordering::Relaxed);
+        if now.saturating_sub(counted) > self.scale.recount {
+            self.counted.store(now, Ordering::Relaxed);
+            self.note(count());
+        }
+    }
+
     /// How many tasks may watch: two cores for each, of those on which nobody computes. The others that would watch can be
     /// made to wait, so that they do not count, nor do `more` that run.
     fn places(&self, more: u32) -> u32 {
-        if self.cpus < 2 {
+        if self.cpus() < 2 {
             return 0;
         }
         let runs =
             self.counts.busy.load(Ordering::Relaxed).saturating_sub(self.counts.watching.load(Ordering::Relaxed));
         let computes = runs.saturating_sub(self.counts.quick.load(Ordering::Relaxed)).saturating_sub(more);
-        self.cpus.saturating_sub(computes) / 2
+        self.cpus().saturating_sub(computes) / 2
     }
 
     /// Average time of a call up to which watching may begin: tasks that share their cores wait for each other in each call.
     pub(crate) fn quick_enough(&self) -> Ticks {
-        let sharing = self.counts.busy.load(Ordering::Relaxed).div_ceil(self.cpus.max(1)).max(1);
+        let sharing = self.counts.busy.load(Ordering::Relaxed).div_ceil(self.cpus().max(1)).max(1);
         self.scale.quick.saturating_mul(u64::from(sharing))
     }
 
@@ -126,7 +163,7 @@ impl Cores {
 
     /// More threads than cores.
     pub(crate) fn crowded(&self) -> bool {
-        self.counts.busy.load(Ordering::Relaxed) > self.cpus
+        self.counts.busy.load(Ordering::Relaxed) > self.cpus()
     }
 }
 
@@ -230,7 +267,7 @@ impl Seat {
             self.skip.store(skip - 1, Ordering::Relaxed);
             return false;
         }
-        if cores.cpus < 2 || cores.crowded() {
+        if cores.cpus() < 2 || cores.crowded() {
             return false;
         }
         if watch(cores, cores.scale.nap, Crowd::Ends, || woken().then_some(())).is_ok() {

@@ -16,7 +16,8 @@
 //!
 //! The base filter answers TRAP and never KILL, because it is also in the chain of the application threads, whose calls
 //! must reach us; and it allows the hand-over, because its TRAP would outrank the listener. The last filter answers TRACE
-//! for it, which the listener outranks too, and which refuses it where there is none.
+//! for it, which the listener outranks too, and which refuses it where there is none. Where a call comes from is the base
+//! filter's business.
 
 use std::ops::Range;
 
@@ -102,8 +103,8 @@ const FUTEX_CALLS: &[i64] = &[
 /// The filter of every thread of a stub whose text is `text`.
 pub(crate) fn base(text: &Range<u64>, transport: Transport) -> Vec<Insn> {
     match transport {
-        Transport::Notify => program(text, ALLOW, BASE_CALLS),
-        Transport::Futex => program(text, ALLOW, &[BASE_CALLS, FUTEX_CALLS].concat()),
+        Transport::Notify => program(Some(text), ALLOW, BASE_CALLS),
+        Transport::Futex => program(Some(text), ALLOW, &[BASE_CALLS, FUTEX_CALLS].concat()),
     }
 }
 
@@ -118,17 +119,17 @@ pub(crate) fn listen() -> Vec<Insn> {
 }
 
 /// What the memory thread adds.
-pub(crate) fn ops(text: &Range<u64>, transport: Transport) -> Vec<Insn> {
+pub(crate) fn ops(transport: Transport) -> Vec<Insn> {
     match transport {
-        Transport::Notify => program(text, TRACE, OPS_CALLS),
-        Transport::Futex => program(text, TRAP, &[OPS_CALLS, &[libc::SYS_sendto]].concat()),
+        Transport::Notify => program(None, TRACE, OPS_CALLS),
+        Transport::Futex => program(None, TRAP, &[OPS_CALLS, &[libc::SYS_sendto]].concat()),
     }
 }
 
-/// What threads that run guest code add. With listeners it has no rule that allows.
+/// What threads that run guest code add at last. With listeners it has no rule that allows.
 pub(crate) fn app(text: &Range<u64>, transport: Transport) -> Vec<Insn> {
     match transport {
-        Transport::Notify => program(text, TRACE, &[]),
+        Transport::Notify => program(None, TRACE, &[]),
         Transport::Futex => {
             let mut program = head(text, 13);
             program.extend([
@@ -148,7 +149,10 @@ const fn insn(code: u16, jt: u8, jf: u8, k: u32) -> Insn {
     Insn { code, jt, jf, k }
 }
 
-/// To instruction `trap_at` unless the call comes from `text`; then the number is loaded. Eight instructions.
+/// Instructions of [`head`].
+const HEAD: usize = 8;
+
+/// To instruction `trap_at` unless the call comes from `text`; then the number is loaded.
 fn head(text: &Range<u64>, trap_at: usize) -> Vec<Insn> {
     let high = (text.start >> 32) as u32;
     debug_assert_eq!(high, ((text.end - 1) >> 32) as u32, "stub text is one page");
@@ -170,10 +174,12 @@ fn distance(from: usize, to: usize) -> u8 {
     u8::try_from(to - from - 1).expect("short program")
 }
 
-/// TRAP, but from `text`: `handoff` for the hand-over, ALLOW for `calls`.
-fn program(text: &Range<u64>, handoff: u32, calls: &[i64]) -> Vec<Insn> {
-    let trap_at = 10 + calls.len();
-    let mut program = head(text, trap_at);
+/// TRAP, but from `text`: `handoff` for the hand-over, ALLOW for `calls`. Without `text` from anywhere, for filters above one
+/// that looks.
+fn program(text: Option<&Range<u64>>, handoff: u32, calls: &[i64]) -> Vec<Insn> {
+    let start = if text.is_some() { HEAD } else { 1 };
+    let trap_at = start + 2 + calls.len();
+    let mut program = text.map_or_else(|| vec![insn(LOAD, 0, 0, OFFSET_NR)], |text| head(text, trap_at));
     program.push(insn(JUMP_EQ, 0, 1, HANDOFF_NR as u32));
     program.push(insn(RETURN, 0, 0, handoff));
     for nr in calls {
@@ -289,10 +295,10 @@ mod tests {
         let cases: [(Vec<Vec<Insn>>, Vec<i64>, u32); 5] = [
             (vec![base(&TEXT, Transport::Notify)], BASE_CALLS.to_vec(), ALLOW),
             (vec![base(&TEXT, Transport::Notify), listen()], BASE_CALLS.to_vec(), NOTIFY),
-            (vec![base(&TEXT, Transport::Notify), listen(), ops(&TEXT, Transport::Notify)], OPS_CALLS.to_vec(), NOTIFY),
+            (vec![base(&TEXT, Transport::Notify), listen(), ops(Transport::Notify)], OPS_CALLS.to_vec(), NOTIFY),
             (vec![base(&TEXT, Transport::Futex)], [BASE_CALLS, FUTEX_CALLS].concat(), ALLOW),
             (
-                vec![base(&TEXT, Transport::Futex), ops(&TEXT, Transport::Futex)],
+                vec![base(&TEXT, Transport::Futex), ops(Transport::Futex)],
                 [OPS_CALLS, &[libc::SYS_sendto]].concat(),
                 TRAP,
             ),

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use smallvec::SmallVec;
 
 use crate::cores::{Cores, Seat};
-use crate::host::{self, Gone, Listener, Notification};
+use crate::host::{self, Affinity, Gone, Listener, Notification};
 use crate::layout::line as at;
 use crate::line::{self, Futex, Seen, Wait, Word};
 use crate::machine::Machine;
@@ -260,9 +260,12 @@ impl Handover {
         {
             *pending = Some(listener.receive()?.into());
         }
-        if plan == Plan::Begin {
+        // Looked at each time: whoever changes it for the sandbox changes it for all its threads.
+        let affinity = (plan == Plan::Begin).then(Affinity::of_this_thread);
+        if let Some(affinity) = &affinity {
+            machine.cores.note(affinity.count());
             // Woken here, it would wait for the core that we are about to watch on.
-            machine.affinity.send_away(tid);
+            affinity.send_away(tid);
             self.bound = None;
         } else if !self.bell.is_sync() {
             self.follow(tid);
@@ -278,8 +281,8 @@ impl Handover {
             }
             Bell::Futex { .. } => host::futex_wake(word.0),
         }
-        if plan == Plan::Begin {
-            machine.affinity.let_go(tid);
+        if let Some(affinity) = &affinity {
+            affinity.let_go(tid);
         }
         Ok(())
     }

@@ -389,7 +389,7 @@ fn set_affinity(thread: i32, set: &CpuSet) {
     let _ = unsafe { libc::syscall(libc::SYS_sched_setaffinity, thread, size_of_val(set), set.as_ptr()) };
 }
 
-/// The CPUs that the sandbox may run on.
+/// The CPUs that a thread of ours may run on, which are those of the sandbox.
 #[derive(Debug)]
 pub(crate) struct Affinity {
     all: CpuSet,

@@ -59,7 +59,6 @@ pub(crate) struct Machine {
     pool_size: usize,
     pub(crate) watchdog: Watchdog,
     pub(crate) cores: Cores,
-    pub(crate) affinity: Affinity,
     pub(crate) calls: Calls,
 }
 
@@ -87,8 +86,7 @@ impl Machine {
         if (xsave.size as u64 + FRAME_OVERHEAD) * NESTED_FRAMES > SLAB - ALTSTACK {
             return Err(PlatformError::Limit("the CPU's extended state is larger than a stub thread's stack"));
         }
-        let affinity = Affinity::of_this_thread();
-        let cores = Cores::new(affinity.count().min(most_cpus), Scale::measure());
+        let cores = Cores::new(Affinity::of_this_thread().count().min(most_cpus), Scale::measure());
         let reservation = step("address space for stubs", Reservation::near_the_top(REGION_LEN, SLAB))?;
         let base = reservation.base;
         let control =
@@ -105,8 +103,7 @@ impl Machine {
         let zygote = step("zygote", zygote::spawn(&plan))?;
         let pool = Mutex::new(LockClass::new("systrap pool", 59_000), Pool { open: VecDeque::new() });
         let watchdog = Watchdog::new(patience);
-        let machine =
-            Self { base, features, xsave, control, slabs, zygote, pool, pool_size, watchdog, cores, affinity, calls };
+        let machine = Self { base, features, xsave, control, slabs, zygote, pool, pool_size, watchdog, cores, calls };
         {
             let mut pool = machine.pool.lock();
             while pool.open.len() < machine.pool_size {
@@ -218,7 +215,7 @@ fn image(
     for (prog, insns_at, insns) in [
         (config::LISTEN_PROG, config::LISTEN_INSNS, filter::listen()),
         (config::APP_PROG, config::APP_INSNS, filter::app(&range, features.transport)),
-        (config::OPS_PROG, config::OPS_INSNS, filter::ops(&range, features.transport)),
+        (config::OPS_PROG, config::OPS_INSNS, filter::ops(features.transport)),
     ] {
         put(prog, insns.len() as u64);
         put(prog + 8, base + CONFIG + insns_at);

@@ -12,6 +12,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cores::{Cores, Seat};
+use crate::host::Affinity;
 
 /// Average time between an answer and the next request up to which watching may begin.
 const QUICK: Duration = Duration::from_micros(16);
@@ -50,6 +51,8 @@ const MOST_SLEEPS: u32 = 4;
 pub(crate) const MOST_VAIN_NAPS: u32 = 6;
 /// How long a task watches while others wait for its place.
 pub(crate) const TURN: Duration = Duration::from_millis(2);
+/// How often the CPUs are counted again when some were taken away.
+const RECOUNT: Duration = Duration::from_millis(50);
 /// Calls without a sleep after which a task may be made to wait for its turn: those that hand work to each other would only
 /// wait for whom they keep waiting.
 const ALONE: u32 = 32;
@@ -78,6 +81,7 @@ pub(crate) struct Scale {
     longest: Ticks,
     penalty: Ticks,
     turn: Ticks,
+    pub(crate) recount: Ticks,
     /// Looks of a stub before it sleeps.
     pub(crate) stub_looks: u32,
 }
@@ -112,6 +116,7 @@ impl Scale {
             longest: of(LONGEST),
             penalty: of(PENALTY),
             turn: of(TURN),
+            recount: of(RECOUNT),
             stub_looks: looks as u32,
         }
     }
@@ -247,6 +252,7 @@ impl Pace {
         if !quick || self.streak < STREAK || self.requested < self.earliest {
             return Plan::Sleep;
         }
+        cores.recount(self.requested, || Affinity::of_this_thread().count());
         if seat.watch(cores) {
             return self.begin(seat, cores);
         }

@@ -121,7 +121,8 @@ pub(crate) struct ThreadSignals {
     pub(crate) exiting: bool,
 }
 
-/// A guest thread.
+/// A guest thread. On lines of its own: each call writes to it.
+#[repr(align(128))]
 pub struct Thread {
     tid: AtomicU32,
     group: Arc<ThreadGroup>,

@@ -15,6 +15,7 @@ fn cores(cpus: u32) -> Cores {
         longest: 8_000_000,
         penalty: 100_000,
         turn: 2_000_000,
+        recount: 50_000_000,
         stub_looks: 500,
     };
     Cores::new(cpus, scale)
@@ -242,4 +243,26 @@ fn the_scale_is_plausible() {
     let scale = Scale::measure();
     assert!(scale.quick < scale.patience && scale.patience < scale.first_patience && scale.gap > 0);
     assert!((16..=1 << 20).contains(&scale.stub_looks));
+}
+
+#[test]
+fn cores_that_are_taken_away_are_not_watched_on_and_may_come_back() {
+    let cores = cores(2);
+    let mut task = Task::new(&cores);
+    task.until_begin(&cores, 1_000);
+    cores.note(1);
+    let went_on = (0..1_000).take_while(|_| task.call(&cores, 1_000) == Plan::Watch).count();
+    assert!((50..200).contains(&went_on), "{went_on}");
+    let mut asked = 0;
+    for now in (0..1_000_000_000).step_by(1_000_000) {
+        cores.recount(now, || {
+            asked += 1;
+            1
+        });
+        assert!(!task.seat.watch(&cores));
+    }
+    assert!((10..=20).contains(&asked), "{asked}");
+    cores.recount(2_000_000_000, || 64);
+    assert!(task.seat.watch(&cores), "as many as at the start");
+    cores.recount(3_000_000_000, || unreachable!("none are missing"));
 }
