@@ -4,6 +4,13 @@
 //! for its end with [`Kernel::wait_command`]. Inside, process 1 is an init that is part of the kernel: it has no guest code and no
 //! host thread, reaps orphans at once, hands signals on to the command, and ends with it.
 
+mod config;
+mod queries;
+
+pub(crate) use config::Cpu;
+pub use config::{Command, Entropy, KernelConfig, Machine, Observer, Uts};
+pub use queries::MemoryInfo;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -11,8 +18,7 @@ use abi::Errno;
 use arch::x86_64::xsave::XsaveLayout;
 use arch::x86_64::{cpuid, sigframe};
 use auth::Creds;
-use fs::vfs::{Devices, File, LookupFlags, MountNs, Path};
-use loader::Randomness;
+use fs::vfs::{Devices, LookupFlags, MountNs};
 use mm::Mm;
 use sync::{Condvar, HostTerms, Hosts, Mutex};
 use usermem::memfile::MemoryFile;
@@ -21,7 +27,7 @@ use usermem::platform::Platform;
 use crate::fdtable::{CloseOnExec, FdTable};
 use crate::fsstate::FsState;
 use crate::futex::FutexTable;
-use crate::heap::{Heap, Trimmed};
+use crate::heap::Trimmed;
 use crate::ids::{INIT_PID, Pid, Tid};
 use crate::ipc::Ipc;
 use crate::load::Load;
@@ -37,126 +43,14 @@ use crate::syscall::Dispatch;
 use crate::task::exec::{ExecRequest, ExecTarget, Executor, first_task};
 use crate::task::group::{ExitStatus, Handlers, ThreadGroup};
 use crate::task::run::RunState;
-use crate::task::set::{ControllingTty, GroupEntry, Subreaper, TaskSet, first_session};
-use crate::task::thread::{Comm, CpuTimes, Parts, Thread};
+use crate::task::set::{GroupEntry, Subreaper, TaskSet, first_session};
+use crate::task::thread::{Comm, Parts, Thread};
 use crate::task::{NoNewPrivs, Task};
 use crate::time::thread::Timers;
 use crate::time::vdso::VdsoPages;
 
 /// The host threads of tasks: handlers are shallow, and few tasks begin at once.
 const HOSTS: HostTerms = HostTerms { name: "task", stack: 512 << 10, most_idle: 8 };
-
-/// Random bytes.
-pub trait Entropy: Send + Sync {
-    /// Fills `buf`.
-    fn fill(&self, buf: &mut [u8]);
-}
-
-/// Hears of what happens to the sandbox's command.
-pub trait Observer: Send + Sync {
-    /// It was stopped by this signal.
-    fn stopped(&self, signal: Signal);
-    /// It was continued.
-    fn continued(&self);
-}
-
-/// uname(2).
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[allow(missing_docs, reason = "the names are uname(2)'s")]
-pub struct Uts {
-    pub sysname: String,
-    pub nodename: String,
-    pub release: String,
-    pub version: String,
-    pub machine: String,
-    pub domainname: String,
-}
-
-impl Uts {
-    /// What we report, with this host name.
-    pub fn new(nodename: &str) -> Self {
-        Self {
-            sysname: "Linux".to_owned(),
-            nodename: nodename.to_owned(),
-            release: "6.12.0".to_owned(),
-            version: "#1 SMP PREEMPT_DYNAMIC Casemate".to_owned(),
-            machine: "x86_64".to_owned(),
-            domainname: "(none)".to_owned(),
-        }
-    }
-}
-
-/// What the machine looks like to guests.
-#[derive(Clone, Debug, Default)]
-pub struct Machine {
-    /// CPUs.
-    pub cpus: usize,
-    /// `/proc/cpuinfo`.
-    pub cpuinfo: Vec<u8>,
-}
-
-/// CPU properties that programs are told.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cpu {
-    pub(crate) xsave: XsaveLayout,
-    pub(crate) hwcap: u64,
-    pub(crate) hwcap2: u64,
-    pub(crate) min_sigstack: u64,
-}
-
-/// What a kernel is made of.
-pub struct KernelConfig {
-    /// Runs guest code.
-    pub platform: Arc<dyn Platform>,
-    /// Holds guest memory.
-    pub memory: Arc<MemoryFile>,
-    /// The mounts that processes see.
-    pub mounts: Arc<MountNs>,
-    /// What device numbers mean.
-    pub devices: Arc<Devices>,
-    /// The system-call table.
-    pub dispatch: Arc<dyn Dispatch>,
-    /// Random bytes.
-    pub entropy: Arc<dyn Entropy>,
-    /// The heap of the kernel's own objects; `None` where others use it too.
-    pub heap: Option<Arc<dyn Heap>>,
-    /// Hears of stops of the command.
-    pub observer: Option<Arc<dyn Observer>>,
-    /// Host name and the rest of uname(2).
-    pub uts: Uts,
-    /// CPUs.
-    pub machine: Machine,
-    /// Most guest threads at a time.
-    pub pids: usize,
-    /// `/proc/sys/kernel/random/boot_id`.
-    pub boot_id: String,
-}
-
-/// The sandbox's command.
-pub struct Command {
-    /// Path of the program in the sandbox, already searched in PATH.
-    pub program: Vec<u8>,
-    /// Arguments, with the name.
-    pub argv: Vec<Vec<u8>>,
-    /// Environment.
-    pub envp: Vec<Vec<u8>>,
-    /// Root directory.
-    pub root: Path,
-    /// Working directory.
-    pub cwd: Path,
-    /// Mode bits that new files do not get.
-    pub umask: u32,
-    /// Ids and capabilities.
-    pub creds: Creds,
-    /// Resource limits.
-    pub limits: Rlimits,
-    /// Open files by number; numbers that are missing are closed.
-    pub files: Vec<(i32, Arc<File>)>,
-    /// Signals that it starts with ignored.
-    pub ignored: SigSet,
-    /// The controlling terminal of its session.
-    pub tty: Option<Arc<dyn ControllingTty>>,
-}
 
 #[derive(Default)]
 struct End {
@@ -549,215 +443,6 @@ impl Kernel {
         self.pauses.unpause();
     }
 
-    pub(crate) fn pauses(&self) -> &Pauses {
-        &self.pauses
-    }
-
-    pub(crate) fn timers(&self) -> &Timers {
-        &self.timers
-    }
-
-    /// Arms a timer of one of the kernel's own objects (timerfd): `target` hears `token` at `deadline_ns`, monotonic.
-    pub fn arm_timer(
-        &self,
-        deadline_ns: u64,
-        target: std::sync::Weak<dyn crate::time::TimerTarget>,
-        token: u64,
-    ) -> crate::time::TimerHandle {
-        self.timers.arm(deadline_ns, target, token)
-    }
-
-    /// Takes an armed timer back; says whether it was still to come.
-    pub fn disarm_timer(&self, handle: crate::time::TimerHandle) -> bool {
-        self.timers.disarm(handle)
-    }
-
-    /// System V IPC.
-    pub fn ipc(&self) -> &Ipc {
-        &self.ipc
-    }
-
-    /// Everyone who sleeps on a futex.
-    pub fn futexes(&self) -> &FutexTable {
-        &self.futexes
-    }
-
-    /// What UNIX sockets share: abstract names, descriptors on their way.
-    pub fn unix_sockets(&self) -> &Arc<unix::Space> {
-        &self.unix_sockets
-    }
-
-    pub(crate) fn signal_quota(&self) -> &SignalQuota {
-        &self.signal_quota
-    }
-
-    pub(crate) fn vdso(&self) -> &VdsoPages {
-        &self.vdso
-    }
-
-    pub(crate) fn cpu(&self) -> &Cpu {
-        &self.cpu
-    }
-
-    /// All tasks.
-    pub fn tasks(&self) -> &TaskSet {
-        &self.tasks
-    }
-
-    /// What runs guest code.
-    pub fn platform(&self) -> &Arc<dyn Platform> {
-        &self.platform
-    }
-
-    /// Patched text, if calls are patched.
-    pub(crate) fn text(&self) -> Option<Arc<mm::TextCache>> {
-        self.text.clone()
-    }
-
-    /// What holds guest memory.
-    pub fn memory(&self) -> &Arc<MemoryFile> {
-        &self.memory
-    }
-
-    /// The mounts that processes see.
-    pub fn mounts(&self) -> &Arc<MountNs> {
-        &self.mounts
-    }
-
-    /// What device numbers mean.
-    pub fn devices(&self) -> &Devices {
-        &self.devices
-    }
-
-    pub(crate) fn devices_arc(&self) -> &Arc<Devices> {
-        &self.devices
-    }
-
-    /// The system-call table.
-    pub fn dispatch(&self) -> &Arc<dyn Dispatch> {
-        &self.dispatch
-    }
-
-    /// The wall clock, as file systems read it.
-    pub fn file_clock(&self) -> &dyn fs::Clock {
-        &self.file_clock
-    }
-
-    /// The heap of our own objects.
-    pub(crate) fn heap(&self) -> &Trimmed {
-        &self.heap
-    }
-
-    /// Random bytes.
-    pub fn fill_random(&self, buf: &mut [u8]) {
-        self.entropy.fill(buf);
-    }
-
-    fn random_u64(&self) -> u64 {
-        let mut bytes = [0; 8];
-        self.entropy.fill(&mut bytes);
-        u64::from_ne_bytes(bytes)
-    }
-
-    pub(crate) fn randomness(&self) -> Randomness {
-        let mut at_random = [0; 16];
-        self.entropy.fill(&mut at_random);
-        Randomness {
-            stack: self.random_u64(),
-            stack_offset: self.random_u64(),
-            mmap: self.random_u64(),
-            exec: self.random_u64(),
-            brk: self.random_u64(),
-            at_random,
-        }
-    }
-
-    /// For a program that asked not to be placed at random (ADDR_NO_RANDOMIZE): only AT_RANDOM is.
-    pub(crate) fn fixed_places(&self) -> Randomness {
-        let mut at_random = [0; 16];
-        self.entropy.fill(&mut at_random);
-        Randomness { stack: 0, stack_offset: 0, mmap: 0, exec: 0, brk: 0, at_random }
-    }
-
-    /// Averages of how many tasks used a processor, over 1, 5 and 15 minutes, in units of 1/65536.
-    pub fn load_averages(&self) -> [u64; 3] {
-        let used = self.cpu_times().total();
-        self.load.lock().read(self.uptime_ns(), used)
-    }
-
-    /// Extended states of the processor that programs may use, as bits of XCR0.
-    pub fn extended_state(&self) -> u64 {
-        self.cpu.xsave.features
-    }
-
-    /// CPU time of all processes, also of those that have ended.
-    pub fn cpu_times(&self) -> CpuTimes {
-        let gone = CpuTimes {
-            user_ns: self.gone_user_ns.load(Ordering::Relaxed),
-            system_ns: self.gone_system_ns.load(Ordering::Relaxed),
-        };
-        let groups = self.tasks.groups();
-        groups.iter().filter(|group| !group.has_ended()).fold(gone, |sum, group| sum.plus(group.cpu_times()))
-    }
-
-    pub(crate) fn add_gone(&self, times: CpuTimes) {
-        self.gone_user_ns.fetch_add(times.user_ns, Ordering::Relaxed);
-        self.gone_system_ns.fetch_add(times.system_ns, Ordering::Relaxed);
-    }
-
-    /// uname(2).
-    pub fn uts(&self) -> Uts {
-        self.uts.lock().clone()
-    }
-
-    /// sethostname(2); `EINVAL` past 64 bytes.
-    pub fn set_hostname(&self, name: &[u8]) -> Result<(), Errno> {
-        self.uts.lock().nodename = uts_name(name)?;
-        Ok(())
-    }
-
-    /// setdomainname(2); `EINVAL` past 64 bytes.
-    pub fn set_domainname(&self, name: &[u8]) -> Result<(), Errno> {
-        self.uts.lock().domainname = uts_name(name)?;
-        Ok(())
-    }
-
-    /// CPUs.
-    pub fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
-    /// `/proc/sys/kernel/random/boot_id`.
-    pub fn boot_id(&self) -> &str {
-        &self.boot_id
-    }
-
-    /// CLOCK_MONOTONIC when the kernel started.
-    pub fn boot_ns(&self) -> u64 {
-        self.boot_ns
-    }
-
-    /// The wall clock when the kernel started, in seconds.
-    pub fn boot_time_secs(&self) -> u64 {
-        self.boot_time_secs
-    }
-
-    /// Nanoseconds since the kernel started.
-    pub fn uptime_ns(&self) -> u64 {
-        sync::monotonic_now_ns().saturating_sub(self.boot_ns)
-    }
-
-    /// Most guest threads at a time.
-    pub fn pids_limit(&self) -> usize {
-        self.tasks.lock().limit
-    }
-
-    /// Guest memory in bytes.
-    pub fn memory_info(&self) -> MemoryInfo {
-        let total = self.memory.limit();
-        MemoryInfo { total, free: total.saturating_sub(self.memory.usage()) }
-    }
-
     /// Counts a request for something that we do not have.
     pub fn count_unsupported(&self) {
         self.unsupported.fetch_add(1, Ordering::Relaxed);
@@ -769,22 +454,6 @@ impl Kernel {
 pub(crate) enum Stopped {
     Yes,
     No,
-}
-
-/// Guest memory, in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MemoryInfo {
-    /// The sandbox's limit.
-    pub total: u64,
-    /// What is left of it.
-    pub free: u64,
-}
-
-fn uts_name(name: &[u8]) -> Result<String, Errno> {
-    if name.len() > 64 {
-        return Err(Errno::EINVAL);
-    }
-    Ok(String::from_utf8_lossy(name).into_owned())
 }
 
 impl std::fmt::Debug for Kernel {
