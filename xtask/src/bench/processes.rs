@@ -119,17 +119,29 @@ pub(super) struct Holdings {
     pub(super) file_kb: u64,
     /// Threads that run or want to.
     pub(super) runnable: usize,
+    /// Threads of stubs past a first of their guests', each with one descriptor. A stub that is kept for the next guest may have
+    /// one, and its last guest decides whether.
+    pub(super) spare_threads: usize,
 }
+
+/// Threads of a stub: its leader, its memory thread, and one of its guest's.
+const STUB_THREADS: usize = 3;
 
 /// Counts what `pids` hold.
 pub(super) fn holdings(pids: &[u32]) -> Holdings {
-    let mut sum = Holdings { processes: pids.len(), threads: 0, descriptors: 0, file_kb: 0, runnable: 0 };
+    let mut sum =
+        Holdings { processes: pids.len(), threads: 0, descriptors: 0, file_kb: 0, runnable: 0, spare_threads: 0 };
     let mut files = BTreeMap::new();
     for pid in pids {
+        let threads_before = sum.threads;
         for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
             let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
             sum.threads += 1;
             sum.runnable += usize::from(stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" R")));
+        }
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if name.trim_end() == "casemate-stub" {
+            sum.spare_threads += (sum.threads - threads_before).saturating_sub(STUB_THREADS);
         }
         for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
             sum.descriptors += 1;
