@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn more_of_anything_but_a_little_memory_is_growth() {
-        let before = Holdings { processes: 3, threads: 9, descriptors: 40, file_kb: 5000, runnable: 0, spare_threads: 1 };
+        let before =
+            Holdings { processes: 3, threads: 9, descriptors: 40, file_kb: 5000, runnable: 0, spare_threads: 1 };
         assert!(grew(&before, &Holdings { file_kb: 5000 + SLACK_KB, ..before.clone() }).is_empty());
         assert_eq!(grew(&before, &Holdings { file_kb: 19_000, ..before.clone() }), ["memory"]);
         assert_eq!(
