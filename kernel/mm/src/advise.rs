@@ -44,6 +44,14 @@ impl Mm {
     /// Takes the advice for `[addr, addr + len)`. Holes in the range are skipped and give `ENOMEM` at the end; `EINVAL`
     /// where the advice does not fit the mapping, `EPERM` where a seal forbids it.
     pub fn advise(&self, addr: Addr, len: u64, advice: Advice) -> Result<(), Errno> {
+        let end = self.lock().layout.user.end;
+        let asked = Addr(len).page_up().and_then(|len| AddrRange::of_len(addr, len.0));
+        let past = addr.is_page_aligned() && len > 0 && asked.is_some_and(|asked| asked.end > end);
+        if past {
+            // What lies past the end of user space is a hole as any other.
+            let below = end.0.saturating_sub(addr.0);
+            return self.advise(addr.min(end), below, advice).and(Err(Errno::ENOMEM));
+        }
         let range = self.lock().range_of(addr, len, Empty::Fine)?;
         if range.is_empty() {
             return Ok(());
