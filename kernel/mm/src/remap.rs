@@ -67,11 +67,13 @@ impl State {
         if keep && request.old_len != request.new_len {
             return Err(Errno::EINVAL);
         }
-        let mut old = self.range_of(request.old_addr, request.old_len, Empty::Fine)?;
         let new_len = Addr(request.new_len).page_up().ok_or(Errno::EINVAL)?.0;
-        if new_len == 0 {
+        if new_len == 0 || !request.old_addr.is_page_aligned() {
             return Err(Errno::EINVAL);
         }
+        // Nothing is mapped past the end of user space.
+        let old = self.range_of(request.old_addr, request.old_len, Empty::Fine);
+        let mut old = old.map_err(|_| Errno::EFAULT)?;
         let target = if fixed {
             Some(self.remap_target(request.new_addr, new_len, old)?)
         } else if keep && request.new_addr != Addr(0) {
