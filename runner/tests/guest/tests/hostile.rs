@@ -36,12 +36,12 @@ fn end_of_user_space() -> u64 {
 fn gs_base() -> u64 {
     let mut base = 0_u64;
     sys!(arch_prctl, 0x1004, &raw mut base).expect("ARCH_GET_GS");
-    // Nobody was told about it; the CPU knows better.
-    // SAFETY: 1. reads a register, where the kernel lets programs do so (bit 1 of HWCAP2).
-    unsafe {
-        if libc::getauxval(libc::AT_HWCAP2) & 2 != 0 {
-            asm!("rdgsbase {}", out(reg) base, options(nomem, nostack, preserves_flags));
-        }
+    // SAFETY: 1. reads what the kernel told the program at its start.
+    let features = unsafe { libc::getauxval(libc::AT_HWCAP2) };
+    if features & 2 != 0 {
+        // Nobody was told about it; the CPU knows better.
+        // SAFETY: 1. reads a register, where the kernel lets programs do so.
+        unsafe { asm!("rdgsbase {}", out(reg) base, options(nomem, nostack, preserves_flags)) };
     }
     base
 }
