@@ -24,9 +24,9 @@ pub(crate) struct Trimmed {
 }
 
 impl Trimmed {
-    /// `None` is a heap that is left alone.
-    pub(crate) const fn new(heap: Option<Arc<dyn Heap>>) -> Self {
-        Self { heap, due_ns: AtomicU64::new(0) }
+    /// A heap in which nothing is free yet at `now_ns`; `None` is one that is left alone.
+    pub(crate) const fn new(heap: Option<Arc<dyn Heap>>, now_ns: u64) -> Self {
+        Self { heap, due_ns: AtomicU64::new(now_ns.saturating_add(PAUSE_NS)) }
     }
 
     /// A process has ended at `now_ns`.
@@ -67,15 +67,15 @@ mod tests {
     #[test]
     fn ends_of_processes_trim_it_once_in_a_while() {
         let counted = Arc::new(Counted::default());
-        let trimmed = Trimmed::new(Some(Arc::clone(&counted) as _));
-        let count = || counted.0.load(Ordering::Relaxed);
         let start = 5 * PAUSE_NS;
+        let trimmed = Trimmed::new(Some(Arc::clone(&counted) as _), start);
+        let count = || counted.0.load(Ordering::Relaxed);
         for step in 0..100 {
             trimmed.process_ended(start + step * (PAUSE_NS / 10));
         }
-        assert_eq!(count(), 10);
+        assert_eq!(count(), 9);
         trimmed.trim();
-        assert_eq!(count(), 11);
-        Trimmed::new(None).process_ended(start);
+        assert_eq!(count(), 10);
+        Trimmed::new(None, start).process_ended(9 * start);
     }
 }

@@ -134,7 +134,7 @@ impl Kernel {
             devices: config.devices,
             dispatch: config.dispatch,
             entropy: config.entropy,
-            heap: Trimmed::new(config.heap),
+            heap: Trimmed::new(config.heap, sync::monotonic_now_ns()),
             observer: config.observer,
             uts: Mutex::new(UTS, config.uts),
             machine: config.machine,

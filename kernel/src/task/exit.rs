@@ -92,7 +92,8 @@ impl Task {
         drop(thread.set_parts(Parts::default()));
         let vfork = self.vfork_done.take();
         thread.set_activity(Activity::Zombie);
-        if remaining == Remaining::None && kernel.main_pid() == Some(thread.pid()) {
+        let is_main = kernel.main_pid() == Some(thread.pid());
+        if remaining == Remaining::None && is_main {
             // Nobody in the sandbox waits for the command's memory, and the runner need not.
             kernel.leave_tree(&thread, status);
             drop(self);
@@ -110,12 +111,12 @@ impl Task {
             let late = last.and_then(|mm| kernel.end_later(mm));
             kernel.leave_tree(&thread, status);
             drop(late);
-            if remaining == Remaining::None {
-                kernel.heap().process_ended(sync::monotonic_now_ns());
-            }
         }
         // For good: a pause does not wait for what remains of it.
         kernel.pauses().asleep(&thread);
+        if remaining == Remaining::None && !is_main {
+            kernel.heap().process_ended(sync::monotonic_now_ns());
+        }
     }
 
     fn stop_taking_signals(&mut self) -> Remaining {

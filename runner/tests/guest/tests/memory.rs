@@ -305,9 +305,11 @@ fn sealed_mappings_stay() {
     assert_eq!(sys!(munmap, sealed, PAGE), Err(libc::EPERM));
     assert_eq!(sys!(mprotect, sealed, PAGE, libc::PROT_READ), Err(libc::EPERM));
     assert_eq!(sys!(mprotect, sealed, PAGE, RW), Err(libc::EPERM));
-    // What comes before is changed.
     assert_eq!(sys!(mprotect, start, 4 * PAGE, libc::PROT_READ), Err(libc::EPERM));
-    assert_eq!(sys!(getrandom, start, 1, 0), Err(libc::EFAULT));
+    if casemate_guest_tests::inside() {
+        // What comes before is changed, as since Linux 6.12.
+        assert_eq!(sys!(getrandom, start, 1, 0), Err(libc::EFAULT));
+    }
     let fixed = PRIVATE | libc::MAP_FIXED;
     assert_eq!(sys!(mmap, sealed, PAGE, RW, fixed, -1_i64, 0), Err(libc::EPERM));
     assert_eq!(sys!(mremap, sealed, 2 * PAGE, PAGE, libc::MREMAP_MAYMOVE, 0), Err(libc::EPERM));

@@ -311,7 +311,10 @@ fn pidfds_stand_for_threads() {
         assert!(sys!(futex, STOP.as_ptr(), libc::FUTEX_WAKE, 1, 0, 0, 0).is_ok());
         assert_eq!(sys!(poll, &raw mut poll, 1, -1_i64), Ok(1));
         thread.join().unwrap();
-        assert_eq!(sys!(pidfd_send_signal, fd, 0, 0, 0), Err(libc::ESRCH));
+        // Readable comes a moment before gone.
+        while sys!(pidfd_send_signal, fd, 0, 0, 0) != Err(libc::ESRCH) {
+            std::thread::yield_now();
+        }
         close_all(&[fd]);
     } else {
         STOP.store(1, Ordering::SeqCst);
@@ -334,7 +337,9 @@ fn memory_of_others_is_advised_about() {
     match advise(fd, 2, libc::MADV_COLD, 0) {
         Err(libc::ENOSYS) if !casemate_guest_tests::inside() => {}
         result => {
-            assert_eq!(result, if privileged { Ok(all) } else { Err(libc::EPERM) });
+            // Natively root may lack the capability.
+            let denied = result == Err(libc::EPERM) && !(privileged && casemate_guest_tests::inside());
+            assert!(denied || privileged && result == Ok(all), "{result:?}");
             assert_eq!(advise(fd, 2, libc::MADV_COLD, 1), Err(libc::EINVAL));
             assert_eq!(advise(fd, 2, libc::MADV_DONTNEED, 0), Err(libc::EINVAL));
             assert_eq!(advise(fd, 2000, libc::MADV_COLD, 0), Err(libc::EINVAL));
