@@ -285,7 +285,7 @@ fn forge(end: u64, seed: u64) {
                 [words.next() % 0x40, words.next() % 0x1000, words.next() % 0x4000][(words.next() % 3) as usize];
             let value = [words.next() % 5, u64::MAX, words.next() | 1 << 40][(words.next() % 3) as usize];
             // SAFETY: 1. nothing of the program lives there; where nothing is mapped, this process dies.
-            unsafe { ((slab + offset & !3) as *mut u32).write_volatile(value as u32) };
+            unsafe { (((slab + offset) & !3) as *mut u32).write_volatile(value as u32) };
         }
         if words.next().is_multiple_of(64) {
             let _ = sys!(tgkill, me, tid, libc::SIGUSR1);
