@@ -27,9 +27,9 @@ pub enum MaskChange {
 fn change_mask(thread: &Arc<Thread>, f: impl FnOnce(SigSet) -> SigSet) -> SigSet {
     let signals = thread.group().lock_signals();
     let mut t = thread.signals.lock();
-    let old = t.mask;
+    let old = t.mask.get();
     let new = f(old).minus(SigSet::UNBLOCKABLE);
-    t.mask = new;
+    t.mask.set(new);
     let deliverable = send::deliverable(&signals.pending, &t.pending, new);
     drop(t);
     if deliverable {
@@ -81,7 +81,7 @@ impl Task {
 
     /// The mask of blocked signals.
     pub fn signal_mask(&self) -> SigSet {
-        self.thread().signals.lock().mask
+        self.thread().signals.lock().mask.get()
     }
 
     /// sigprocmask(2); says the old mask.
@@ -111,7 +111,7 @@ impl Task {
     pub fn pending_signals(&self) -> SigSet {
         let signals = self.group().lock_signals();
         let t = self.thread().signals.lock();
-        signals.pending.set().union(t.pending.set()).intersect(t.mask)
+        signals.pending.set().union(t.pending.set()).intersect(t.mask.get())
     }
 
     /// The alternate stack, and whether the task runs on it (`rsp` tells).

@@ -75,7 +75,7 @@ impl Task {
         loop {
             let mut signals = self.group().lock_signals();
             let mut own = self.thread().signals.lock();
-            let mask = own.mask;
+            let mask = own.mask.get();
             let taken = match (own.pending.next(mask), signals.pending.next(mask)) {
                 // Exceptions of this thread first; else its own queue before the group's, as on Linux.
                 (Some(signal), _) => own.pending.take(signal),

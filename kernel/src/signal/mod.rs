@@ -2,6 +2,7 @@
 //!
 //! - [`types`], [`info`]: numbers, sets, actions, `siginfo_t`, as data.
 //! - `queue`, `limits`: pending signals of a thread or a group, and how many a user may have.
+//! - `mask`: the signals that a thread blocks.
 //! - `send`: from a source to a queue, and whom it wakes. `access`: who may send.
 //! - `actions`: what a task asks about its own signals (masks, actions, waiting for a signal).
 //! - `deliver`: from a queue to a handler's frame and back (`rt_sigreturn`).
@@ -15,6 +16,7 @@ mod actions;
 pub(crate) mod deliver;
 pub mod info;
 pub(crate) mod limits;
+pub(crate) mod mask;
 pub(crate) mod queue;
 pub(crate) mod send;
 pub mod types;

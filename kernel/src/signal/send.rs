@@ -104,7 +104,7 @@ impl Kernel {
         let target = thread.or_else(|| signals.threads.first());
         let kept = target.is_some_and(|t| {
             let t = t.signals.lock();
-            t.mask.contains(signal) || t.awaited.contains(signal)
+            t.mask.get().contains(signal) || t.awaited.contains(signal)
         });
         if action.ignores(signal) && !kept {
             return Sent::Dropped;
@@ -120,7 +120,7 @@ impl Kernel {
                 if t.exiting {
                     return Sent::Dropped;
                 }
-                let wanted = !t.mask.contains(signal) || t.awaited.contains(signal);
+                let wanted = !t.mask.get().contains(signal) || t.awaited.contains(signal);
                 let pushed = t.pending.push(info, charge);
                 drop(t);
                 if wanted {
@@ -145,10 +145,11 @@ impl Kernel {
         let mut signals = thread.group().lock_signals();
         let action = signals.handlers.get(signal);
         // Only the thread itself changes its mask, and this is it: the lock of handlers comes before that of masks.
-        if thread.signals.lock().mask.contains(signal) || action.handler == SigAction::IGNORE {
+        if thread.signals.lock().mask.get().contains(signal) || action.handler == SigAction::IGNORE {
             signals.handlers.set(signal, SigAction::default());
             let mut t = thread.signals.lock();
-            t.mask = t.mask.without(signal);
+            let mask = t.mask.get().without(signal);
+            t.mask.set(mask);
         }
         if signal.default_action() == DefaultAction::Core {
             // A fault of init itself does not exist: it runs no guest code.
@@ -183,7 +184,7 @@ pub(crate) fn discard_ignored(signals: &mut GroupSignals, signal: Signal) {
 fn choose(threads: &[Arc<Thread>], signal: Signal) -> Option<&Arc<Thread>> {
     threads.iter().find(|t| {
         let t = t.signals.lock();
-        !t.exiting && (!t.mask.contains(signal) || t.awaited.contains(signal))
+        !t.exiting && (!t.mask.get().contains(signal) || t.awaited.contains(signal))
     })
 }
 
@@ -194,7 +195,7 @@ pub(crate) fn retarget(signals: &GroupSignals, but: &Arc<Thread>, set: SigSet) {
         for other in others {
             let wants = {
                 let t = other.signals.lock();
-                !t.exiting && !t.mask.contains(signal)
+                !t.exiting && !t.mask.get().contains(signal)
             };
             if wants {
                 other.kick(Work::SIGNAL);

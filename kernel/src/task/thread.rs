@@ -25,6 +25,7 @@ use crate::fdtable::FdTable;
 use crate::fsstate::FsState;
 use crate::ids::{Pid, Tid};
 use crate::lock::{THREAD_PARTS, THREAD_SIGNALS};
+use crate::signal::mask::Mask;
 use crate::signal::queue::PendingSignals;
 use crate::signal::types::SigSet;
 
@@ -110,7 +111,7 @@ pub(crate) struct Parts {
 #[derive(Default)]
 pub(crate) struct ThreadSignals {
     /// Blocked.
-    pub(crate) mask: SigSet,
+    pub(crate) mask: Mask,
     /// Sent to this thread.
     pub(crate) pending: PendingSignals,
     /// Signals that `sigtimedwait` waits for: they wake though blocked.
@@ -189,7 +190,7 @@ impl Thread {
             interrupter: Mutex::new(INTERRUPTER, None),
             answers: OnceLock::new(),
             parker: Arc::new(Parker::new()),
-            signals: Mutex::new(THREAD_SIGNALS, ThreadSignals { mask, ..ThreadSignals::default() }),
+            signals: Mutex::new(THREAD_SIGNALS, ThreadSignals { mask: Mask::new(mask), ..ThreadSignals::default() }),
             parts: Mutex::new(THREAD_PARTS, parts),
             identity: Mutex::new(IDENTITY, Identity { creds, comm }),
             activity: AtomicU8::new(Activity::Running as u8),
@@ -434,7 +435,7 @@ impl Thread {
     /// Blocked signals and those pending for this thread alone.
     pub fn signal_sets(&self) -> (SigSet, SigSet) {
         let signals = self.signals.lock();
-        (signals.mask, signals.pending.set())
+        (signals.mask.get(), signals.pending.set())
     }
 }
 
