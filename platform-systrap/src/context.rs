@@ -5,18 +5,20 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use arch::UserContext;
-use usermem::platform::{Context, Exit, Interrupt, PlatformError};
+use usermem::platform::{Context, Exit, GuestMask, Interrupt, PlatformError};
 
+use crate::Calls;
 use crate::cores::Seat;
 use crate::handover::{self, Lost};
 use crate::host;
 use crate::kick;
-use crate::layout::{ANSWERS, ANSWERS_LEN, KICK_SIGNAL};
+use crate::layout::{ANSWERS, ANSWERS_LEN, KICK_SIGNAL, MASK, MASK_OPEN};
 use crate::machine::Machine;
+use crate::mask;
 use crate::process::{Kicked, Process, Stub};
 use crate::thread::{Event, Impossible, Thread};
 
@@ -138,6 +140,60 @@ impl Interrupt for Kick {
     }
 }
 
+/// The words of a thread's slab that [`mask`] is about.
+#[derive(Debug)]
+struct StubMask {
+    machine: Arc<Machine>,
+    /// Offset of the thread's slab in the slab file.
+    slab: u64,
+}
+
+impl StubMask {
+    fn words(&self) -> &[AtomicU64; 2] {
+        static_assertions::const_assert!(MASK_OPEN == MASK + 8);
+        self.machine.slabs.atomic_words(self.slab + MASK)
+    }
+}
+
+impl mask::Words for StubMask {
+    fn mask(&self) -> u64 {
+        let [mask, _] = self.words();
+        // Pairs with the stub's xchg: what the thread did before it changed the mask is seen.
+        mask.load(Ordering::Acquire)
+    }
+
+    fn set_open(&self, open: u64) {
+        let [_, word] = self.words();
+        // Release: a mask that was set before holds for whoever finds it open.
+        word.store(open, Ordering::Release);
+    }
+
+    fn fence(&self) {
+        // Pairs with the stub's xchg.
+        fence(Ordering::SeqCst);
+    }
+}
+
+impl GuestMask for StubMask {
+    fn get(&self) -> u64 {
+        mask::Words::mask(self)
+    }
+
+    fn set(&self, mask: u64) {
+        let [word, _] = self.words();
+        // Pairs with `mask`.
+        word.store(mask, Ordering::Release);
+    }
+
+    fn open(&self) {
+        mask::open(self);
+    }
+
+    fn close(&self) {
+        mask::close(self);
+    }
+}
+
 /// A guest thread of execution in a stub.
 #[derive(Debug)]
 pub struct SystrapContext {
@@ -161,6 +217,7 @@ impl SystrapContext {
         for number in 0..ANSWERS_LEN {
             stub.machine.slabs.write_u64(thread.slab() + ANSWERS + number * 8, 0);
         }
+        stub.machine.slabs.write_u64(thread.slab() + MASK_OPEN, 0);
         let condemn = |Impossible(why)| stub.process.condemn(why);
         thread.write_image(image).map_err(condemn)?;
         let kick = Arc::new(Kick {
@@ -233,6 +290,14 @@ impl Context for SystrapContext {
     fn interrupter(&self) -> Arc<dyn Interrupt> {
         let kick: Arc<Kick> = Arc::clone(&self.kick);
         kick
+    }
+
+    fn mask(&self) -> Option<Arc<dyn GuestMask>> {
+        // A call that traps comes to us in any case.
+        if self.kick.machine.calls == Calls::Trapped {
+            return None;
+        }
+        Some(Arc::new(StubMask { machine: Arc::clone(&self.kick.machine), slab: self.kick.slab }))
     }
 
     fn as_any(&mut self) -> &mut dyn Any {

@@ -150,6 +150,8 @@ pub(crate) mod line {
     pub(crate) const CALLED: i32 = 0x100;
     /// In place of a signal: the extended state is in the frame now.
     pub(crate) const SAVED: i32 = 0x101;
+    /// In place of a signal: the stub has changed the mask of blocked signals, and there may be some to deliver.
+    pub(crate) const LOOK: i32 = 0x102;
 
     /// The exit must write FS and GS bases.
     pub(crate) const SET_BASES: u32 = 1;
@@ -160,6 +162,11 @@ pub(crate) mod line {
     /// Write the extended state to the frame and hand over again, with [`SAVED`].
     pub(crate) const SAVE: u32 = 8;
 }
+
+/// Offset in a slab of the mask of blocked signals, and of a word that is not 0 while the stub may change it: see
+/// [`crate::mask`]. Not in the shared line, nor in the one next to it, which the kernel's core may be watching.
+pub(crate) const MASK: u64 = 128;
+pub(crate) const MASK_OPEN: u64 = MASK + 8;
 
 /// Offset in a slab of the answers: for each call below [`ANSWERS_LEN`] what it answers plus one, or 0 when it has to come
 /// to us. The guest can write them, and then lies to itself.

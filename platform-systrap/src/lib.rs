@@ -16,6 +16,7 @@
 //! | `thread` | an application thread: its signal frame |
 //! | `context`, `space` | the platform traits |
 //! | `line` | the word that says who has a thread and who sleeps |
+//! | `mask` | the signal mask that a stub may change alone |
 //! | `pace` | when to watch that word instead of sleeping |
 //! | `cores` | who uses the cores, and who watches on one |
 //! | `turns` | whose turn it is where more would watch than cores allow |
@@ -46,6 +47,8 @@ mod layout;
 pub mod line;
 mod machine;
 mod mapped;
+#[doc(hidden)]
+pub mod mask;
 mod pace;
 mod process;
 mod shared;

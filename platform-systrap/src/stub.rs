@@ -19,6 +19,10 @@
 //! with the guest's extended state still in the CPU. Until it has its stack, a kick sends it back to a `syscall`
 //! instruction; `save` writes the extended state to the frame when the kernel asks for it.
 //!
+//! `mask` is where `call` goes for rt_sigprocmask: it changes the mask in the slab, see [`crate::mask`]. Its pointers are used
+//! with the rights of guest code, in which this runs: what it can reach, the guest can. A fault there, or a kick, ends in
+//! `.Lcs_mask_left`.
+//!
 //! `renew` is where a thread goes whose hand-over the kernel answers with a value that is not 0: its stub gets a new guest.
 
 use core::arch::global_asm;
@@ -35,6 +39,12 @@ const THREAD: u64 = (libc::CLONE_VM
     | libc::CLONE_SIGHAND
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM) as u64;
+
+/// Each signal but SIGKILL and SIGSTOP.
+const BLOCKABLE: i64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
+
+/// The flags that arithmetic changes.
+const ARITHMETIC: u32 = 0x8d5;
 
 global_asm!(
     r#"
@@ -101,7 +111,7 @@ casemate_stub_trap:
     mov [rbx + {L_FRAME}], rdx
     mov dword ptr [rbx + {L_LIVE}], 0
     cmp edi, {SIGSYS}
-    jne 17f
+    jne 16f
     // A call that has an answer here? Where sites are patched, the kernel wants to see them trap, and patched ones are
     // answered without a signal.
     cmp dword ptr [rip + .Lcs_base + {CONFIG} + {ANSWER_TRAPS}], 0
@@ -123,7 +133,17 @@ casemate_stub_trap:
     mov [rdx + {RAX}], rcx
     mov dword ptr [rbx + {L_FLAGS}], {FAST_EXIT}
     jmp .Lcs_exit
+16:
+    // A fault of the guest's pointers, in the stub's change of its mask?
+    mov rax, [rdx + {RIP}]
+    lea rcx, [rip + .Lcs_mask_start]
+    cmp rax, rcx
+    jb 17f
+    lea rcx, [rip + .Lcs_mask_end]
+    cmp rax, rcx
+    jb .Lcs_mask_left
 17:
+.Lcs_trapped:
     mov [rbx + {L_SIGNAL}], edi
     rdfsbase rax
     mov [rbx + {L_FS}], rax
@@ -306,6 +326,8 @@ casemate_stub_call_window:
     // Not ours: the instruction before the return address is a system call that traps.
     lea rcx, [r11 - 2]
     jmp rcx
+21:
+    jmp .Lcs_mask
 13:
     // A call below 256 that has an answer? rcx and r11 are free, flags are not.
     mov ecx, eax
@@ -315,11 +337,16 @@ casemate_stub_call_window:
 18:
     movzx ecx, al
     mov rcx, gs:[8 * rcx + {ANSWERS}]
-    jrcxz 19f
+    jrcxz 20f
     lea rax, [rcx - 1]
 .Lcs_answered:
     jmp r11
+20:
+    lea ecx, [rax - {NR_rt_sigprocmask}]
+    jrcxz 21b
 19:
+.Lcs_call_on:
+    mov dword ptr gs:[{L_SIGNAL}], {CALLED}
     mov rcx, gs:[{L_FRAME}]
     xchg rcx, rsp
 casemate_stub_call_taken:
@@ -351,9 +378,115 @@ casemate_stub_call_taken:
     rdfsbase rax
     mov [rbx + {L_FS}], rax
     mov [rbx + {L_GS}], rbx
-    mov dword ptr [rbx + {L_SIGNAL}], {CALLED}
     mov dword ptr [rbx + {L_LIVE}], 1
     jmp .Lcs_handoff
+
+    .balign 16
+.Lcs_mask_start:
+24:
+    // Only the old mask is asked for.
+    test rdx, rdx
+    jz 28f
+    mov rcx, gs:[{MASK}]
+    mov [rdx], rcx
+28:
+    cmp al, 0x81
+    sahf
+    mov eax, 0
+    jmp r11
+25:
+    // The ordinary way.
+    cmp al, 0x81
+    sahf
+    mov eax, {NR_rt_sigprocmask}
+    jmp .Lcs_call_on
+.Lcs_mask:
+    // rt_sigprocmask, from a patched site, r11 = where to return: see `mask`. Only rax, rcx and flags change, so that both
+    // ends, `.Lcs_mask_left`, can be reached from anywhere: ax holds the guest's flags while bit 9 of it is set (which it
+    // is after lahf, and neither in the call's number nor in its result), and the mask is new behind the xchg.
+    seto al
+    lahf
+    cmp qword ptr gs:[{MASK_OPEN}], 0
+    je 25b
+    cmp r10, 8
+    jne 25b
+    test rsi, rsi
+    jz 24b
+    // Sets that overlap could not be read again after the old mask is stored.
+    lea rcx, [rsi + 7]
+    sub rcx, rdx
+    cmp rcx, 15
+    jb 25b
+    cmp edi, {SIG_SETMASK}
+    ja 25b
+    mov rcx, [rsi]
+    test rdx, rdx
+    jz 22f
+    mov rcx, gs:[{MASK}]
+    mov [rdx], rcx
+    mov rcx, [rsi]
+22:
+    cmp edi, {SIG_UNBLOCK}
+    ja 23f
+    jb 26f
+    not rcx
+    and rcx, gs:[{MASK}]
+    jmp 23f
+26:
+    or rcx, gs:[{MASK}]
+23:
+    and rcx, {BLOCKABLE}
+    xchg gs:[{MASK}], rcx
+.Lcs_mask_changed:
+    cmp qword ptr gs:[{MASK_OPEN}], 0
+    je 27f
+    cmp al, 0x81
+    sahf
+    mov eax, 0
+    jmp r11
+27:
+    cmp al, 0x81
+    sahf
+    mov eax, 0
+    mov dword ptr gs:[{L_SIGNAL}], {LOOK}
+    mov rcx, gs:[{L_FRAME}]
+    xchg rcx, rsp
+.Lcs_mask_end:
+    jmp .Lcs_call_taken
+
+.Lcs_mask_left:
+    // A kick, or a fault of the guest's pointers, at rax in there. Before the exchange: as if the thread were about to make
+    // its call. Behind it the call is over. The guest chose r11, so this must not come here again without the kernel.
+    mov [rbx + {L_FRAME}], rdx
+    mov dword ptr [rbx + {L_LIVE}], 0
+    mov rsi, rax
+    mov eax, [rdx + {RAX}]
+    test eax, 0x200
+    jz 29f
+    cmp al, 0x81
+    sahf
+    pushfq
+    pop rcx
+    and ecx, {ARITHMETIC}
+    mov rax, [rdx + {EFLAGS}]
+    and rax, ~{ARITHMETIC}
+    or rax, rcx
+    mov [rdx + {EFLAGS}], rax
+29:
+    mov rcx, [rdx + {R11}]
+    lea rax, [rip + .Lcs_mask_changed]
+    cmp rsi, rax
+    jae 30f
+    sub rcx, 2
+    mov [rdx + {RIP}], rcx
+    mov qword ptr [rdx + {RAX}], {NR_rt_sigprocmask}
+    mov edi, {KICK}
+    jmp .Lcs_trapped
+30:
+    mov [rdx + {RIP}], rcx
+    mov qword ptr [rdx + {RAX}], 0
+    mov edi, {LOOK}
+    jmp .Lcs_trapped
 
     .globl casemate_stub_kick
     .hidden casemate_stub_kick
@@ -383,6 +516,13 @@ casemate_stub_kick:
     mov [rdx + {RIP}], rcx
     jmp .Lcs_trap
 20:
+    lea rcx, [rip + .Lcs_mask_start]
+    cmp rax, rcx
+    jb 21f
+    lea rcx, [rip + .Lcs_mask_end]
+    cmp rax, rcx
+    jb .Lcs_mask_left
+21:
     lea rcx, [rip + .Lcs_call]
     cmp rax, rcx
     jb 14f
@@ -838,6 +978,14 @@ casemate_stub_end:
     SAVE = const line::SAVE,
     SAVED = const line::SAVED,
     CALLED = const line::CALLED,
+    LOOK = const line::LOOK,
+    MASK = const crate::layout::MASK,
+    MASK_OPEN = const crate::layout::MASK_OPEN,
+    BLOCKABLE = const BLOCKABLE,
+    ARITHMETIC = const ARITHMETIC,
+    SIG_UNBLOCK = const libc::SIG_UNBLOCK,
+    SIG_SETMASK = const libc::SIG_SETMASK,
+    NR_rt_sigprocmask = const libc::SYS_rt_sigprocmask,
     L_LIVE = const line::LIVE,
     HANDOFF = const HANDOFF_NR,
     KICK = const KICK_SIGNAL,

@@ -338,6 +338,10 @@ impl Thread {
                 regs.rax = ENOSYS;
                 Ok(Event::Exit(Exit::Call))
             }
+            line::LOOK => {
+                regs.cs = u64::from(CODE_64);
+                Ok(Event::Exit(Exit::Interrupted))
+            }
             libc::SIGSYS => self.syscall(regs),
             KICK_SIGNAL => {
                 // The kick may have come before the exit wrote them.

@@ -8,6 +8,8 @@ mod cores_counts;
 mod futex_word;
 #[path = "models/line.rs"]
 mod line_word;
+#[path = "models/mask.rs"]
+mod mask_words;
 #[path = "models/spares.rs"]
 mod spares_kept;
 #[path = "models/turns.rs"]

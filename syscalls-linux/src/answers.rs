@@ -1,4 +1,4 @@
-//! Calls that only tell a fact about the caller: a platform may answer them without coming to us.
+//! Calls that only tell a fact about the caller, or change one that it may keep itself: a platform may answer them without coming to us.
 
 use kernel::task::published::Fact;
 
@@ -12,6 +12,7 @@ pub(crate) const ANSWERS: &[(Fact, u16)] = &[
     (Fact::EffectiveUid, 107),
     (Fact::Gid, 104),
     (Fact::EffectiveGid, 108),
+    (Fact::SignalMask, 14),
 ];
 
 #[cfg(test)]
@@ -23,7 +24,8 @@ mod tests {
     fn they_are_the_rows_that_they_seem() {
         let names: Vec<_> =
             ANSWERS.iter().map(|(_, number)| row(u64::from(*number)).map_or("none", |row| row.name)).collect();
-        let expected = ["getpid", "gettid", "getppid", "getpgrp", "getuid", "geteuid", "getgid", "getegid"];
+        let expected =
+            ["getpid", "gettid", "getppid", "getpgrp", "getuid", "geteuid", "getgid", "getegid", "rt_sigprocmask"];
         assert_eq!(names, expected);
         assert!(ANSWERS.iter().all(|(_, number)| *number < 256));
     }

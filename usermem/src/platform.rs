@@ -191,8 +191,27 @@ pub trait Context: Send {
     fn set_full(&mut self, user: &UserContext) -> Result<(), PlatformError>;
     /// A handle that makes `switch` return soon, from any thread.
     fn interrupter(&self) -> Arc<dyn Interrupt>;
+    /// A mask of blocked signals for its guest code to keep; `None`: each change of one is an exit. At most one is in use.
+    fn mask(&self) -> Option<Arc<dyn GuestMask>> {
+        None
+    }
     /// For `copy_fpu_from` implementations: the concrete context.
     fn as_any(&mut self) -> &mut dyn std::any::Any;
+}
+
+/// A mask of blocked signals that guest code keeps: while it is open, rt_sigprocmask(2) may read and change it without an
+/// exit. It is closed until it is opened, and forgotten when the context ends. The guest may forge it: what is read is what
+/// the guest says now, and may be any bits.
+pub trait GuestMask: Send + Sync {
+    /// What it blocks: bit n-1 is signal n.
+    fn get(&self) -> u64;
+    /// Replaces it. While no guest code of the context runs.
+    fn set(&self, mask: u64);
+    /// Guest code may change it from now on. While no guest code of the context runs.
+    fn open(&self);
+    /// From now on whoever reads it finds each change that guest code makes alone, but for those after which `switch`
+    /// returns [`Exit::Interrupted`] before any other guest code has run. Never blocks.
+    fn close(&self);
 }
 
 /// Interrupts one context. An interrupt that finds no guest code running is remembered: the next `switch` returns

@@ -31,6 +31,7 @@ fn change_mask(thread: &Arc<Thread>, f: impl FnOnce(SigSet) -> SigSet) -> SigSet
     let new = f(old).minus(SigSet::UNBLOCKABLE);
     t.mask.set(new);
     let deliverable = send::deliverable(&signals.pending, &t.pending, new);
+    t.reopen(&signals.pending);
     drop(t);
     if deliverable {
         thread.set_work(Work::SIGNAL);

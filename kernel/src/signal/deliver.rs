@@ -82,9 +82,14 @@ impl Task {
                 (None, Some(signal)) => signals.pending.take(signal),
                 (None, None) => None,
             };
+            if taken.is_none() {
+                own.reopen(&signals.pending);
+            }
             drop(own);
             let Some(info) = taken else {
                 self.thread().clear_work(Work::SIGNAL);
+                // It may have been chosen for a signal that it has blocked since.
+                send::retarget(&signals, self.thread(), mask);
                 return Next::Nothing;
             };
             let signal = info.signal;

@@ -120,8 +120,9 @@ impl Kernel {
                 if t.exiting {
                     return Sent::Dropped;
                 }
-                let wanted = !t.mask.get().contains(signal) || t.awaited.contains(signal);
                 let pushed = t.pending.push(info, charge);
+                t.mask.close();
+                let wanted = !t.mask.get().contains(signal) || t.awaited.contains(signal);
                 drop(t);
                 if wanted {
                     thread.kick(Work::SIGNAL);
@@ -130,6 +131,10 @@ impl Kernel {
             }
             None => {
                 let pushed = signals.pending.push(info, charge);
+                // All of them first: see `mask`.
+                for thread in &signals.threads {
+                    thread.signals.lock().mask.close();
+                }
                 if let Some(taker) = choose(&signals.threads, signal) {
                     taker.kick(Work::SIGNAL);
                 }
@@ -155,7 +160,10 @@ impl Kernel {
             // A fault of init itself does not exist: it runs no guest code.
             signals.immune = false;
         }
-        thread.signals.lock().pending.push(info, None);
+        let mut t = thread.signals.lock();
+        t.pending.push(info, None);
+        t.mask.close();
+        drop(t);
         thread.set_work(Work::SIGNAL);
     }
 }
@@ -195,7 +203,7 @@ pub(crate) fn retarget(signals: &GroupSignals, but: &Arc<Thread>, set: SigSet) {
         for other in others {
             let wants = {
                 let t = other.signals.lock();
-                !t.exiting && !t.mask.get().contains(signal)
+                !t.exiting && (!t.mask.get().contains(signal) || t.awaited.contains(signal))
             };
             if wants {
                 other.kick(Work::SIGNAL);

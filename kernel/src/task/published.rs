@@ -1,5 +1,7 @@
 //! Facts about a thread that its platform may tell it without coming to us: who it is and who is about it.
 //!
+//! One of them, the mask of blocked signals, the guest may also change, and then keeps itself: [`crate::signal::mask`].
+//!
 //! Each is published when a thread gets a context and whenever it changes, before anybody can observe the change: facts of
 //! the process tree under its lock, credentials by the thread itself. Which calls ask for them the table of calls says
 //! ([`crate::syscall::Dispatch::answers`]); it says nothing while calls are traced.
@@ -29,6 +31,8 @@ pub enum Fact {
     Gid,
     /// Effective group.
     EffectiveGid,
+    /// The mask of blocked signals, which the call may change too: rt_sigprocmask(2).
+    SignalMask,
 }
 
 impl Thread {
@@ -70,10 +74,24 @@ impl Task {
         thread.publish(Fact::Pid, u64::from(self.pid().0));
         thread.publish(Fact::Tid, u64::from(self.tid().0));
         thread.publish_creds(self.creds());
+        self.lend_mask();
         let tree = self.kernel().tasks().lock();
         if let Ok(entry) = tree.entry(self.pid()) {
             entry.publish_kin_to(thread);
         }
+    }
+
+    /// Has the guest keep its mask of blocked signals, if its platform can.
+    fn lend_mask(&self) {
+        let answers = self.thread().answers.get().copied().unwrap_or_default();
+        if !answers.iter().any(|(asked, _)| *asked == Fact::SignalMask) {
+            return;
+        }
+        let Some(mask) = self.ctx.mask() else { return };
+        let signals = self.group().lock_signals();
+        let mut own = self.thread().signals.lock();
+        own.mask.lend(mask);
+        own.reopen(&signals.pending);
     }
 
     /// Publishes new credentials.

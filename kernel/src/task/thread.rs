@@ -286,7 +286,9 @@ impl Thread {
         &self.parker
     }
 
+    /// The context that the thread had, if any, keeps its mask no more.
     pub(crate) fn set_interrupter(&self, interrupter: Option<Arc<dyn Interrupt>>) {
+        self.signals.lock().mask.reclaim();
         let old = std::mem::replace(&mut *self.interrupter.lock(), interrupter);
         drop(old);
     }

@@ -2,6 +2,7 @@
 mod answers;
 mod calls;
 mod interrupts;
+mod mask;
 mod recycling;
 
 use std::os::fd::OwnedFd;
