@@ -15,6 +15,7 @@ pub(crate) const MEASURES: &[Measure] = &[
     Measure { name: "fcntl", run: |harness| Ok(harness.each(fcntl)) },
     Measure { name: "clock-gettime", run: clock_gettime },
     Measure { name: "sigprocmask", run: sigprocmask },
+    Measure { name: "sigprocmask-pair", run: sigprocmask_pair },
     Measure { name: "futex-wake", run: futex_wake },
     Measure { name: "busy-getppid", run: |harness| busy(|| Ok(harness.each(getppid))) },
     Measure { name: "busy-fcntl", run: |harness| busy(|| Ok(harness.each(fcntl))) },
@@ -61,6 +62,20 @@ fn sigprocmask(harness: &Harness) -> io::Result<Sample> {
     Ok(harness.each(|| {
         // SAFETY: 1. no new set is given; 2. the old one goes to a live set.
         unsafe { libc::sigprocmask(libc::SIG_BLOCK, std::ptr::null(), &mut old) };
+    }))
+}
+
+/// Blocks a signal and puts the mask back, as shells do around nearly everything.
+fn sigprocmask_pair(harness: &Harness) -> io::Result<Sample> {
+    // SAFETY: 1. zeroes are an empty set.
+    let (mut old, mut set): (libc::sigset_t, libc::sigset_t) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    // SAFETY: 1. the set is live, and the signal has a number.
+    unsafe { libc::sigaddset(&mut set, libc::SIGCHLD) };
+    Ok(harness.each(|| {
+        // SAFETY: 1. both sets are live; 2. nobody here sends the signal.
+        unsafe { libc::sigprocmask(libc::SIG_BLOCK, &set, &mut old) };
+        // SAFETY: 1. as above.
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &old, std::ptr::null_mut()) };
     }))
 }
 

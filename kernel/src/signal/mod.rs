@@ -9,7 +9,8 @@
 //!
 //! **Invariants.** All of a thread group's signal state changes under its one lock (`lock`); each change that
 //! could make a signal deliverable sets the thread's flag under that lock, and the flag is cleared under it only when
-//! nothing is deliverable. A pending signal is thus never forgotten.
+//! nothing is deliverable. A pending signal is thus never forgotten. Masks also change without it, while nothing is pending:
+//! `mask` says why that loses nothing.
 
 mod access;
 mod actions;
