@@ -68,7 +68,8 @@ fn sigprocmask(harness: &Harness) -> io::Result<Sample> {
 /// Blocks a signal and puts the mask back, as shells do around nearly everything.
 fn sigprocmask_pair(harness: &Harness) -> io::Result<Sample> {
     // SAFETY: 1. zeroes are an empty set.
-    let (mut old, mut set): (libc::sigset_t, libc::sigset_t) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    let mut old: libc::sigset_t = unsafe { std::mem::zeroed() };
+    let mut set = old;
     // SAFETY: 1. the set is live, and the signal has a number.
     unsafe { libc::sigaddset(&mut set, libc::SIGCHLD) };
     Ok(harness.each(|| {

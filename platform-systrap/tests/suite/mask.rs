@@ -91,15 +91,16 @@ fn an_answer_is_what_the_kernel_would_say() {
         let (before, bits) = (random(&mut seed) & !UNBLOCKABLE, random(&mut seed));
         let junk = random(&mut seed);
         let flags = random(&mut seed) & FLAGS;
-        let how = random(&mut seed) % 3 | if random(&mut seed) % 8 == 0 { 7 << 32 } else { 0 };
-        let set = if random(&mut seed) % 5 == 0 { 0 } else { set + random(&mut seed) % 9 };
-        let old = if random(&mut seed) % 5 == 0 { 0 } else { old + random(&mut seed) % 9 };
+        let high = if random(&mut seed).is_multiple_of(8) { 7 << 32 } else { 0 };
+        let how = high | (random(&mut seed) % 3);
+        let set = if random(&mut seed).is_multiple_of(5) { 0 } else { set + random(&mut seed) % 9 };
+        let old = if random(&mut seed).is_multiple_of(5) { 0 } else { old + random(&mut seed) % 9 };
         machine.write(guest.data + 0x200, &junk.to_le_bytes().repeat(3));
         if set != 0 {
             machine.write(guest.data + (set - DATA), &bits.to_le_bytes());
         }
         mask.set(before);
-        let is_open = random(&mut seed) % 4 != 0;
+        let is_open = !random(&mut seed).is_multiple_of(4);
         if is_open {
             mask.open()
         } else {
@@ -283,7 +284,7 @@ fn changes_and_interrupts_do_not_disturb_each_other() {
         scope.spawn(move || {
             let mut sent = 0_u64;
             while !stop.load(Ordering::Relaxed) {
-                if sent % 3 == 0 {
+                if sent.is_multiple_of(3) {
                     other.close();
                 } else {
                     interrupter.interrupt();
