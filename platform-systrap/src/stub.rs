@@ -19,13 +19,17 @@
 //! with the guest's extended state still in the CPU. Until it has its stack, a kick sends it back to a `syscall`
 //! instruction; `save` writes the extended state to the frame when the kernel asks for it.
 //!
-//! `mask` is where `call` goes for rt_sigprocmask: it changes the mask in the slab, see [`crate::mask`]. Its pointers are used
-//! with the rights of guest code, in which this runs: what it can reach, the guest can. A fault there, or a kick, ends in
-//! `.Lcs_mask_left`.
+//! `mask` is where `call` goes for rt_sigprocmask: see that module.
 //!
 //! `renew` is where a thread goes whose hand-over the kernel answers with a value that is not 0: its stub gets a new guest.
 
+mod entries;
+#[macro_use]
+mod mask;
+
 use core::arch::global_asm;
+
+pub(crate) use entries::{Entries, call_window, entries, text};
 
 use crate::layout::{
     CHUNK, CONFIG, CONFIG_LEN, CONTROL, CONTROL_LEN, FD_CONTROL, FD_FREE, FD_LEADER, FD_OPS, FD_SLABS, HANDOFF_NR,
@@ -39,12 +43,6 @@ const THREAD: u64 = (libc::CLONE_VM
     | libc::CLONE_SIGHAND
     | libc::CLONE_THREAD
     | libc::CLONE_SYSVSEM) as u64;
-
-/// Each signal but SIGKILL and SIGSTOP.
-const BLOCKABLE: i64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
-
-/// The flags that arithmetic changes.
-const ARITHMETIC: u32 = 0x8d5;
 
 global_asm!(
     r#"
@@ -381,113 +379,9 @@ casemate_stub_call_taken:
     mov dword ptr [rbx + {L_LIVE}], 1
     jmp .Lcs_handoff
 
-    .balign 16
-.Lcs_mask_start:
-24:
-    // Only the old mask is asked for.
-    test rdx, rdx
-    jz 28f
-    mov rcx, gs:[{MASK}]
-    mov [rdx], rcx
-28:
-    cmp al, 0x81
-    sahf
-    mov eax, 0
-    jmp r11
-25:
-    // The ordinary way.
-    cmp al, 0x81
-    sahf
-    mov eax, {NR_rt_sigprocmask}
-    jmp .Lcs_call_on
-.Lcs_mask:
-    // rt_sigprocmask, from a patched site, r11 = where to return: see `mask`. Only rax, rcx and flags change, so that both
-    // ends, `.Lcs_mask_left`, can be reached from anywhere: ax holds the guest's flags while bit 9 of it is set (which it
-    // is after lahf, and neither in the call's number nor in its result), and the mask is new behind the xchg.
-    seto al
-    lahf
-    cmp qword ptr gs:[{MASK_OPEN}], 0
-    je 25b
-    cmp r10, 8
-    jne 25b
-    test rsi, rsi
-    jz 24b
-    // Sets that overlap could not be read again after the old mask is stored.
-    lea rcx, [rsi + 7]
-    sub rcx, rdx
-    cmp rcx, 15
-    jb 25b
-    cmp edi, {SIG_SETMASK}
-    ja 25b
-    mov rcx, [rsi]
-    test rdx, rdx
-    jz 22f
-    mov rcx, gs:[{MASK}]
-    mov [rdx], rcx
-    mov rcx, [rsi]
-22:
-    cmp edi, {SIG_UNBLOCK}
-    ja 23f
-    jb 26f
-    not rcx
-    and rcx, gs:[{MASK}]
-    jmp 23f
-26:
-    or rcx, gs:[{MASK}]
-23:
-    and rcx, {BLOCKABLE}
-    xchg gs:[{MASK}], rcx
-.Lcs_mask_changed:
-    cmp qword ptr gs:[{MASK_OPEN}], 0
-    je 27f
-    cmp al, 0x81
-    sahf
-    mov eax, 0
-    jmp r11
-27:
-    cmp al, 0x81
-    sahf
-    mov eax, 0
-    mov dword ptr gs:[{L_SIGNAL}], {LOOK}
-    mov rcx, gs:[{L_FRAME}]
-    xchg rcx, rsp
-.Lcs_mask_end:
-    jmp .Lcs_call_taken
-
-.Lcs_mask_left:
-    // A kick, or a fault of the guest's pointers, at rax in there. Before the exchange: as if the thread were about to make
-    // its call. Behind it the call is over. The guest chose r11, so this must not come here again without the kernel.
-    mov [rbx + {L_FRAME}], rdx
-    mov dword ptr [rbx + {L_LIVE}], 0
-    mov rsi, rax
-    mov eax, [rdx + {RAX}]
-    test eax, 0x200
-    jz 29f
-    cmp al, 0x81
-    sahf
-    pushfq
-    pop rcx
-    and ecx, {ARITHMETIC}
-    mov rax, [rdx + {EFLAGS}]
-    and rax, ~{ARITHMETIC}
-    or rax, rcx
-    mov [rdx + {EFLAGS}], rax
-29:
-    mov rcx, [rdx + {R11}]
-    lea rax, [rip + .Lcs_mask_changed]
-    cmp rsi, rax
-    jae 30f
-    sub rcx, 2
-    mov [rdx + {RIP}], rcx
-    mov qword ptr [rdx + {RAX}], {NR_rt_sigprocmask}
-    mov edi, {KICK}
-    jmp .Lcs_trapped
-30:
-    mov [rdx + {RIP}], rcx
-    mov qword ptr [rdx + {RAX}], 0
-    mov edi, {LOOK}
-    jmp .Lcs_trapped
-
+"#,
+    mask_code!(),
+    r#"
     .globl casemate_stub_kick
     .hidden casemate_stub_kick
     .balign 64
@@ -981,8 +875,8 @@ casemate_stub_end:
     LOOK = const line::LOOK,
     MASK = const crate::layout::MASK,
     MASK_OPEN = const crate::layout::MASK_OPEN,
-    BLOCKABLE = const BLOCKABLE,
-    ARITHMETIC = const ARITHMETIC,
+    BLOCKABLE = const mask::BLOCKABLE,
+    ARITHMETIC = const mask::ARITHMETIC,
     SIG_UNBLOCK = const libc::SIG_UNBLOCK,
     SIG_SETMASK = const libc::SIG_SETMASK,
     NR_rt_sigprocmask = const libc::SYS_rt_sigprocmask,
@@ -1054,73 +948,3 @@ casemate_stub_end:
     NR_mseal = const crate::host::SYS_MSEAL,
     NR_membarrier = const libc::SYS_membarrier,
 );
-
-mod labels {
-    unsafe extern "C" {
-        pub(super) static casemate_stub_start: u8;
-        pub(super) static casemate_stub_end: u8;
-        pub(super) static casemate_stub_trap: u8;
-        pub(super) static casemate_stub_kick: u8;
-        pub(super) static casemate_stub_call: u8;
-        pub(super) static casemate_stub_call_swapped: u8;
-        pub(super) static casemate_stub_call_window: u8;
-        pub(super) static casemate_stub_call_taken: u8;
-        pub(super) static casemate_stub_zygote: u8;
-        pub(super) static casemate_stub_handed: u8;
-        pub(super) static casemate_stub_renewed: u8;
-    }
-}
-
-/// Offsets of the stub's entry points in its text.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Entries {
-    /// Handler of synchronous signals.
-    pub(crate) trap: u64,
-    /// Handler of [`KICK_SIGNAL`].
-    pub(crate) kick: u64,
-    /// Where the zygote starts.
-    pub(crate) zygote: u64,
-    /// Where patched sites jump to.
-    pub(crate) call: u64,
-    /// In it: from here on the return address is in r11, before it in rcx.
-    pub(crate) call_swapped: u64,
-    /// In it: four bytes that say where our slabs are ([`call_window`]).
-    pub(crate) call_window: u64,
-    /// In it: from here on the registers are ours.
-    pub(crate) call_taken: u64,
-    /// Where the hand-over by notification returns to.
-    pub(crate) handed: u64,
-    /// Where a thread faults when it has forgotten its guest.
-    pub(crate) renewed: u64,
-}
-
-/// What the entry of patched sites adds to the upper half of the GS base, its bytes swapped, to get 0 for the slabs of a
-/// stub region at `base`, which lies in one window of 4 GiB.
-pub(crate) fn call_window(base: u64) -> u32 {
-    ((base >> 32) as u32).swap_bytes().wrapping_neg()
-}
-
-/// The stub's text.
-pub(crate) fn text() -> &'static [u8] {
-    let start = &raw const labels::casemate_stub_start;
-    let end = &raw const labels::casemate_stub_end;
-    // SAFETY: both labels bound one section of this binary, readable and never written.
-    unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) }
-}
-
-/// Where in [`text`] the entry points are.
-pub(crate) fn entries() -> Entries {
-    let start = (&raw const labels::casemate_stub_start).addr();
-    let offset = |label: *const u8| (label.addr() - start) as u64;
-    Entries {
-        trap: offset(&raw const labels::casemate_stub_trap),
-        kick: offset(&raw const labels::casemate_stub_kick),
-        zygote: offset(&raw const labels::casemate_stub_zygote),
-        call: offset(&raw const labels::casemate_stub_call),
-        call_swapped: offset(&raw const labels::casemate_stub_call_swapped),
-        call_window: offset(&raw const labels::casemate_stub_call_window),
-        call_taken: offset(&raw const labels::casemate_stub_call_taken),
-        handed: offset(&raw const labels::casemate_stub_handed),
-        renewed: offset(&raw const labels::casemate_stub_renewed),
-    }
-}

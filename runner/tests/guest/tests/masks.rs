@@ -446,7 +446,10 @@ fn nothing_keeps_a_process_from_being_killed_or_stopped() {
         });
         let mut byte = 0_u8;
         assert_eq!(sys!(read, out, &raw mut byte, 1), Ok(1));
-        assert_eq!(sys!(kill, other, libc::SIGTERM), Ok(0));
+        // A forger may let it in.
+        if forged.is_none() {
+            assert_eq!(sys!(kill, other, libc::SIGTERM), Ok(0));
+        }
         assert_eq!(sys!(kill, other, libc::SIGSTOP), Ok(0));
         let mut status = 0;
         assert_eq!(sys!(wait4, other, &raw mut status, libc::WUNTRACED, 0), Ok(i64::from(other)));
@@ -456,8 +459,7 @@ fn nothing_keeps_a_process_from_being_killed_or_stopped() {
         assert_eq!(sys!(kill, other, libc::SIGCONT), Ok(0));
         assert_eq!(sys!(kill, other, libc::SIGKILL), Ok(0));
         let status = wait_status(other);
-        let by_term = forged.is_some() && libc::WTERMSIG(status) == libc::SIGTERM;
-        assert!(libc::WIFSIGNALED(status) && (libc::WTERMSIG(status) == libc::SIGKILL || by_term), "{status:#x}");
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL, "{status:#x}");
         let _ = (sys!(close, out), sys!(close, into));
     }
 }
