@@ -31,7 +31,8 @@ read -t 5 -r line < <(echo quick); echo "read $? $line"
 ulimit -n 100; ulimit -n; (ulimit -f 1; /usr/bin/dd if=/dev/zero of=f bs=4096 count=10 2>/dev/null); echo "fsize $?"; /usr/bin/stat -c %s f
 n=0; for i in $(/usr/bin/seq 1 300); do (exit $((i % 3))) || n=$((n+1)); done; echo "forks $n"
 kill -l 9 15; type -t cd ls; printf '%q\n' 'a b'
-set -m; /usr/bin/sleep 0.1 & jobs | /usr/bin/sed 's/[0-9]\{3,\}//'; fg %1 >/dev/null; echo "fg $?"; set +m
+# The job ends once it is waited for in the foreground: one that has ended before is no job for fg.
+set -m; (until [ -e go ]; do :; done; until read -r _ _ state _ < /proc/$$/stat; [ "$state" = S ]; do :; done) & jobs | /usr/bin/sed 's/[0-9]\{3,\}//'; : > go; fg %1 >/dev/null; echo "fg $?"; set +m
 exec 5<>fifo.txt; echo via5 >&5; /usr/bin/cat fifo.txt; exec 5>&-
 /usr/bin/mkfifo p; (echo through fifo > p) & /usr/bin/cat p; wait
 a=(); for i in {1..1000}; do a+=("$i"); done; echo "${#a[@]} ${a[-1]}"
