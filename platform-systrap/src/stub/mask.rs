@@ -1,7 +1,7 @@
 //! rt_sigprocmask in the stub, from a patched site, with r11 = where to return: the protocol is [`crate::mask`]'s.
 //!
-//! Its pointers are used with the rights of guest code, in which this runs: what it can reach, the guest can. A fault there, or
-//! a kick, ends in `.Lcs_mask_left`, which can be reached from anywhere between `.Lcs_mask_start` and `.Lcs_mask_end`, because
+//! Its pointers are used with the rights of guest code, in which this runs: what it can reach, the guest can; those past the end
+//! of user space are the kernel's to refuse. A fault there, or a kick, ends in `.Lcs_mask_left`, which can be reached from anywhere between `.Lcs_mask_start` and `.Lcs_mask_end`, because
 //! - only rax, rcx and flags change;
 //! - ax holds the guest's flags while its bit 9 is set, which it is after lahf, and neither in the call's number nor in its
 //!   result; `cmp al, 0x81` makes the overflow flag what al says;
@@ -44,6 +44,12 @@ macro_rules! mask_code {
     je 25b
     cmp r10, 8
     jne 25b
+    // What lies past the end of user space is no memory of the guest's, though some of it is mapped.
+    lea rcx, [rip + .Lcs_base - 7]
+    cmp rsi, rcx
+    jae 25b
+    cmp rdx, rcx
+    jae 25b
     test rsi, rsi
     jz 24b
     // Sets that overlap could not be read again after the old mask is stored.

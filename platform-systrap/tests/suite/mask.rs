@@ -163,6 +163,12 @@ fn what_is_not_plain_comes_as_a_call_with_nothing_changed() {
         bad.push([2, 0, pointer, 8]);
     }
     // What only cannot be written: code, the page, the stub's text, its constants and its control page.
+    // Some of the stub's memory could be read, and the slabs written; as far as calls go there is nothing.
+    for pointer in [text - 4, text, entry, text + 0x2000, text + 0x10_0000, text + 0x10_4080] {
+        bad.push([2, pointer, 0, 8]);
+        bad.push([2, 0, pointer, 8]);
+        bad.push([2, good, pointer, 8]);
+    }
     for pointer in [CODE, at, text, text + 0x2000, text + 0x4000, entry] {
         bad.push([2, good, pointer, 8]);
         bad.push([2, 0, pointer, 8]);
