@@ -57,6 +57,15 @@ struct End {
     status: Option<ExitStatus>,
 }
 
+/// Who runs on while a new task begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Beside {
+    /// Its parent, for long enough that the task should have another core.
+    Parent,
+    /// Nobody for long.
+    Nobody,
+}
+
 /// Most address spaces that end after their process has.
 const MAX_ENDING: u32 = 8;
 
@@ -254,7 +263,7 @@ impl Kernel {
         let started = prepared.and_then(|prepared| {
             let task = first_task(self, Arc::clone(&thread), prepared, fds, fs_state);
             self.main.store(group.pid().0, Ordering::Relaxed);
-            self.spawn(task, RunState::App)
+            self.spawn(task, RunState::App, Beside::Nobody)
         });
         if started.is_err() {
             self.abandon(&thread);
@@ -307,13 +316,17 @@ impl Kernel {
     }
 
     /// Gives a task its host thread. `EAGAIN` when the host has none left.
-    pub(crate) fn spawn(self: &Arc<Self>, task: Task, first: RunState) -> Result<(), Errno> {
+    pub(crate) fn spawn(self: &Arc<Self>, task: Task, first: RunState, beside: Beside) -> Result<(), Errno> {
         *self.tasks.running.lock() += 1;
         let kernel = Arc::clone(self);
-        let started = self.hosts.start(Box::new(move || {
+        let job = Box::new(move || {
             task.run(first);
             kernel.host_thread_done();
-        }));
+        });
+        let started = self.hosts.start_by(job, |tid, wake| match beside {
+            Beside::Parent => self.platform.wake_elsewhere(tid, wake),
+            Beside::Nobody => wake(),
+        });
         if let Err(e) = started {
             log::warn!("no host thread for a task: {e}");
             self.host_thread_done();

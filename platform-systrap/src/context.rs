@@ -277,6 +277,12 @@ impl Context for SystrapContext {
         }
     }
 
+    fn expect_calls(&mut self) {
+        if let Some(thread) = &mut self.thread {
+            thread.expect_calls();
+        }
+    }
+
     fn pull_full(&mut self, user: &mut UserContext) -> Result<(), PlatformError> {
         user.fpu.image = self.read_image()?;
         Ok(())

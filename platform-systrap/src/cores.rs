@@ -25,6 +25,21 @@ struct Counts {
     quick: AtomicU32,
 }
 
+/// Stretches of watching begun on a promise that were in vain, twice each and less those that were not, up to which promises
+/// are believed; ...
+const DOUBT: u32 = 8;
+/// ... how many count; ...
+const MOST_DOUBT: u32 = 12;
+/// ... and of how many contexts one is believed all the same.
+const TRIAL: u32 = 16;
+
+/// Whether a stretch of watching that was begun on a promise was worth it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kept {
+    Yes,
+    No,
+}
+
 /// The flag, which only one thread writes, is read and cleared.
 fn take(flag: &AtomicBool) -> bool {
     let set = flag.load(Ordering::Relaxed);
@@ -52,6 +67,10 @@ pub struct Cores {
     turn: Duration,
     pub(crate) scale: Scale,
     counts: Counts,
+    /// How promises of many calls were kept: the more, the less ([`Self::believes`]).
+    doubt: OwnU32,
+    /// Promises that were not believed.
+    doubted: OwnU32,
     turns: Turns,
 }
 
@@ -77,6 +96,8 @@ impl Cores {
             turn,
             scale,
             counts,
+            doubt: OwnU32::new(0),
+            doubted: OwnU32::new(0),
             turns: Turns::default(),
         }
     }
@@ -137,6 +158,30 @@ impl Cores {
     pub(crate) fn quick_enough(&self) -> Ticks {
         let sharing = self.counts.busy.load(Ordering::Relaxed).div_ceil(self.cpus().max(1)).max(1);
         self.scale.quick.saturating_mul(u64::from(sharing))
+    }
+
+    /// Whether a task may watch from its first call because it is said to make many: a core is idle, and those before it
+    /// have been worth it.
+    pub(crate) fn believes(&self) -> bool {
+        self.counts.busy.load(Ordering::Relaxed) < self.cpus()
+            && (self.doubt.load(Ordering::Relaxed) < DOUBT
+                || self.doubted.fetch_add(1, Ordering::Relaxed).is_multiple_of(TRIAL))
+    }
+
+    /// How watching on a promise went.
+    pub(crate) fn note_promise(&self, kept: Kept) {
+        let _ = self.doubt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |doubt| {
+            Some(match kept {
+                Kept::Yes => doubt.saturating_sub(1),
+                Kept::No => (doubt + 2).min(MOST_DOUBT),
+            })
+        });
+    }
+
+    /// Whether fewer tasks run than there are cores; those that watch would make room.
+    pub(crate) fn is_one_free(&self) -> bool {
+        let Counts { busy, watching, .. } = &self.counts;
+        busy.load(Ordering::Relaxed).saturating_sub(watching.load(Ordering::Relaxed)) < self.cpus()
     }
 
     /// Takes a place to watch, for one of the quick or of `more`.

@@ -193,6 +193,11 @@ impl Handover {
         if next.at == handed { Ok(()) } else { Err(Lost::Nonsense) }
     }
 
+    /// The guest is about to make many calls.
+    pub(crate) fn expect_calls(&mut self) {
+        self.pace.expect_calls();
+    }
+
     /// What the thread will do next is for us, not for the guest.
     pub(crate) fn on_errand(&mut self) {
         self.pace.on_errand();

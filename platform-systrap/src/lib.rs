@@ -72,7 +72,7 @@ use usermem::{Addr, AddrRange};
 pub use context::SystrapContext;
 pub use space::SystrapSpace;
 
-use host::{Features, Transport};
+use host::{Affinity, Features, Transport};
 use layout::{KICK_SIGNAL, MAX_SLABS};
 use machine::Machine;
 use process::Stub;
@@ -203,6 +203,17 @@ impl Platform for Systrap {
             None => self.machine.take_stub()?,
         };
         Ok(Arc::new(SystrapSpace::new(stub, self.limits().user, &self.spares)))
+    }
+
+    fn wake_elsewhere(&self, tid: i32, wake: &mut dyn FnMut()) {
+        if !self.machine.cores.is_one_free() {
+            return wake();
+        }
+        // The host leaves a thread that slept for short where it was, even if that core is busy and another idle.
+        let affinity = Affinity::of_this_thread();
+        affinity.send_away(tid);
+        wake();
+        affinity.let_go(tid);
     }
 
     fn host_calls(&self) -> &'static [HostCallRule] {

@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cores::{Cores, Seat};
+use crate::cores::{Cores, Kept, Seat};
 use crate::host::Affinity;
 
 /// Average time between an answer and the next request up to which watching may begin.
@@ -164,6 +164,16 @@ pub(crate) struct Tally {
     failures: u32,
 }
 
+/// What is known of a context's calls before it makes them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Promise {
+    None,
+    /// There will be many.
+    Given,
+    /// Watching has begun because of that.
+    Believed,
+}
+
 /// The history of one context. Times of calls are those that the stub has the thread, from an answer to the next request:
 /// what the kernel does in between is the same however it waits.
 #[derive(Debug)]
@@ -184,6 +194,7 @@ pub(crate) struct Pace {
     moving: bool,
     /// See [`Pace::on_errand`].
     errand: bool,
+    promise: Promise,
     /// Calls since the stub last lost patience.
     since_late: u32,
     /// When watching began.
@@ -210,6 +221,7 @@ impl Pace {
             stretch: None,
             moving: false,
             errand: false,
+            promise: Promise::None,
             since_late: 0,
             begun: 0,
             crowded: None,
@@ -221,6 +233,11 @@ impl Pace {
         }
     }
 
+    /// The guest will make many calls from now on: a program begins.
+    pub(crate) fn expect_calls(&mut self) {
+        self.promise = Promise::Given;
+    }
+
     /// The next answer is no answer to the guest: we want something of the stub, and will not wait for a turn first.
     pub(crate) fn on_errand(&mut self) {
         self.errand = true;
@@ -230,6 +247,7 @@ impl Pace {
     pub(crate) fn plan(&mut self, seat: &Seat, cores: &Cores) -> Plan {
         if seat.has_slept() {
             let worth = self.watched >= WORTH;
+            self.note_promise(if worth { Kept::Yes } else { Kept::No }, cores);
             if self.stretch.take().is_some() && !worth {
                 self.fail(self.requested, MOST_SLEEPS, cores);
             }
@@ -249,11 +267,18 @@ impl Pace {
         }
         let quick = self.mean < cores.quick_enough();
         seat.be_quick(cores, quick && self.alone >= ALONE);
-        if !quick || self.streak < STREAK || self.requested < self.earliest {
+        let promised = self.promise == Promise::Given && self.tally.calls <= u64::from(STREAK);
+        let soon = promised && may_wait && cores.believes();
+        if !quick || (self.streak < STREAK && !soon) || self.requested < self.earliest {
             return Plan::Sleep;
         }
         cores.recount(self.requested, || Affinity::of_this_thread().count());
         if seat.watch(cores) {
+            if soon {
+                self.promise = Promise::Believed;
+                // There may have been none yet.
+                self.requested = ticks();
+            }
             return self.begin(seat, cores);
         }
         let wait = may_wait && seat.may_wait(cores);
@@ -333,10 +358,19 @@ impl Pace {
         self.requested = now;
     }
 
+    fn note_promise(&mut self, kept: Kept, cores: &Cores) {
+        if self.promise == Promise::Believed {
+            self.promise = Promise::None;
+            cores.note_promise(kept);
+        }
+    }
+
     /// Whether the stretch of watching that has ended was better than sleeping.
     fn judge(&mut self, now: Ticks, cores: &Cores) {
         let Some(spent) = self.stretch.take() else { return };
-        if spent / u64::from(self.watched + 1) < self.asleep / 4 * 3 {
+        let paid = spent / u64::from(self.watched + 1) < self.asleep / 4 * 3;
+        self.note_promise(if paid || self.watched >= WORTH { Kept::Yes } else { Kept::No }, cores);
+        if paid {
             // The longer it paid, the less is left of what did not.
             self.failures = self.failures.saturating_sub(1 + self.watched.max(1).ilog2() / 4);
         } else {

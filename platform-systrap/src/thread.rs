@@ -284,6 +284,11 @@ impl Thread {
         self.handover.renew(&self.machine.cores);
     }
 
+    /// Its guest is about to make many calls.
+    pub(crate) fn expect_calls(&mut self) {
+        self.handover.expect_calls();
+    }
+
     /// Offset of its slab in the slab file.
     pub(crate) fn slab(&self) -> u64 {
         self.slab

@@ -143,6 +143,11 @@ pub trait Platform: Send + Sync {
     }
     /// A new, empty address space.
     fn new_address_space(&self) -> Result<Arc<dyn AddressSpace>, PlatformError>;
+    /// Calls `wake`, which wakes the sleeping host thread `tid`. Platforms that know a free core have that thread start
+    /// there: whoever wakes it goes on, and both would have one core for a while.
+    fn wake_elsewhere(&self, _tid: i32, wake: &mut dyn FnMut()) {
+        wake();
+    }
     /// What the seccomp filter of the sandbox process must allow for this platform.
     fn host_calls(&self) -> &'static [HostCallRule];
 }
@@ -185,6 +190,9 @@ pub trait Context: Send {
         idle();
         self.switch(user)
     }
+    /// The guest will make many calls from the next `switch` on, as programs that begin do: a platform that could wait for
+    /// them in a way that pays only then may do so at once.
+    fn expect_calls(&mut self) {}
     /// Fills `user.fpu` with the extended state.
     fn pull_full(&mut self, user: &mut UserContext) -> Result<(), PlatformError>;
     /// Makes the next `switch` start with `user.fpu` as the extended state (already sanitized by `arch`).

@@ -41,6 +41,7 @@ impl Mm {
         let child = Self::new(crate::NewMm { space, memory: Arc::clone(self.memory()), layout, limits, text });
         let forked = {
             let mut parent = self.lock_without_writes();
+            parent.follow_text();
             let mut state = child.lock_child();
             parent.fork_into(&mut state)
         };

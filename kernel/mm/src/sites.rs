@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use arch::x86_64::patch::SITE_WINDOW;
@@ -21,7 +21,7 @@ use usermem::{Addr, AddrRange, PAGE_SIZE, host};
 use crate::mm::Mm;
 use crate::pma::Pma;
 use crate::state::{Batch, Entries, State};
-use crate::text::{Image, Key, Learner, SLOTS_LEN, SharedText, TEXT_RUN, Trapped};
+use crate::text::{Copied, Image, Key, Learner, SLOTS_LEN, SharedText, TEXT_RUN, Trapped};
 use crate::types::Sharing;
 use crate::vma::{Vma, VmaFlags};
 
@@ -69,6 +69,8 @@ pub(crate) struct Area {
     origin: u64,
     object: u64,
     image: Arc<Image>,
+    /// How often the copies had been joined when all of them were taken over.
+    joins: u32,
 }
 
 impl Mm {
@@ -147,7 +149,7 @@ impl State {
     }
 
     /// The host file behind a patchable VMA.
-    fn text_source(range: AddrRange, vma: &Vma) -> Option<Arc<std::os::fd::OwnedFd>> {
+    fn text_source(range: AddrRange, vma: &Vma) -> Option<Arc<OwnedFd>> {
         let file = vma.file.as_ref()?;
         match file.object.locate(file.offset, range.len(), false).ok()? {
             (Located::Host { file: source, offset }, _) if offset == file.offset => Some(source),
@@ -207,13 +209,18 @@ impl State {
         let Some(source) = Self::text_source(range, &vma) else { return };
         let origin = range.start.0.wrapping_sub(file.offset);
         let area = match self.area_of(range, &vma) {
-            Some(area) => area.clone(),
+            Some(area) => {
+                area.image.settle(|| Some(source));
+                area.clone()
+            }
             None if self.areas.len() >= MAX_AREAS => return,
             None => {
                 let Ok(identity) = host::identity(source.as_fd()) else { return };
                 let Some(slots) = self.room_for_slots(range, identity) else { return };
                 let key = Key { file: identity, distance: slots.start.0.wrapping_sub(origin), learner, secure };
-                let area = Area { slots, origin, object: file.object.id(), image: cache.image(key) };
+                let image = cache.image(key);
+                let joins = image.settle(|| Some(source));
+                let area = Area { slots, origin, object: file.object.id(), image, joins };
                 self.add_vma(slots, hidden());
                 self.areas.push(area.clone());
                 area
@@ -222,6 +229,38 @@ impl State {
         let mut batch = Batch::default();
         self.adopt(&area, range, file.offset, file.offset.saturating_add(range.len()), &mut batch);
         // Nothing that the platform knows has changed: this text is new, or was not patched.
+        let _ = self.commit(batch);
+    }
+
+    /// Takes over copies that have been joined since: a child is about to get what is here, and each mapping costs it.
+    pub(crate) fn follow_text(&mut self) {
+        let mut batch = Batch::default();
+        for at in 0..self.areas.len() {
+            let Some(area) = self.areas.get(at).cloned() else { break };
+            let text: Vec<(AddrRange, Vma)> = self
+                .vmas
+                .iter()
+                .filter(|(range, vma)| {
+                    let file = vma.file.as_ref().filter(|file| file.object.id() == area.object);
+                    vma.is_patchable() && file.is_some_and(|file| range.start.0.wrapping_sub(file.offset) == area.origin)
+                })
+                .map(|(range, vma)| (range, vma.clone()))
+                .collect();
+            let Some((first, vma)) = text.first() else { continue };
+            let joins = area.image.settle(|| Self::text_source(*first, vma));
+            if joins == area.joins {
+                continue;
+            }
+            for (range, vma) in &text {
+                let offset = vma.offset_of(*range, range.start);
+                self.adopt(&area, *range, offset, offset.saturating_add(range.len()), &mut batch);
+                self.install_patched(*range, vma, &mut batch);
+            }
+            if let Some(area) = self.areas.get_mut(at) {
+                area.joins = joins;
+            }
+        }
+        // A dead address space is noticed by the tasks in it.
         let _ = self.commit(batch);
     }
 
@@ -249,14 +288,13 @@ impl State {
 
     /// Takes over the copies of `[start, end)` of the file in the VMA at `range`, in place of older ones.
     fn adopt(&mut self, area: &Area, range: AddrRange, start: u64, end: u64, batch: &mut Batch) {
-        for (run, copy) in area.image.runs(start, end) {
-            let at =
-                AddrRange::of_len(Addr(area.origin.wrapping_add(run)), TEXT_RUN).and_then(|at| at.intersect(range));
+        for Copied { start, len, copy } in area.image.runs(start, end) {
+            let at = AddrRange::of_len(Addr(area.origin.wrapping_add(start)), len).and_then(|at| at.intersect(range));
             let Some(at) = at else {
-                self.pool.dec_ref(copy, TEXT_RUN);
+                self.pool.dec_ref(copy, len);
                 continue;
             };
-            let skipped = at.start.0 - area.origin.wrapping_add(run);
+            let skipped = at.start.0 - area.origin.wrapping_add(start);
             let mut mine = vec![at];
             for (piece, pma) in self.pmas.within(at).collect::<Vec<_>>() {
                 if pma.text {
@@ -274,7 +312,7 @@ impl State {
                     self.pmas.insert(part, Pma { offset: copy + by, cow: true, text: true });
                 }
             }
-            self.pool.dec_ref(copy, TEXT_RUN);
+            self.pool.dec_ref(copy, len);
         }
         if self.pmas.get(area.slots.start).is_none()
             && self.vmas.get(area.slots.start).is_some_and(|(_, vma)| vma.flags.contains(VmaFlags::HIDDEN))

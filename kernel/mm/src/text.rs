@@ -11,6 +11,8 @@
 //! - The slots lie at the same distance from the text in every process, so that the copies are the same everywhere: that
 //!   distance is part of the key. Where there is no room for them, or the guest touches them, text stays as it is.
 //! - Copies are never changed once mapped: one more site makes a new copy of its run. No code is modified under a thread.
+//! - What has not changed for a while is joined: neighbouring copies, and the file's text between them, become one copy, for
+//!   each mapping costs every process that begins or ends.
 //! - What is patched is private, executable, not writable, and in a host file; the key holds the file's identity and times.
 //!   The kernel's own reads (`/proc/[pid]/mem`, write(2)) see the file.
 //!
@@ -34,6 +36,13 @@ pub(crate) const TEXT_RUN: u64 = 8 * PAGE_SIZE;
 
 /// Size of a file's slots: every second byte of a displacement occurs once, so that each site finds legal ones.
 pub(crate) const SLOTS_LEN: u64 = 64 << 10;
+
+/// Processes that take over an image's copies as they are, after which these are joined.
+const SETTLED: u32 = 8;
+
+/// Longest piece of the file's own text between two copies that are joined, and longest joined copy.
+const MOST_BETWEEN: u64 = 512 << 10;
+const MOST_JOINED: u64 = 2 << 20;
 
 /// Traps after which a site is patched.
 const THRESHOLD: u8 = 8;
@@ -156,8 +165,30 @@ struct Known {
     sites: BTreeMap<u64, SiteState>,
     /// By offset in the slots.
     patched: BTreeMap<u32, Patched>,
-    /// Where the current copies are in the memory file, by offset in the file.
-    runs: BTreeMap<u64, u64>,
+    /// The current copies, by offset in the file; whole runs of [`TEXT_RUN`].
+    runs: BTreeMap<u64, Run>,
+    /// How often they were taken over since one of them changed.
+    uses: u32,
+    /// How often some of them were joined.
+    joins: u32,
+}
+
+/// A copy of a part of the file.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    len: u64,
+    /// Where it is in the memory file.
+    copy: u64,
+}
+
+/// A copy of a part of the file, to take over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Copied {
+    /// Offset in the file.
+    pub(crate) start: u64,
+    pub(crate) len: u64,
+    /// Offset in the memory file.
+    pub(crate) copy: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -237,13 +268,30 @@ impl Image {
         Trapped::Patched
     }
 
-    /// The copies of runs of `[start, end)` of the file, as (offset in the file, offset in the memory file); the caller
-    /// owns a reference on each.
-    pub(crate) fn runs(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
+    /// One more process has the copies as they are. When enough have, they are joined, with bytes of the file that `source`
+    /// opens. Says how often that has happened.
+    pub(crate) fn settle(&self, source: impl FnOnce() -> Option<Arc<OwnedFd>>) -> u32 {
+        let mut known = self.state.lock();
+        known.uses = known.uses.saturating_add(1);
+        if known.uses == SETTLED
+            && let Some(source) = source()
+        {
+            known.join(&self.pool, &source);
+        }
+        known.joins
+    }
+
+    /// The copies of runs of `[start, end)` of the file; the caller owns a reference on each.
+    pub(crate) fn runs(&self, start: u64, end: u64) -> Vec<Copied> {
         let known = self.state.lock();
-        let from = start & !(TEXT_RUN - 1);
-        let runs = known.runs.range(from..end.max(from)).map(|(run, copy)| (*run, *copy));
-        runs.filter(|(_, copy)| self.pool.inc_ref(*copy, TEXT_RUN).is_ok()).collect()
+        let before = known.runs.range(..end.max(start)).rev();
+        let mut found: Vec<Copied> = before
+            .take_while(|(at, run)| *at + run.len > start)
+            .map(|(at, run)| Copied { start: *at, len: run.len, copy: run.copy })
+            .filter(|run| self.pool.inc_ref(run.copy, run.len).is_ok())
+            .collect();
+        found.reverse();
+        found
     }
 
     /// Where the slots are in the memory file; the caller owns a reference. `None`: there are none yet.
@@ -318,10 +366,62 @@ impl Known {
             pool.dec_ref(copy, TEXT_RUN);
             return None;
         }
-        if let Some(old) = self.runs.insert(run, copy) {
-            pool.dec_ref(old, TEXT_RUN);
-        }
+        self.cut_out(pool, run);
+        self.runs.insert(run, Run { len: TEXT_RUN, copy });
+        self.uses = 0;
         Some(())
+    }
+
+    /// Gives up the copy of the run at `run`; what it was joined with stays.
+    fn cut_out(&mut self, pool: &Pool, run: u64) {
+        let Some((start, old)) = self.runs.range(..=run).next_back().map(|(start, old)| (*start, *old)) else { return };
+        let (end, old_end) = (run + TEXT_RUN, start + old.len);
+        if old_end <= run {
+            return;
+        }
+        self.runs.remove(&start);
+        if start < run {
+            self.runs.insert(start, Run { len: run - start, copy: old.copy });
+        }
+        if end < old_end {
+            self.runs.insert(end, Run { len: old_end - end, copy: old.copy + (end - start) });
+        }
+        pool.dec_ref(old.copy + (run - start), TEXT_RUN);
+    }
+
+    /// Makes one copy of several where little lies between them. What fails stays as it is.
+    fn join(&mut self, pool: &Pool, source: &OwnedFd) {
+        let mut groups: Vec<(u64, u64)> = Vec::new();
+        for (start, run) in &self.runs {
+            let end = start + run.len;
+            match groups.last_mut() {
+                Some((first, last)) if start - *last <= MOST_BETWEEN && end - *first <= MOST_JOINED => *last = end,
+                _ => groups.push((*start, end)),
+            }
+        }
+        for (start, end) in groups {
+            let parts: Vec<(u64, Run)> = self.runs.range(start..end).map(|(at, run)| (*at, *run)).collect();
+            if parts.len() < 2 {
+                continue;
+            }
+            let Ok(copy) = pool.allocate(end - start) else { return };
+            let mut at = start;
+            let filled = parts.iter().try_for_each(|(from, run)| {
+                pool.read_host(source, at, copy + (at - start), from - at)?;
+                at = from + run.len;
+                pool.copy(run.copy, copy + (from - start), run.len)
+            });
+            if filled.is_err() {
+                pool.dec_ref(copy, end - start);
+                return;
+            }
+            for (from, run) in parts {
+                self.runs.remove(&from);
+                pool.dec_ref(run.copy, run.len);
+            }
+            self.runs.insert(start, Run { len: end - start, copy });
+            self.joins = self.joins.wrapping_add(1);
+        }
     }
 
     fn fill(&mut self, image: &Image, run: u64, copy: u64, offset: u64, source: &OwnedFd) -> Option<()> {
@@ -382,8 +482,8 @@ impl Known {
 impl Drop for Image {
     fn drop(&mut self) {
         let known = self.state.get_mut();
-        for copy in known.runs.values() {
-            self.pool.dec_ref(*copy, TEXT_RUN);
+        for run in known.runs.values() {
+            self.pool.dec_ref(run.copy, run.len);
         }
         if let Some(slots) = known.slots {
             self.pool.dec_ref(slots, SLOTS_LEN);

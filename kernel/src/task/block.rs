@@ -4,11 +4,13 @@
 //! the task: a signal, a stop, an exit. No lock may be held. What a sleeper must not lose is in its caller's restart
 //! block or run state, never only on this stack, because an interrupted sleep is left by returning.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use abi::Errno;
 use fs::pipe::Pipe;
 use fs::vfs::File;
+use mm::Mm;
 use smallvec::SmallVec;
 use waiter::{EventMask, Mode, Pollable, Registration, WaitQueue, Waiter};
 
@@ -67,11 +69,13 @@ pub(crate) struct Sleeper {
     kernel: Arc<Kernel>,
     thread: Arc<Thread>,
     later: Later,
+    /// The address space of the program before the last execve(2), whose end waits for a moment of rest.
+    old_space: Cell<Option<Arc<Mm>>>,
 }
 
 impl Sleeper {
     pub(crate) fn new(kernel: Arc<Kernel>, thread: Arc<Thread>) -> Self {
-        Self { kernel, thread, later: Later::default() }
+        Self { kernel, thread, later: Later::default(), old_space: Cell::new(None) }
     }
 
     /// The wake-up that waits for a moment of rest, if there is one and its time has not come.
@@ -82,6 +86,17 @@ impl Sleeper {
     /// Does now what was put off.
     pub(super) fn settle(&self) {
         self.later.now();
+        drop(self.take_old_space());
+    }
+
+    /// Lets `mm`, in which nobody runs any more, end when the task next sleeps, or after it has ended.
+    pub(super) fn keep_old_space(&self, mm: Arc<Mm>) {
+        drop(self.old_space.replace(Some(mm)));
+    }
+
+    /// What [`Self::keep_old_space`] has kept.
+    pub(super) fn take_old_space(&self) -> Option<Arc<Mm>> {
+        self.old_space.take()
     }
 
     pub(crate) fn park(&self, deadline_ns: Option<u64>, interruptible: Interruptible) -> Result<(), Blocked> {

@@ -18,6 +18,7 @@ use crate::error::{Restart, SysErr, SysResult, Transition};
 use crate::fdtable::CloseOnExec;
 use crate::fsstate::FsState;
 use crate::ids::{Pid, Tid};
+use crate::kernel::Beside;
 use crate::rlimit::{INFINITY, Resource};
 use crate::signal::types::{AltStack, Signal};
 
@@ -124,7 +125,11 @@ impl Task {
             let space = self.kernel().platform().new_address_space().map_err(|e| out_of_room(&e))?;
             self.mm().fork(space)?
         };
-        let ctx = mm.space().new_context(Some(&mut *self.ctx)).map_err(|e| out_of_room(&e))?;
+        let mut ctx = mm.space().new_context(Some(&mut *self.ctx)).map_err(|e| out_of_room(&e))?;
+        if request.has(CloneFlags::CLONE_VFORK) {
+            // It prepares to execute a program.
+            ctx.expect_calls();
+        }
         let fds = if request.has(CloneFlags::CLONE_FILES) {
             self.fds().add_user();
             Arc::clone(self.fds())
@@ -177,7 +182,9 @@ impl Task {
         });
 
         let prepared = self.prepare_parent(request, &thread);
-        if prepared.is_err() || self.kernel().spawn(child, RunState::App).is_err() {
+        // Who makes a thread, or a child of vfork(2), mostly waits for it soon.
+        let beside = if request.has(CloneFlags::CLONE_VM) { Beside::Nobody } else { Beside::Parent };
+        if prepared.is_err() || self.kernel().spawn(child, RunState::App, beside).is_err() {
             self.kernel().abandon(&thread);
             for file in child_fds.remove_user() {
                 let _ = self.close_file(file);

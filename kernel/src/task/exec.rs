@@ -33,6 +33,9 @@ use crate::mapped::MappedDescription;
 use crate::rlimit::{Resource, Rlimits};
 use crate::signal::types::{AltStack, Signal};
 
+/// Most anonymous memory of an address space that outlives the program in it for a while.
+const MOST_KEPT: u64 = 4 << 20;
+
 /// What to execute.
 pub enum ExecTarget {
     /// A path from a start directory.
@@ -172,7 +175,8 @@ impl Executor<'_> {
         let plan = program.plan(&request, &mut open)?;
         let text = self.kernel.text().map(|cache| mm::SharedText { cache, learner: learner(&creds), secure });
         let mm = self.build(&plan, limits.user, text)?;
-        let ctx = mm.space().new_context(None).map_err(|e| out_of_room(&e))?;
+        let mut ctx = mm.space().new_context(None).map_err(|e| out_of_room(&e))?;
+        ctx.expect_calls();
         Ok(PreparedExec {
             regs: initial_regs(&plan),
             comm: Comm::new(&plan.comm),
@@ -368,9 +372,8 @@ impl Task {
     fn take_over(&mut self, exec: PreparedExec) {
         let PreparedExec { mm, ctx, regs, comm, image, creds } = exec;
         self.become_leader();
-        if self.vfork_done.is_none() {
-            self.note_rss();
-        }
+        // A vfork(2) child's is its parent's too.
+        let old_is_small = self.vfork_done.is_none() && self.note_rss().anonymous <= MOST_KEPT;
         // Memory: robust futexes and the thread's word are the old program's.
         self.release_robust_list();
         if let Some(addr) = self.clear_child_tid.take()
@@ -391,7 +394,13 @@ impl Task {
             let _ = self.close_file(file);
         }
         self.publish_parts();
-        drop(old_mm);
+        if old_is_small && Arc::strong_count(&old_mm) == 1 {
+            // What others see of its end is now; the host's part of it can wait until nobody waits for this task.
+            old_mm.close_files();
+            self.sleeper.keep_old_space(old_mm);
+        } else {
+            drop(old_mm);
+        }
         if let Some(vfork) = self.vfork_done.take() {
             vfork.complete();
         }

@@ -72,6 +72,7 @@ impl Task {
 
     /// Gives back all that the task holds, and leaves the tree.
     pub(crate) fn finish(mut self, status: ExitStatus) {
+        let old_space = self.sleeper.take_old_space();
         self.sleeper.settle();
         let thread = Arc::clone(self.thread());
         let kernel = Arc::clone(self.kernel());
@@ -112,6 +113,7 @@ impl Task {
             kernel.leave_tree(&thread, status);
             drop(late);
         }
+        drop(old_space);
         // For good: a pause does not wait for what remains of it.
         kernel.pauses().asleep(&thread);
         if remaining == Remaining::None && !is_main {

@@ -85,10 +85,12 @@ impl Usage {
 }
 
 impl Task {
-    /// Brings the process's largest resident set up to date: asked for on demand and before the memory goes.
-    pub(crate) fn note_rss(&self) {
-        let kib = self.mm().stat().peak_rss / 1024;
-        self.group().max_rss_kib.fetch_max(kib, Ordering::Relaxed);
+    /// Brings the process's largest resident set up to date: asked for on demand and before the memory goes. Returns what
+    /// there is of memory.
+    pub(crate) fn note_rss(&self) -> mm::MemoryStat {
+        let stat = self.mm().stat();
+        self.group().max_rss_kib.fetch_max(stat.peak_rss / 1024, Ordering::Relaxed);
+        stat
     }
 
     /// Usage of this thread.

@@ -21,16 +21,13 @@ enum Next {
 
 /// Where a host thread waits for its next job.
 struct Desk {
+    /// The host's number of the thread.
+    tid: i32,
     parker: Parker,
     next: Mutex<Next>,
 }
 
 impl Desk {
-    fn put(&self, next: Next) {
-        *self.next.lock() = next;
-        self.parker.unpark();
-    }
-
     /// Sleeps until there is a job. `None`: there will be none.
     fn wait(&self) -> Option<Job> {
         loop {
@@ -78,9 +75,18 @@ impl Hosts {
     /// # Errors
     /// The host's, when it makes no thread; the job is lost then.
     pub fn start(&self, job: Job) -> std::io::Result<()> {
+        self.start_by(job, |_, wake| wake())
+    }
+
+    /// [`Self::start`], with an idle thread woken by `wake`, which is told its number on the host and how.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_by(&self, job: Job, wake: impl FnOnce(i32, &mut dyn FnMut())) -> std::io::Result<()> {
         let idle = self.idle.lock().as_mut().and_then(Vec::pop);
         if let Some(desk) = idle {
-            desk.put(Next::Job(job));
+            *desk.next.lock() = Next::Job(job);
+            wake(desk.tid, &mut || desk.parker.unpark());
             return Ok(());
         }
         let idle = Arc::clone(&self.idle);
@@ -93,13 +99,16 @@ impl Hosts {
 impl Drop for Hosts {
     fn drop(&mut self) {
         let desks = self.idle.lock().take();
-        desks.into_iter().flatten().for_each(|desk| desk.put(Next::End));
+        for desk in desks.into_iter().flatten() {
+            *desk.next.lock() = Next::End;
+            desk.parker.unpark();
+        }
     }
 }
 
 /// The life of a host thread.
 fn serve(idle: &Idle, most: usize, first: Job) {
-    let desk = Arc::new(Desk { parker: Parker::new(), next: Mutex::new(NEXT, Next::None) });
+    let desk = Arc::new(Desk { tid: crate::host_tid(), parker: Parker::new(), next: Mutex::new(NEXT, Next::None) });
     let mut job = Some(first);
     while let Some(now) = job {
         now();

@@ -166,8 +166,9 @@ fn nothing_of_a_guest_reaches_the_next_one_on_its_stub() {
         // Unused slabs, the stub's own, and the free part of this thread's.
         "mov rax, 0x5a5b5c5d5e5f5051",
         "rep stosq",
-        "mov rdi, rsi",
-        "mov ecx, 0x700",
+        // Behind what the memory thread may still be about to read on its way to its next call, where there are no listeners.
+        "lea rdi, [rsi + 0x200]",
+        "mov ecx, 0x6c0",
         "rep stosq",
         "rdgsbase rdi",
         "add rdi, 0x100",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use usermem::memmap::Mappable;
 use usermem::platform::{Access, AddressSpace, Prot};
 use usermem::ptr::UserMemory;
-use usermem::{Addr, PAGE_SIZE, host};
+use usermem::{Addr, AddrRange, PAGE_SIZE, host};
 use vm_memory::VolatileSlice;
 
 use super::fake::{FakeSpace, Guest, HostFile, file_request, layout, memory, space};
@@ -23,6 +23,8 @@ const SITE_CODE: [u8; 8] = [0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff];
 /// One with two short instructions behind it: `syscall; mov %eax, %edx; neg %edx; cmp …`.
 const PAIR_SITE: u64 = 7 * PAGE_SIZE + 0x40;
 const PAIR_CODE: [u8; 8] = [0x0f, 0x05, 0x89, 0xc2, 0xf7, 0xda, 0x3d, 0x00];
+/// One like the first in another run.
+const FAR_SITE: u64 = 17 * PAGE_SIZE + 0x80;
 /// One that cannot be patched: `syscall; call`.
 const CALL_SITE: u64 = 6 * PAGE_SIZE;
 /// Of getppid(2).
@@ -31,7 +33,7 @@ const NR: u64 = 110;
 fn library() -> Arc<HostFile> {
     let file = HostFile::new(7, PAGES, 0);
     let call = [0x0f, 0x05, 0xe8, 1, 0, 0, 0, 0x90];
-    for (at, mut code) in [(SITE, SITE_CODE), (PAIR_SITE, PAIR_CODE), (CALL_SITE, call)] {
+    for (at, mut code) in [(SITE, SITE_CODE), (PAIR_SITE, PAIR_CODE), (FAR_SITE, SITE_CODE), (CALL_SITE, call)] {
         host::pwritev(file.file.as_fd(), &[VolatileSlice::from(&mut code[..])], at).unwrap();
     }
     file
@@ -180,6 +182,46 @@ fn slots_do_not_go_for_what_merely_grows() {
     guest.mm.set_heap_start(Addr(slots - PAGE_SIZE));
     // A thread may be in a call from there: the C library takes its memory elsewhere.
     assert_eq!(guest.mm.brk(Addr(slots + PAGE_SIZE)), Addr(slots - PAGE_SIZE));
+    assert!(slot_of(&guest, base + SITE).is_some());
+}
+
+/// Mappings of its text that the platform has.
+fn text_mappings(guest: &Guest, base: u64) -> usize {
+    let text = AddrRange::of_len(Addr(base + TEXT * PAGE_SIZE), TEXT_PAGES * PAGE_SIZE).unwrap();
+    guest.mm.lock().installed.within(text).count()
+}
+
+#[test]
+fn copies_that_no_longer_change_become_one() {
+    let sandbox = Sandbox::new();
+    let (guest, base) = sandbox.patched();
+    let teach = |guest: &Guest, site: u64| {
+        for _ in 0..8 {
+            assert_eq!(guest.mm.note_call(Addr(site + 2), NR, ROOT), CallSite::Open);
+        }
+    };
+    teach(&guest, base + FAR_SITE);
+    // A copy, eight pages of the file, a copy.
+    assert_eq!(text_mappings(&guest, base), 3);
+    let processes: Vec<_> = (0..8).map(|_| sandbox.process()).collect();
+    let (late, late_base) = processes.last().unwrap();
+    assert!(slot_of(late, late_base + SITE).is_some() && slot_of(late, late_base + FAR_SITE).is_some());
+    assert_eq!(text_mappings(late, *late_base), 1);
+    let between = late_base + 12 * PAGE_SIZE;
+    assert_eq!(late.load(between), guest.load(base + 12 * PAGE_SIZE));
+    // A parent follows when it forks.
+    let child = guest.fork();
+    for process in [&guest, &child] {
+        assert!(slot_of(process, base + SITE).is_some() && slot_of(process, base + FAR_SITE).is_some());
+        assert_eq!(text_mappings(process, base), 1);
+    }
+    // One more site cuts its run out, for those who meet it and for those who come.
+    teach(late, late_base + PAIR_SITE);
+    assert_eq!(text_mappings(late, *late_base), 2);
+    let (next, next_base) = sandbox.process();
+    for site in [SITE, PAIR_SITE, FAR_SITE] {
+        assert_eq!(next.load(next_base + site).unwrap().to_le_bytes()[0], 0xe9);
+    }
     assert!(slot_of(&guest, base + SITE).is_some());
 }
 
