@@ -279,7 +279,7 @@ const HOST_CALLS: &[HostCallRule] = &[
     HostCallRule {
         nr: libc::SYS_sched_setaffinity,
         args: &[],
-        reason: "systrap: move a stub thread off the CPU on which its kernel thread will watch for its calls; before Linux 6.6, keep it there",
+        reason: "systrap: move a stub thread off the CPU on which its kernel thread will watch for its calls, and a child's host thread off its parent's; before Linux 6.6, keep stub threads there",
     },
     HostCallRule { nr: libc::SYS_getcpu, args: &[], reason: "systrap: as above, where the vDSO does not answer" },
 ];

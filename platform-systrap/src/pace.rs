@@ -276,8 +276,9 @@ impl Pace {
         if seat.watch(cores) {
             if soon {
                 self.promise = Promise::Believed;
-                // There may have been none yet.
-                self.requested = ticks();
+                if self.tally.calls == 0 {
+                    self.requested = ticks();
+                }
             }
             return self.begin(seat, cores);
         }

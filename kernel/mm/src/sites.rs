@@ -237,24 +237,18 @@ impl State {
         let mut batch = Batch::default();
         for at in 0..self.areas.len() {
             let Some(area) = self.areas.get(at).cloned() else { break };
-            let text: Vec<(AddrRange, Vma)> = self
-                .vmas
-                .iter()
-                .filter(|(range, vma)| {
-                    let file = vma.file.as_ref().filter(|file| file.object.id() == area.object);
-                    vma.is_patchable() && file.is_some_and(|file| range.start.0.wrapping_sub(file.offset) == area.origin)
-                })
-                .map(|(range, vma)| (range, vma.clone()))
-                .collect();
-            let Some((first, vma)) = text.first() else { continue };
-            let joins = area.image.settle(|| Self::text_source(*first, vma));
+            let joins = area.image.settle(|| {
+                let (range, vma) = self.text_of(&area).next()?;
+                Self::text_source(range, vma)
+            });
             if joins == area.joins {
                 continue;
             }
-            for (range, vma) in &text {
-                let offset = vma.offset_of(*range, range.start);
-                self.adopt(&area, *range, offset, offset.saturating_add(range.len()), &mut batch);
-                self.install_patched(*range, vma, &mut batch);
+            let text: Vec<_> = self.text_of(&area).map(|(range, vma)| (range, vma.clone())).collect();
+            for (range, vma) in text {
+                let offset = vma.offset_of(range, range.start);
+                self.adopt(&area, range, offset, offset.saturating_add(range.len()), &mut batch);
+                self.install_patched(range, &vma, &mut batch);
             }
             if let Some(area) = self.areas.get_mut(at) {
                 area.joins = joins;
@@ -262,6 +256,14 @@ impl State {
         }
         // A dead address space is noticed by the tasks in it.
         let _ = self.commit(batch);
+    }
+
+    /// The patchable VMAs that an area is for.
+    fn text_of<'a>(&'a self, area: &'a Area) -> impl Iterator<Item = (AddrRange, &'a Vma)> {
+        self.vmas.iter().filter(|(range, vma)| {
+            let file = vma.file.as_ref().filter(|file| file.object.id() == area.object);
+            vma.is_patchable() && file.is_some_and(|file| range.start.0.wrapping_sub(file.offset) == area.origin)
+        })
     }
 
     /// A free place for the slots of `text`. It should have the same distance in each process, so it hangs on the file.

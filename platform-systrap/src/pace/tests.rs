@@ -66,6 +66,35 @@ fn quick_calls_begin_to_watch_and_slow_ones_do_not() {
 }
 
 #[test]
+fn who_promises_many_calls_watches_at_once_until_that_is_in_vain_too_often() {
+    let cores = cores(2);
+    let mut begun = Vec::new();
+    let mut child = |calls: u32| {
+        let mut task = Task::new(&cores);
+        task.pace.expect_calls();
+        begun.push(task.call(&cores, 1_000) == Plan::Begin);
+        for _ in 0..calls {
+            task.call(&cores, 1_000);
+        }
+        task.seat.sleep(&cores);
+        // What the sleep makes of the stretch.
+        task.call(&cores, 1_000);
+        task.seat.sleep(&cores);
+    };
+    (0..10).for_each(|_| child(2 * WORTH));
+    (0..40).for_each(|_| child(2));
+    let (good, bad) = begun.split_at(10);
+    assert!(good.iter().all(|&at_once| at_once));
+    let tried = bad.iter().filter(|&&at_once| at_once).count();
+    assert!((4..10).contains(&tried), "{tried} of 40");
+    // Nor is it believed while another task has the other core.
+    let (mut busy, mut late) = (Task::new(&cores), Task::new(&cores));
+    busy.call(&cores, 1_000);
+    late.pace.expect_calls();
+    assert_eq!(late.call(&cores, 1_000), Plan::Sleep);
+}
+
+#[test]
 fn nobody_watches_without_a_free_core() {
     let one = cores(1);
     let mut alone = Task::new(&one);
