@@ -204,7 +204,15 @@ impl Pipe {
     }
 
     fn open_end(self: &Arc<Self>, reads: bool, writes: bool) -> PipeEnd {
+        self.open_side(reads, writes).0
+    }
+
+    /// An end, and the other side that an open waits for. In one step: one who waits there for us may be gone, with all that
+    /// it had to say, as soon as we are seen.
+    fn open_side(self: &Arc<Self>, reads: bool, writes: bool) -> (PipeEnd, OtherSide<'_>) {
         let mut state = self.state.lock();
+        let (opens, present) =
+            if reads { (state.writer_opens, state.writers > 0) } else { (state.reader_opens, state.readers > 0) };
         if reads {
             state.readers += 1;
             state.reader_opens += 1;
@@ -215,7 +223,8 @@ impl Pipe {
         }
         let writers_before = state.writer_opens;
         drop(state);
-        PipeEnd { pipe: Arc::clone(self), reads, writes, writers_before }
+        let end = PipeEnd { pipe: Arc::clone(self), reads, writes, writers_before };
+        (end, OtherSide { pipe: self, writer: reads, seen: (!present).then_some(opens) })
     }
 
     fn close_end(&self, end: &PipeEnd) {
@@ -470,19 +479,17 @@ pub fn create(uid: Uid, gid: Gid, flags: OpenFlags) -> (Arc<File>, Arc<File>) {
 /// Waits for the other side of a FIFO to be opened.
 struct OtherSide<'a> {
     pipe: &'a Pipe,
-    /// Whether a writer is waited for, and the count of opens to be passed.
+    /// Whether a writer is waited for, and the count of opens to be passed; none when it was there already.
     writer: bool,
-    seen: u64,
+    seen: Option<u64>,
 }
 
 impl OtherSide<'_> {
     fn came(&self) -> bool {
+        let Some(seen) = self.seen else { return true };
         let state = self.pipe.state.lock();
-        if self.writer {
-            state.writers > 0 || state.writer_opens > self.seen
-        } else {
-            state.readers > 0 || state.reader_opens > self.seen
-        }
+        let opens = if self.writer { state.writer_opens } else { state.reader_opens };
+        opens > seen
     }
 }
 
@@ -508,15 +515,10 @@ pub(crate) fn open_fifo(ctx: &Context<'_>, place: Path, flags: OpenFlags) -> Res
     if !unnamed && writes && !reads && nonblocking && pipe.state.lock().readers == 0 {
         return Err(Errno::ENXIO);
     }
-    let seen = {
-        let state = pipe.state.lock();
-        if reads { state.writer_opens } else { state.reader_opens }
-    };
     // Dropped again on error, which tells the others.
-    let end = pipe.open_end(reads, writes);
+    let (end, other) = pipe.open_side(reads, writes);
     pipe.queue.wake(EventMask::all());
     if reads != writes && !nonblocking && !unnamed {
-        let other = OtherSide { pipe: &pipe, writer: reads, seen };
         while !other.came() {
             ctx.blocker.wait(&other, EventMask::READABLE | EventMask::WRITABLE)?;
         }

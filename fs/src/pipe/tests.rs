@@ -43,6 +43,21 @@ fn ends_and_errors() {
     assert_eq!(write(&pipe, b"x"), Err(Errno::EPIPE));
 }
 
+/// A FIFO's reader waited for ever for a writer that had waited for it, and was gone when it looked.
+#[test]
+fn an_open_counts_the_other_side_that_is_gone_already() {
+    let pipe = Arc::new(Pipe::new());
+    let (writer, reader_to_come) = pipe.open_side(false, true);
+    assert!(!reader_to_come.came());
+    let (reader, writer_to_come) = pipe.open_side(true, false);
+    assert!(reader_to_come.came());
+    drop(writer);
+    assert!(writer_to_come.came());
+    drop(reader);
+    let (_late, writer_to_come) = pipe.open_side(true, false);
+    assert!(!writer_to_come.came(), "the one before does not count");
+}
+
 #[test]
 fn small_writes_are_atomic_and_large_ones_partial() {
     let (pipe, _reader, _writer) = pipe_with_ends();
