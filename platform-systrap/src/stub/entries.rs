@@ -21,7 +21,7 @@ mod labels {
 pub(crate) struct Entries {
     /// Handler of synchronous signals.
     pub(crate) trap: u64,
-    /// Handler of [`KICK_SIGNAL`].
+    /// Handler of [`crate::layout::KICK_SIGNAL`].
     pub(crate) kick: u64,
     /// Where the zygote starts.
     pub(crate) zygote: u64,
