@@ -10,8 +10,10 @@ mod fuzz;
 mod fuzz_guest;
 mod load;
 mod programs;
+mod progress;
 mod run;
 mod scenarios;
+mod suites;
 mod test;
 mod tidy;
 mod vm;
@@ -38,6 +40,7 @@ enum Command {
     Ci(ci::Ci),
     Fuzz(fuzz::Fuzz),
     FuzzGuest(fuzz_guest::FuzzGuest),
+    Ltp(suites::ltp::Ltp),
     Vm(vm::Vm),
 }
 
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Ci(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Fuzz(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::FuzzGuest(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Ltp(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Vm(command) => command.run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

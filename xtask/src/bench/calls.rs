@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result};
 
 use super::Plan;
 use super::processes;
-use super::progress::Progress;
 use super::results::{Results, Unit};
 use super::sides::{Sides, interleaved};
 use crate::build;
 use crate::cargo::{cargo, check, output, target_dir};
+use crate::progress::Progress;
 
 /// The package of the programs below.
 const PACKAGE: &str = "casemate-bench-calls";

@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Plan;
 use super::calls::Guest;
-use super::progress::Progress;
 use super::sides::{Side, Sides};
+use crate::progress::Progress;
 
 /// Operations of the first run, after which a policy has settled, and of the second.
 const OPERATIONS: (u32, u32) = (500, 2500);

@@ -8,10 +8,10 @@ use anyhow::Result;
 use super::Plan;
 use super::calls::Guest;
 use super::processes::{pss_kb, switches};
-use super::progress::Progress;
 use super::results::{Results, Unit};
 use super::session::Session;
 use super::sides::{Side, Sides, interleaved};
+use crate::progress::Progress;
 
 /// How long after its last work a sandbox counts as idle.
 const SETTLE: Duration = Duration::from_secs(2);

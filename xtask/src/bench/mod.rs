@@ -17,7 +17,6 @@ mod host_calls;
 mod idle;
 mod processes;
 mod programs;
-mod progress;
 mod report;
 mod results;
 mod session;
@@ -33,7 +32,7 @@ use clap::Args;
 
 use crate::build::Build;
 use crate::cargo::{root, target_dir};
-use progress::Progress;
+use crate::progress::Progress;
 use results::Results;
 use sides::Sides;
 

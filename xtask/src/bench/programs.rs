@@ -14,10 +14,10 @@ use anyhow::{Context as _, Result};
 use super::Plan;
 use super::calls::Guest;
 use super::processes::finish;
-use super::progress::Progress;
 use super::results::{Results, Unit};
 use super::session::Session;
 use super::sides::{Side, Sides, interleaved};
+use crate::progress::Progress;
 
 /// One program: its name, the command, and what must be there to run it. `@` is the scratch directory.
 struct Program {

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::processes::{Holdings, holdings, switches};
-use super::progress::Progress;
 use super::session::Session;
 use super::sides::{Side, Sides};
 use super::{calls, programs};
+use crate::progress::Progress;
 
 /// How long a sandbox gets to put away what its last program left, and how long it must then sleep.
 const SETTLE: Duration = Duration::from_secs(3);
