@@ -28,6 +28,12 @@ pub(crate) const THREAD_PARTS: LockClass = LockClass::new("thread.parts", 1300);
 pub(crate) const FUTEX: LockClass = LockClass::new("kernel.futex", 1500);
 /// A family of System V IPC objects; no two are held at a time.
 pub(crate) const IPC: LockClass = LockClass::new("kernel.ipc", 1600);
+/// A POSIX message queue; a leaf.
+pub(crate) const MQUEUE: LockClass = LockClass::leaf("kernel.mqueue");
+/// The names of POSIX message queues; a queue's room is charged inside.
+pub(crate) const MQUEUE_NAMES: LockClass = LockClass::new("kernel.mqueue_names", 3030);
+/// Bytes of POSIX message queues by user.
+pub(crate) const MQUEUE_QUOTA: LockClass = LockClass::new("kernel.mqueue_quota", 3040);
 /// A descriptor table.
 pub(crate) const FD_TABLE: LockClass = LockClass::new("kernel.fdtable", 3000);
 /// Root, working directory and umask.

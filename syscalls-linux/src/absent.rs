@@ -129,19 +129,6 @@ syscalls! {
     /// Lists mounts.
     listmount [458, 458] Unsupported(ENOSYS, "newer than most programs; /proc/self/mountinfo tells")(Addr, Addr, Ulong, Hex);
 
-    /// Opens a POSIX message queue.
-    mq_open [240, 180] Unsupported(ENOSYS, "as without CONFIG_POSIX_MQUEUE")(Str, Hex, Mode, Addr);
-    /// Removes a POSIX message queue.
-    mq_unlink [241, 181] Unsupported(ENOSYS, "as without CONFIG_POSIX_MQUEUE")(Str);
-    /// Sends to a POSIX message queue.
-    mq_timedsend [242, 182] Unsupported(ENOSYS, "as without CONFIG_POSIX_MQUEUE")(Fd, Addr, Ulong, Uint, Addr);
-    /// Receives from a POSIX message queue.
-    mq_timedreceive [243, 183] Unsupported(ENOSYS, "as without CONFIG_POSIX_MQUEUE")(Fd, Addr, Ulong, Addr, Addr);
-    /// Asks to be told of a message's arrival.
-    mq_notify [244, 184] Unsupported(ENOSYS, "as without CONFIG_POSIX_MQUEUE")(Fd, Addr);
-    /// Gets and sets attributes of a POSIX message queue.
-    mq_getsetattr [245, 185] Unsupported(ENOSYS, "as without CONFIG_POSIX_MQUEUE")(Fd, Addr, Addr);
-
     /// Moves pages between nodes.
     move_pages [279, 239] Unsupported(ENOSYS, "as without CONFIG_NUMA")(Int, Ulong, Addr, Addr, Addr, Hex);
 

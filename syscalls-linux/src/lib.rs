@@ -24,6 +24,7 @@ mod inotify;
 mod limits;
 mod mem;
 mod memory;
+mod mqueue;
 mod names;
 mod numa;
 mod poll;
@@ -62,6 +63,7 @@ pub static TABLE: [Option<&'static SyscallDef>; NUMBERS] = by_number(&[
     inotify::ROWS,
     limits::ROWS,
     memory::ROWS,
+    mqueue::ROWS,
     names::ROWS,
     numa::ROWS,
     poll::ROWS,

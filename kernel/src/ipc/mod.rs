@@ -1,12 +1,13 @@
-//! System V IPC: shared memory, semaphore sets and message queues, `sysvipc(7)`.
+//! System V IPC (shared memory, semaphore sets and message queues, `sysvipc(7)`) and POSIX message queues ([`mqueue`]).
 //!
-//! Each family is one table behind one lock: [`Segments`], [`Semaphores`], [`Queues`]. What they have in common (ids,
+//! Each System V family is one table behind one lock: [`Segments`], [`Semaphores`], [`Queues`]. What they have in common (ids,
 //! keys, permissions) is in `table` and `perm`. Those who sleep hold only the wait queue of what they sleep on and look
 //! their object up again after each wake, so that a removal is seen as `EIDRM`.
 //!
 //! **Invariants.** No lock of this module is held while guest memory is touched or a task sleeps. What all objects of a
 //! family hold together is bounded, whatever guests create.
 
+pub mod mqueue;
 mod msg;
 mod perm;
 mod sem;
@@ -24,16 +25,17 @@ pub use sem::{SEMMNI, SEMMNS, SEMMSL, SEMOPM, SEMVMX, SemOp, SemTotals, Semaphor
 pub use shm::{Attached, Locking, SHMMAX, SHMMNI, SegmentInfo, SegmentTotals, Segments};
 pub use table::{IPCMNI, Named};
 
-/// What System V IPC there is.
+/// What IPC there is.
 pub struct Ipc {
     shm: Segments,
     sem: Semaphores,
     msg: Queues,
+    mqueues: mqueue::Mqueues,
 }
 
 impl Ipc {
     pub(crate) fn new() -> Self {
-        Self { shm: Segments::new(), sem: Semaphores::new(), msg: Queues::new() }
+        Self { shm: Segments::new(), sem: Semaphores::new(), msg: Queues::new(), mqueues: mqueue::Mqueues::new() }
     }
 
     /// Shared memory.
@@ -49,6 +51,11 @@ impl Ipc {
     /// Message queues.
     pub fn msg(&self) -> &Queues {
         &self.msg
+    }
+
+    /// POSIX message queues.
+    pub fn mqueues(&self) -> &mqueue::Mqueues {
+        &self.mqueues
     }
 }
 

@@ -11,6 +11,7 @@ use fs::kernfs::{Content, Owned, StaticDir, Tree};
 use fs::vfs::Inode;
 
 use super::{Proc, ROOT_INO};
+use crate::ipc::mqueue::Knob;
 use crate::ipc::{SEMMNI, SEMMNS, SEMMSL, SEMOPM};
 use crate::kernel::Kernel;
 
@@ -81,6 +82,7 @@ pub(super) fn directory(proc: &Proc) -> Inode {
         let mut dir = folder.fill(&rows);
         match name {
             "kernel" => dir = dir.with("hostname", hostname(proc, folder.ino)),
+            "fs" => dir = dir.with("mqueue", mqueue(proc, folder.ino)),
             "vm" => dir = dir.with("drop_caches", drop_caches(proc, folder.ino)),
             _ => {}
         }
@@ -147,6 +149,35 @@ impl Content for Hostname {
         }
         let name = bytes.split(|&b| b == b'\n' || b == 0).next().unwrap_or_default();
         self.proc.kernel()?.set_hostname(name)
+    }
+}
+
+/// `/proc/sys/fs/mqueue`.
+fn mqueue(proc: &Proc, parent: u64) -> Inode {
+    let ino = Tree::ino(parent, b"mqueue");
+    let dir = Knob::ALL.into_iter().fold(StaticDir::new(), |dir, (name, knob)| {
+        let content = MqueueKnob { proc: proc.clone(), knob };
+        dir.with(name, proc.tree.file(Tree::ino(ino, name.as_bytes()), 0o644, content))
+    });
+    proc.tree.dir(ino, 0o555, dir)
+}
+
+struct MqueueKnob {
+    proc: Proc,
+    knob: Knob,
+}
+
+impl Owned for MqueueKnob {}
+
+impl Content for MqueueKnob {
+    fn render(&self, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+        Ok(format!("{}\n", self.proc.kernel()?.ipc().mqueues().knob(self.knob)).into_bytes())
+    }
+
+    fn write(&self, _ctx: &Context<'_>, bytes: &[u8]) -> Result<(), Errno> {
+        let text = std::str::from_utf8(bytes.trim_ascii()).map_err(|_| Errno::EINVAL)?;
+        let value = text.parse().map_err(|_| Errno::EINVAL)?;
+        self.proc.kernel()?.ipc().mqueues().set_knob(self.knob, value)
     }
 }
 

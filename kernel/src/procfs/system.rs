@@ -32,7 +32,8 @@ const FILES: &[(&str, Render)] = &[
 ];
 
 const DEVICES: &str = "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n";
-const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\toverlay\nnodev\tdevpts\n";
+const FILESYSTEMS: &str =
+    "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\toverlay\nnodev\tdevpts\nnodev\tmqueue\n";
 
 /// The directory's fixed entries.
 pub(super) fn entries(proc: &Proc) -> StaticDir {

@@ -16,7 +16,7 @@ use abi::fs::OpenFlags;
 use auth::{Gid, Uid};
 use fs::Context;
 use fs::compose::{Composer, Looks};
-use fs::vfs::{At, Filesystem, LookupFlags, Mount, MountNs, MountOptions, OpenHow, Path};
+use fs::vfs::{At, Filesystem, LookupFlags, Mount, MountNs, MountOptions, OpenHow, Path, Superblock};
 
 use crate::config::RunConfig;
 use crate::failure::{Failure, Outcome, describe};
@@ -134,6 +134,13 @@ impl<'a> Tree<'a> {
         let source = fs.type_name().to_owned();
         self.ns.mount_fs(&place, fs, source.as_bytes(), options).map_err(|errno| wrong(path, errno))?;
         Ok(())
+    }
+
+    /// Mounts a file system that is in use already at `path`.
+    pub(super) fn mount_more(&self, path: &str, of: &Arc<Superblock>, options: MountOptions) -> Outcome<()> {
+        let place = self.directory(HostPath::new(path)).map_err(|errno| wrong(path, errno))?;
+        let mount = Mount::new(of, of.fs().type_name().as_bytes(), options);
+        self.ns.mount(&place, mount).map_err(|errno| wrong(path, errno))
     }
 
     /// Fills the tmpfs at `/dev`.

@@ -55,6 +55,7 @@ impl FromHost {
         tree.mount("/dev", tmpfs(0o755)?, dev)?;
         tree.populate_dev()?;
         tree.mount("/dev/shm", tmpfs(0o1777)?, PLAIN & !MountOptions::NOEXEC)?;
+        tree.mount_more("/dev/mqueue", kernel.ipc().mqueues().superblock(), PLAIN & !MountOptions::RELATIME)?;
         tree.mount("/proc", kernel::procfs::filesystem(kernel), PLAIN)?;
         tree.mount("/sys", kernel::sysfs::filesystem(kernel), PLAIN | MountOptions::READ_ONLY)?;
         match root {

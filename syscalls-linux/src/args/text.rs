@@ -7,7 +7,7 @@ use abi::clone::CloneArgs;
 use abi::epoll::{EpollEvent, EpollEvents};
 use abi::fs::{OpenHow, Utimbuf};
 use abi::futex::FutexWaitv;
-use abi::ipc::Sembuf;
+use abi::ipc::{MqAttr, Sembuf};
 use abi::poll::{PollEvents, PollFd};
 use abi::resource::{Rlimit, Rusage};
 use abi::sched::{SchedAttr, SchedParam};
@@ -271,4 +271,4 @@ impl Text for Utsname {
 macro_rules! as_debug {
     ($($ty:ty)*) => { $(impl Text for $ty {})* };
 }
-as_debug!(CapData CapHeader FutexWaitv Msghdr Rusage Sembuf Statfs Sysinfo Utimbuf SchedAttr SchedParam SigEvent SigSetArgument Timex Timezone Tms);
+as_debug!(CapData CapHeader FutexWaitv MqAttr Msghdr Rusage Sembuf Statfs Sysinfo Utimbuf SchedAttr SchedParam SigEvent SigSetArgument Timex Timezone Tms);

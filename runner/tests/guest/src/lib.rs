@@ -142,6 +142,8 @@ pub mod nr {
         lremovexattr SYS_lremovexattr lseek SYS_lseek lsetxattr SYS_lsetxattr lstat SYS_lstat madvise SYS_madvise
         membarrier SYS_membarrier memfd_create SYS_memfd_create mincore SYS_mincore mkdir SYS_mkdir mkdirat SYS_mkdirat
         mknod SYS_mknod mknodat SYS_mknodat mlock SYS_mlock mlock2 SYS_mlock2 mlockall SYS_mlockall mmap SYS_mmap
+        mq_getsetattr SYS_mq_getsetattr mq_notify SYS_mq_notify mq_open SYS_mq_open
+        mq_timedreceive SYS_mq_timedreceive mq_timedsend SYS_mq_timedsend mq_unlink SYS_mq_unlink
         mprotect SYS_mprotect mremap SYS_mremap mseal SYS_mseal msync SYS_msync munlock SYS_munlock
         munlockall SYS_munlockall munmap SYS_munmap nanosleep SYS_nanosleep newfstatat SYS_newfstatat open SYS_open
         openat SYS_openat openat2 SYS_openat2 pause SYS_pause personality SYS_personality pidfd_getfd SYS_pidfd_getfd
