@@ -14,6 +14,7 @@ mod measure;
 mod memory;
 mod serve;
 mod sites;
+mod storm;
 mod tasks;
 mod wakes;
 
@@ -25,9 +26,17 @@ use measure::{Harness, Measure};
 
 /// All measures, cheap ones first, those that grow the process last.
 fn measures() -> impl Iterator<Item = &'static Measure> {
-    [calls::MEASURES, sites::MEASURES, files::MEASURES, wakes::MEASURES, memory::MEASURES, tasks::MEASURES]
-        .into_iter()
-        .flatten()
+    [
+        calls::MEASURES,
+        sites::MEASURES,
+        files::MEASURES,
+        wakes::MEASURES,
+        memory::MEASURES,
+        tasks::MEASURES,
+        storm::MEASURES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 fn main() -> ExitCode {
