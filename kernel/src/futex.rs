@@ -9,6 +9,7 @@
 //! sleeps: its place is read again after the lock is taken.
 
 mod pi;
+mod requeue;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -36,6 +37,7 @@ use crate::task::{Blocked, Task};
 pub use mm::Sharing;
 
 use pi::PiWait;
+use requeue::Proxy;
 
 /// Number of buckets; a power of two.
 const BUCKETS: usize = 256;
@@ -52,9 +54,16 @@ struct Sleeper {
     who: Arc<dyn Waiter>,
     /// It waits for the word's owner, not for a wake.
     pi: Option<PiWait>,
+    /// It waits to be moved to a word with an owner, not for a wake.
+    proxy: Option<Proxy>,
 }
 
 impl Sleeper {
+    /// Waits for nothing but a wake.
+    fn is_plain(&self) -> bool {
+        self.pi.is_none() && self.proxy.is_none()
+    }
+
     fn is_woken(&self) -> bool {
         // Acquire pairs with the Release in `Sleeper::mark`.
         self.woken.load(Ordering::Acquire)
@@ -159,19 +168,37 @@ impl FutexTable {
         &self.buckets[self.index(key)]
     }
 
-    /// Wakes at most `count` of those who sleep on `word` with a bit of `bitset`; says how many.
+    /// Calls `op` with the buckets of two keys locked; one bucket if it is the same.
+    fn with_both<T>(
+        &self,
+        first: FutexKey,
+        second: FutexKey,
+        op: impl FnOnce(&mut Vec<Arc<Sleeper>>, Option<&mut Vec<Arc<Sleeper>>>) -> T,
+    ) -> T {
+        let (first_at, second_at) = (self.index(first), self.index(second));
+        let mut low = self.buckets[first_at.min(second_at)].lock();
+        let mut high = (first_at != second_at).then(|| self.buckets[first_at.max(second_at)].lock_nested());
+        match &mut high {
+            None => op(&mut low, None),
+            Some(high) if first_at < second_at => op(&mut low, Some(high)),
+            Some(high) => op(high, Some(&mut low)),
+        }
+    }
+
+    /// Wakes at most `count` of those who sleep on `word` with a bit of `bitset`; says how many. `EINVAL` at one that waits
+    /// for the word's owner.
     pub fn wake(&self, mm: &Mm, word: Word, count: u32, bitset: u32) -> Result<u32, Errno> {
         if bitset == 0 {
             return Err(Errno::EINVAL);
         }
-        Ok(self.wake_key(word.key(mm)?, count, bitset))
+        self.wake_key(word.key(mm)?, count, bitset)
     }
 
-    fn wake_key(&self, key: FutexKey, count: u32, bitset: u32) -> u32 {
+    fn wake_key(&self, key: FutexKey, count: u32, bitset: u32) -> Result<u32, Errno> {
         let mut woken = Woken::new();
-        take(&mut self.bucket(key).lock(), key, count, bitset, &mut woken);
+        let taken = take(&mut self.bucket(key).lock(), key, count, bitset, &mut woken);
         wake_all(&woken);
-        u32::try_from(woken.len()).unwrap_or(u32::MAX)
+        taken.map(|()| u32::try_from(woken.len()).unwrap_or(u32::MAX))
     }
 
     /// Wakes at most `wake` of those on `from` and moves at most `moved` others to `to`; says how many in both ways.
@@ -185,45 +212,41 @@ impl FutexTable {
         compare: Compare,
     ) -> Result<u32, Errno> {
         let (from_key, to_key) = (from.key(mm)?, to.key(mm)?);
-        let (from_at, to_at) = (self.index(from_key), self.index(to_key));
-        let mut woken = Woken::new();
-        let mut count = 0;
-        {
-            let mut first = self.buckets[from_at.min(to_at)].lock();
-            let mut second = (from_at != to_at).then(|| self.buckets[from_at.max(to_at)].lock_nested());
+        let (mut woken, mut count) = (Woken::new(), 0);
+        let taken = self.with_both(from_key, to_key, |source, target| {
             if let Compare::Value(expected) = compare
                 && mm.load_u32(from.addr)? != expected
             {
                 return Err(Errno::EAGAIN);
             }
-            let (source, target) = match &mut second {
-                None => (&mut first, None),
-                Some(second) if from_at < to_at => (&mut first, Some(second)),
-                Some(second) => (second, Some(&mut first)),
+            take(source, from_key, wake, FUTEX_BITSET_MATCH_ANY, &mut woken)?;
+            if from_key == to_key {
+                return Ok(());
+            }
+            let mut unfit = false;
+            let mut goes = |sleeper: &Arc<Sleeper>| {
+                let mut place = sleeper.place.lock();
+                let meant = count < moved && !unfit && *place == from_key;
+                unfit |= meant && !sleeper.is_plain();
+                let goes = meant && !unfit;
+                if goes {
+                    *place = to_key;
+                    count += 1;
+                }
+                goes
             };
-            take(source, from_key, wake, FUTEX_BITSET_MATCH_ANY, &mut woken);
-            if from_key != to_key {
-                let mut goes = |sleeper: &Arc<Sleeper>| {
-                    let mut place = sleeper.place.lock();
-                    let goes = count < moved && sleeper.pi.is_none() && *place == from_key;
-                    if goes {
-                        *place = to_key;
-                        count += 1;
-                    }
-                    goes
-                };
-                match target {
-                    Some(target) => target.extend(source.extract_if(.., |sleeper| goes(sleeper))),
-                    None => {
-                        for sleeper in source.iter() {
-                            goes(sleeper);
-                        }
+            match target {
+                Some(target) => target.extend(source.extract_if(.., |sleeper| goes(sleeper))),
+                None => {
+                    for sleeper in source.iter() {
+                        goes(sleeper);
                     }
                 }
             }
-        }
+            if unfit { Err(Errno::EINVAL) } else { Ok(()) }
+        });
         wake_all(&woken);
-        Ok(count.saturating_add(u32::try_from(woken.len()).unwrap_or(u32::MAX)))
+        taken.map(|()| count.saturating_add(u32::try_from(woken.len()).unwrap_or(u32::MAX)))
     }
 
     /// `FUTEX_WAKE_OP`: changes `second` as `operation` says, wakes `wake` on `first`, and `wake_second` on `second` if its
@@ -240,9 +263,9 @@ impl FutexTable {
         let (first_key, second_key) = (first.key(mm)?, second.key(mm)?);
         let operation = Operation::decode(operation)?;
         let old = mm.fetch_update_u32(second.addr, &|word| operation.apply(word))?;
-        let mut count = self.wake_key(first_key, wake, FUTEX_BITSET_MATCH_ANY);
+        let mut count = self.wake_key(first_key, wake, FUTEX_BITSET_MATCH_ANY)?;
         if operation.holds(old) {
-            count = count.saturating_add(self.wake_key(second_key, wake_second, FUTEX_BITSET_MATCH_ANY));
+            count = count.saturating_add(self.wake_key(second_key, wake_second, FUTEX_BITSET_MATCH_ANY)?);
         }
         Ok(count)
     }
@@ -256,9 +279,22 @@ impl FutexTable {
         bitset: u32,
         who: Arc<dyn Waiter>,
     ) -> Result<Arc<Sleeper>, Errno> {
+        self.enqueue_as(mm, word, value, bitset, who, None)
+    }
+
+    /// As [`Self::enqueue`], of one that waits to be moved if it has a `proxy`.
+    fn enqueue_as(
+        &self,
+        mm: &Mm,
+        word: Word,
+        value: u32,
+        bitset: u32,
+        who: Arc<dyn Waiter>,
+        proxy: Option<Proxy>,
+    ) -> Result<Arc<Sleeper>, Errno> {
         let key = word.key(mm)?;
-        let sleeper =
-            Arc::new(Sleeper { bitset, woken: AtomicBool::new(false), place: Mutex::new(PLACE, key), who, pi: None });
+        let (woken, place) = (AtomicBool::new(false), Mutex::new(PLACE, key));
+        let sleeper = Arc::new(Sleeper { bitset, woken, place, who, pi: None, proxy });
         let mut bucket = self.bucket(key).lock();
         if mm.load_u32(word.addr)? != value {
             return Err(Errno::EAGAIN);
@@ -295,11 +331,25 @@ impl Default for FutexTable {
     }
 }
 
-/// Marks at most `count` sleepers on `key` as woken and takes them out of `bucket`, in the order they came.
-fn take(bucket: &mut Vec<Arc<Sleeper>>, key: FutexKey, count: u32, bitset: u32, woken: &mut Woken) {
-    let mut left = count;
+/// Marks at most `count` sleepers on `key` as woken and takes them out of `bucket`, in the order they came; `EINVAL` at the
+/// first that waits for something else than a wake.
+fn take(
+    bucket: &mut Vec<Arc<Sleeper>>,
+    key: FutexKey,
+    count: u32,
+    bitset: u32,
+    woken: &mut Woken,
+) -> Result<(), Errno> {
+    let (mut left, mut unfit) = (count, false);
     bucket.retain(|sleeper| {
-        if left == 0 || sleeper.pi.is_some() || sleeper.bitset & bitset == 0 || *sleeper.place.lock() != key {
+        if left == 0 || unfit || *sleeper.place.lock() != key {
+            return true;
+        }
+        if !sleeper.is_plain() {
+            unfit = true;
+            return true;
+        }
+        if sleeper.bitset & bitset == 0 {
             return true;
         }
         left -= 1;
@@ -307,6 +357,7 @@ fn take(bucket: &mut Vec<Arc<Sleeper>>, key: FutexKey, count: u32, bitset: u32, 
         woken.push(Arc::clone(sleeper));
         false
     });
+    if unfit { Err(Errno::EINVAL) } else { Ok(()) }
 }
 
 /// What `FUTEX_WAKE_OP` does to the second word and asks of its old value.
@@ -447,25 +498,39 @@ fn walk_robust_list(table: &FutexTable, mm: &Mm, at: Addr, tid: Tid) -> Result<(
         // The next is read first: a released word may be freed by its new owner.
         let next: Result<u64, Errno> = UserPtr::new(Addr(entry & !1)).read(mm);
         if entry & !1 != pending & !1 {
-            release_dead(table, mm, word(entry), tid)?;
+            release_dead(table, mm, word(entry), tid, Kind::of(entry))?;
         }
         entry = next?;
     }
     if pending & !1 == 0 {
         return Ok(());
     }
-    let inherits = pending & 1 != 0;
-    if !inherits && mm.load_u32(word(pending))? & FUTEX_TID_MASK == 0 {
+    let kind = Kind::of(pending);
+    if kind == Kind::Plain && mm.load_u32(word(pending))? & FUTEX_TID_MASK == 0 {
         // It died after it gave the word back and before it woke the next, or woken and before it took the word.
         let word = Word { addr: word(pending), sharing: Sharing::Shared };
         table.wake(mm, word, 1, FUTEX_BITSET_MATCH_ANY)?;
         return Ok(());
     }
-    release_dead(table, mm, word(pending), tid)
+    release_dead(table, mm, word(pending), tid, kind)
+}
+
+/// What an entry of a robust list says of its word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// Its waiters wait for its owner: [`FutexTable::owner_ends`] is theirs.
+    Owned,
+}
+
+impl Kind {
+    fn of(entry: u64) -> Self {
+        if entry & 1 == 0 { Self::Plain } else { Self::Owned }
+    }
 }
 
 /// Marks the word as its owner's who died, and wakes one who waits for it.
-fn release_dead(table: &FutexTable, mm: &Mm, addr: Addr, tid: Tid) -> Result<(), Errno> {
+fn release_dead(table: &FutexTable, mm: &Mm, addr: Addr, tid: Tid, kind: Kind) -> Result<(), Errno> {
     if !addr.0.is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
@@ -480,8 +545,9 @@ fn release_dead(table: &FutexTable, mm: &Mm, addr: Addr, tid: Tid) -> Result<(),
             Err(now) => old = now,
         }
     }
-    if old & FUTEX_WAITERS != 0 {
-        table.wake(mm, Word { addr, sharing: Sharing::Shared }, 1, FUTEX_BITSET_MATCH_ANY)?;
+    if kind == Kind::Plain && old & FUTEX_WAITERS != 0 {
+        // Waiters of another kind are no reason to leave the rest of the list.
+        let _ = table.wake(mm, Word { addr, sharing: Sharing::Shared }, 1, FUTEX_BITSET_MATCH_ANY);
     }
     Ok(())
 }

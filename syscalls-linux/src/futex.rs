@@ -2,9 +2,10 @@
 
 use abi::Errno;
 use abi::futex::{
-    FUTEX_BITSET_MATCH_ANY, FUTEX_CLOCK_REALTIME, FUTEX_CMD_MASK, FUTEX_CMP_REQUEUE, FUTEX_LOCK_PI, FUTEX_LOCK_PI2,
-    FUTEX_PRIVATE_FLAG, FUTEX_REQUEUE, FUTEX_TRYLOCK_PI, FUTEX_UNLOCK_PI, FUTEX_WAIT, FUTEX_WAIT_BITSET,
-    FUTEX_WAITV_MAX, FUTEX_WAKE, FUTEX_WAKE_BITSET, FUTEX_WAKE_OP, FUTEX2_PRIVATE, FUTEX2_SIZE_U32, FutexWaitv,
+    FUTEX_BITSET_MATCH_ANY, FUTEX_CLOCK_REALTIME, FUTEX_CMD_MASK, FUTEX_CMP_REQUEUE, FUTEX_CMP_REQUEUE_PI,
+    FUTEX_LOCK_PI, FUTEX_LOCK_PI2, FUTEX_PRIVATE_FLAG, FUTEX_REQUEUE, FUTEX_TRYLOCK_PI, FUTEX_UNLOCK_PI, FUTEX_WAIT,
+    FUTEX_WAIT_BITSET, FUTEX_WAIT_REQUEUE_PI, FUTEX_WAITV_MAX, FUTEX_WAKE, FUTEX_WAKE_BITSET, FUTEX_WAKE_OP,
+    FUTEX2_PRIVATE, FUTEX2_SIZE_U32, FutexWaitv,
 };
 use abi::time::Timespec;
 use kernel::futex::{Compare, Deadline, Sharing, WaitRequest, Word};
@@ -21,7 +22,7 @@ syscalls! {
     pub(crate) const ROWS;
 
     /// Sleeps on a word and wakes those who do.
-    futex [202, 98] Partial("owned words without FUTEX_WAIT_REQUEUE_PI; the host schedules, so nobody inherits a priority");
+    futex [202, 98] Partial("the host schedules, so nobody inherits a priority");
     /// Sleeps on several words.
     futex_waitv [449, 449] Full("futexes::one_of_several_words_wakes");
     /// Wakes those who sleep on a word.
@@ -74,9 +75,11 @@ fn futex(
     let sharing = sharing(op & FUTEX_PRIVATE_FLAG != 0);
     let (first, second) = (Word { addr, sharing }, Word { addr: second, sharing });
     let command = op & FUTEX_CMD_MASK;
-    let waits = matches!(command, FUTEX_WAIT | FUTEX_WAIT_BITSET | FUTEX_LOCK_PI | FUTEX_LOCK_PI2);
+    let waits =
+        matches!(command, FUTEX_WAIT | FUTEX_WAIT_BITSET | FUTEX_LOCK_PI | FUTEX_LOCK_PI2 | FUTEX_WAIT_REQUEUE_PI);
     let deadline = if waits { deadline(task, op, Addr(fourth.0))? } else { Deadline::Never };
-    if op & FUTEX_CLOCK_REALTIME != 0 && !matches!(command, FUTEX_WAIT_BITSET | FUTEX_LOCK_PI2) {
+    if op & FUTEX_CLOCK_REALTIME != 0 && !matches!(command, FUTEX_WAIT_BITSET | FUTEX_LOCK_PI2 | FUTEX_WAIT_REQUEUE_PI)
+    {
         return Err(Errno::ENOSYS.into());
     }
     let count = u32::try_from(fourth.0 & 0xffff_ffff).unwrap_or(0);
@@ -96,6 +99,15 @@ fn futex(
             }
             let compare = if command == FUTEX_REQUEUE { Compare::No } else { Compare::Value(third) };
             Ok(table.requeue(task.mm(), first, second, value, count, compare)?)
+        }
+        FUTEX_WAIT_REQUEUE_PI | FUTEX_CMP_REQUEUE_PI if first.addr == second.addr => Err(Errno::EINVAL.into()),
+        FUTEX_WAIT_REQUEUE_PI => task.futex_wait_requeue_pi(first, value, second, deadline).map(|()| 0),
+        FUTEX_CMP_REQUEUE_PI => {
+            // One is woken at most: the one that the word becomes.
+            if value != 1 || count.cast_signed() < 0 {
+                return Err(Errno::EINVAL.into());
+            }
+            Ok(table.requeue_pi(task, first, second, count, third)?)
         }
         FUTEX_LOCK_PI | FUTEX_LOCK_PI2 => task.futex_lock_pi(first, Patience::Wait, deadline.ns()).map(|()| 0),
         FUTEX_TRYLOCK_PI => task.futex_lock_pi(first, Patience::None, None).map(|()| 0),

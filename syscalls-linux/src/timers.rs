@@ -24,7 +24,7 @@ syscalls! {
     /// Sets an interval timer.
     setitimer [38, 103] Full("time::an_alarm_interrupts");
     /// Makes a POSIX timer.
-    timer_create [222, 107] Full("timers::posix_timers_signal_with_a_value");
+    timer_create [222, 107] Partial("no timers on CPU clocks of other processes and threads");
     /// Arms or disarms a POSIX timer.
     timer_settime [223, 110] Full("timers::posix_timers_signal_with_a_value");
     /// Asks a POSIX timer what is left.

@@ -31,8 +31,10 @@ impl MappedFile for Closed {
 
 impl Mm {
     /// Closes the files of all mappings, of an address space that nobody will run in any more: what that does for others
-    /// (locks on files, attachments of segments) is done when it returns, however long the host takes over the rest.
-    pub fn close_files(&self) {
+    /// (locks on files, attachments of segments) is done when what it answers is dropped, however long the host takes over
+    /// the rest.
+    #[must_use = "dropping the files closes them"]
+    pub fn close_files(&self) -> Vec<Arc<dyn MappedFile>> {
         let closed: Arc<dyn MappedFile> = Arc::new(Closed);
         let mut files = Vec::new();
         let mut state = self.lock();
@@ -43,8 +45,7 @@ impl Mm {
             }
         });
         drop(state);
-        // Dropped without the lock, as closing is no business of an address space.
-        drop(files);
+        files
     }
 
     /// Removes what is left of the mapping of a whole object that began at `addr`, and says of which; only objects for

@@ -23,6 +23,7 @@ use abi::futex::{FUTEX_BITSET_MATCH_ANY, FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX
 use mm::FutexKey;
 use sync::Mutex;
 use usermem::ptr::UserMemory as _;
+use waiter::Waiter;
 
 use super::{FutexTable, PLACE, Sleeper, Woken, Word, wake_all};
 use crate::error::{Restart, SysErr, SysResult};
@@ -30,7 +31,7 @@ use crate::ids::Tid;
 use crate::task::{Blocked, Patience, Task, Thread};
 
 /// Attempts before a word that a guest changes all the time is given up for this time.
-const TRIES: u32 = 1024;
+pub(super) const TRIES: u32 = 1024;
 
 /// Owners in a row that wait for the next, as far as Linux follows them.
 const MAX_CHAIN: u32 = 1024;
@@ -53,20 +54,27 @@ enum Attempt {
 
 /// Whether the owner that a waiter waited for ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Claim {
+pub(super) enum Claim {
     None,
     Heir,
 }
 
 impl Sleeper {
+    /// One of `thread` that waits for the owner of the word `key`.
+    pub(super) fn for_owner(key: FutexKey, thread: &Arc<Thread>, who: Arc<dyn Waiter>) -> Arc<Self> {
+        let pi = PiWait { thread: Arc::clone(thread), died: AtomicBool::new(false) };
+        let (woken, place) = (AtomicBool::new(false), Mutex::new(PLACE, key));
+        Arc::new(Self { bitset: FUTEX_BITSET_MATCH_ANY, woken, place, who, pi: Some(pi), proxy: None })
+    }
+
     /// Waits for the owner of the word `key`.
-    fn waits_for_owner(&self, key: FutexKey) -> bool {
+    pub(super) fn waits_for_owner(&self, key: FutexKey) -> bool {
         self.pi.is_some() && *self.place.lock() == key
     }
 }
 
 /// Tells those who still wait on `key` who owns the word now.
-fn change_owner(bucket: &[Arc<Sleeper>], key: FutexKey, owner: &Thread) {
+pub(super) fn change_owner(bucket: &[Arc<Sleeper>], key: FutexKey, owner: &Thread) {
     for pi in bucket.iter().filter(|sleeper| sleeper.waits_for_owner(key)).filter_map(|sleeper| sleeper.pi.as_ref()) {
         pi.thread.waits_for.store(owner.tid().0, Ordering::SeqCst);
         owner.contended.store(true, Ordering::SeqCst);
@@ -116,14 +124,7 @@ impl FutexTable {
         if old & FUTEX_WAITERS == 0 && mm.cmpxchg_u32(word.addr, old, old | FUTEX_WAITERS)?.is_err() {
             return Ok(Attempt::Again);
         }
-        let pi = PiWait { thread: Arc::clone(task.thread()), died: AtomicBool::new(false) };
-        let sleeper = Arc::new(Sleeper {
-            bitset: FUTEX_BITSET_MATCH_ANY,
-            woken: AtomicBool::new(false),
-            place: Mutex::new(PLACE, key),
-            who: task.waiter(),
-            pi: Some(pi),
-        });
+        let sleeper = Sleeper::for_owner(key, task.thread(), task.waiter());
         owner.contended.store(true, Ordering::SeqCst);
         bucket.push(Arc::clone(&sleeper));
         Ok(Attempt::Sleep(sleeper, owner))
@@ -203,45 +204,70 @@ fn leads_to(task: &Task, owner: &Arc<Thread>) -> bool {
 impl Task {
     /// `FUTEX_LOCK_PI`, `FUTEX_LOCK_PI2`, and without patience `FUTEX_TRYLOCK_PI`.
     pub fn futex_lock_pi(&mut self, word: Word, patience: Patience, deadline_ns: Option<u64>) -> SysResult<()> {
-        let locked = self.wait_for_owner(word, patience, deadline_ns);
+        let locked = self.wait_for_owner(word, patience, deadline_ns, Claim::None);
         self.thread().waits_for.store(0, Ordering::SeqCst);
         locked
     }
 
-    fn wait_for_owner(&mut self, word: Word, patience: Patience, deadline_ns: Option<u64>) -> SysResult<()> {
+    /// As [`Self::futex_lock_pi`], of one whose word's owner ended while it waited.
+    pub(super) fn inherit_word(&mut self, word: Word, deadline_ns: Option<u64>) -> SysResult<()> {
+        self.wait_for_owner(word, Patience::Wait, deadline_ns, Claim::Heir)
+    }
+
+    fn wait_for_owner(
+        &mut self,
+        word: Word,
+        patience: Patience,
+        deadline_ns: Option<u64>,
+        mut claim: Claim,
+    ) -> SysResult<()> {
         let kernel = Arc::clone(self.kernel());
-        let mut claim = Claim::None;
         for _ in 0..TRIES {
             let (sleeper, owner) = match kernel.futexes().try_lock(self, word, claim, patience)? {
                 Attempt::Taken => return Ok(()),
                 Attempt::Again => continue,
                 Attempt::Sleep(sleeper, owner) => (sleeper, owner),
             };
-            loop {
-                if sleeper.is_woken() {
-                    return Ok(());
-                }
-                let died = sleeper.pi.as_ref().is_some_and(|pi| pi.died.load(Ordering::Acquire));
-                if died || owner.is_ending() {
-                    if kernel.futexes().leave(&sleeper) && !died {
-                        // Handed over at the last moment.
-                        return if sleeper.is_woken() { Ok(()) } else { Err(Errno::EAGAIN.into()) };
-                    }
-                    claim = Claim::Heir;
-                    break;
-                }
-                let Err(blocked) = self.sleep(deadline_ns) else { continue };
-                if kernel.futexes().leave(&sleeper) && sleeper.is_woken() {
-                    return Ok(());
-                }
-                return Err(match blocked {
-                    Blocked::TimedOut => Errno::ETIMEDOUT.into(),
-                    // The word is asked for again, whatever a handler says.
-                    Blocked::Interrupted => SysErr::Restart(Restart::NoIntr),
-                });
+            // The word is asked for again, whatever a handler says.
+            let interrupted = SysErr::Restart(Restart::NoIntr);
+            match self.wait_in_line(&sleeper, &owner, deadline_ns, interrupted)? {
+                Claim::None => return Ok(()),
+                Claim::Heir => claim = Claim::Heir,
             }
         }
         Err(Errno::EAGAIN.into())
+    }
+
+    /// Sleeps until the word is handed over, or its owner ends: then it may be taken over.
+    pub(super) fn wait_in_line(
+        &mut self,
+        sleeper: &Arc<Sleeper>,
+        owner: &Arc<Thread>,
+        deadline_ns: Option<u64>,
+        interrupted: SysErr,
+    ) -> SysResult<Claim> {
+        let kernel = Arc::clone(self.kernel());
+        loop {
+            if sleeper.is_woken() {
+                return Ok(Claim::None);
+            }
+            let died = sleeper.pi.as_ref().is_some_and(|pi| pi.died.load(Ordering::Acquire));
+            if died || owner.is_ending() {
+                if kernel.futexes().leave(sleeper) && !died {
+                    // Handed over at the last moment.
+                    return if sleeper.is_woken() { Ok(Claim::None) } else { Err(Errno::EAGAIN.into()) };
+                }
+                return Ok(Claim::Heir);
+            }
+            let Err(blocked) = self.sleep(deadline_ns) else { continue };
+            if kernel.futexes().leave(sleeper) && sleeper.is_woken() {
+                return Ok(Claim::None);
+            }
+            return Err(match blocked {
+                Blocked::TimedOut => Errno::ETIMEDOUT.into(),
+                Blocked::Interrupted => interrupted,
+            });
+        }
     }
 
     /// `FUTEX_UNLOCK_PI`: `EPERM` unless the caller owns it.

@@ -128,7 +128,7 @@ pub struct SegmentInfo {
     pub size: u64,
     /// When it was last attached.
     pub attach_time: i64,
-    /// When it was last detached by shmdt(2).
+    /// When it was last detached, by shmdt(2) or the end of a process.
     pub detach_time: i64,
     /// When it was last changed.
     pub change_time: i64,
@@ -237,6 +237,21 @@ impl Segments {
         table.retain(Segment::is_alive);
         let pages = table.iter().map(|(_, segment)| segment.info.size.div_ceil(PAGE_SIZE)).sum();
         SegmentTotals { used: i32::try_from(table.len()).unwrap_or(i32::MAX), pages, last_index: table.last_index() }
+    }
+
+    /// Notes the detachments by a process whose last mappings `files` were.
+    pub(crate) fn note_end(&self, kernel: &Arc<Kernel>, files: &[Arc<dyn MappedFile>], pid: Pid) {
+        let ids = files.iter().filter_map(|file| Some(file.as_any().downcast_ref::<Attached>()?.id));
+        for id in ids {
+            let now = super::now(kernel);
+            let noted = self.change(id, |segment| {
+                segment.info.detach_time = now;
+                segment.info.last = Some(pid);
+                Ok(())
+            });
+            // It may be gone already.
+            let _ = noted;
+        }
     }
 
     fn change<T>(&self, id: i32, act: impl FnOnce(&mut Segment) -> Result<T, Errno>) -> Result<T, Errno> {

@@ -394,9 +394,12 @@ impl Task {
             let _ = self.close_file(file);
         }
         self.publish_parts();
+        if Arc::strong_count(&old_mm) == 1 {
+            // What others see of its end is now.
+            self.kernel().close_space(&old_mm, self.pid());
+        }
         if old_is_small && Arc::strong_count(&old_mm) == 1 {
-            // What others see of its end is now; the host's part of it can wait until nobody waits for this task.
-            old_mm.close_files();
+            // The host's part of it can wait until nobody waits for this task.
             self.sleeper.keep_old_space(old_mm);
         } else {
             drop(old_mm);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use mm::Mm;
 use usermem::Addr;
 use usermem::ptr::UserPtr;
 
@@ -57,6 +58,14 @@ fn ticks(ns: u64) -> u64 {
     ns / 10_000_000
 }
 
+impl Kernel {
+    /// Closes the files of an address space in which nobody will run any more, in the name of the last process there.
+    pub(super) fn close_space(self: &Arc<Self>, mm: &Mm, pid: Pid) {
+        let files = mm.close_files();
+        self.ipc().shm().note_end(self, &files, pid);
+    }
+}
+
 impl Task {
     /// _exit(2): ends this thread.
     pub fn exit_thread(&mut self, code: i32) -> SysResult {
@@ -104,7 +113,7 @@ impl Task {
             drop(self);
             // What others see of its end comes before they are told of it. A vfork(2) child's is its parent's too.
             if let Some(mm) = last.as_ref().filter(|mm| Arc::strong_count(mm) == 1) {
-                mm.close_files();
+                kernel.close_space(mm, thread.pid());
             }
             if let Some(vfork) = vfork {
                 vfork.complete();

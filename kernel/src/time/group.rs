@@ -20,7 +20,7 @@ use crate::signal::send::Origin;
 use crate::signal::types::Signal;
 use crate::task::Task;
 use crate::task::group::ThreadGroup;
-use crate::task::thread::{CpuTimes, Work};
+use crate::task::thread::{CpuTimes, Thread, Work};
 
 /// Which interval timer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,15 +77,31 @@ struct Timer {
     handle: Option<TimerHandle>,
     /// Distinguishes armings, so that a late expiration of an old one is recognised.
     generation: u32,
+    /// Whose CPU time it counts, if not that of the whole process.
+    thread: Option<Weak<Thread>>,
 }
 
 impl Timer {
     const fn new(counts: Counts) -> Self {
-        Self { counts, interval_ns: 0, due_ns: None, handle: None, generation: 0 }
+        Self { counts, interval_ns: 0, due_ns: None, handle: None, generation: 0, thread: None }
+    }
+
+    /// What its clock shows.
+    fn clock(&self, now: &Now) -> u64 {
+        match &self.thread {
+            None => now.of(self.counts),
+            // The clock of one that has ended stands.
+            Some(thread) => thread.upgrade().map_or(0, |thread| thread.cpu_times().total()),
+        }
+    }
+
+    /// Whether its clock can still go on.
+    fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_none_or(|thread| thread.strong_count() > 0)
     }
 
     fn left(&self, now: &Now) -> IntervalTimer {
-        let value_ns = self.due_ns.map_or(0, |due| due.saturating_sub(now.of(self.counts)).max(1));
+        let value_ns = self.due_ns.map_or(0, |due| due.saturating_sub(self.clock(now)).max(1));
         IntervalTimer { value_ns, interval_ns: self.interval_ns }
     }
 
@@ -321,7 +337,7 @@ impl Task {
         let target = self.timer_target(&mut state);
         let Some(timer) = state.itimers.get_mut(which as usize) else { return IntervalTimer::default() };
         let old = timer.left(&now);
-        let due = (new.value_ns != 0).then(|| now.of(timer.counts).saturating_add(new.value_ns));
+        let due = (new.value_ns != 0).then(|| timer.clock(&now).saturating_add(new.value_ns));
         let interval = if due.is_some() { new.interval_ns } else { 0 };
         self.set_timer(timer, &target, ITIMER_IDS, due, interval);
         self.arm_cpu_check(&mut state, &now);
@@ -355,7 +371,11 @@ impl Task {
         state.next_id = id.checked_add(1).unwrap_or(0);
         let value = u64::try_from(id).unwrap_or(0);
         let notify = spec.notify.unwrap_or(TimerNotify::Signal { signal: Signal::ALRM, value, thread: None });
-        state.posix.insert(id, Posix { timer: Timer::new(counts), clock: spec.clock, notify, overrun: 0 });
+        let mut timer = Timer::new(counts);
+        if spec.clock == ClockId::ThreadCpu(None) {
+            timer.thread = Some(Arc::downgrade(self.thread()));
+        }
+        state.posix.insert(id, Posix { timer, clock: spec.clock, notify, overrun: 0 });
         Ok(id)
     }
 
@@ -368,7 +388,7 @@ impl Task {
         let old = posix.timer.left(&now);
         let counts = posix.timer.counts;
         let due = (new.value_ns != 0).then(|| match (start, counts) {
-            (TimerStart::FromNow, _) => now.of(counts).saturating_add(new.value_ns),
+            (TimerStart::FromNow, _) => posix.timer.clock(&now).saturating_add(new.value_ns),
             (TimerStart::At, Counts::Wall) => self.kernel().to_monotonic(posix.clock, new.value_ns),
             (TimerStart::At, _) => new.value_ns,
         });
@@ -406,8 +426,8 @@ impl Task {
         }
         let timers = state.itimers.iter().chain(state.posix.values().map(|p| &p.timer));
         let left = timers
-            .filter(|t| t.counts != Counts::Wall)
-            .filter_map(|t| Some(t.due_ns?.saturating_sub(now.of(t.counts))))
+            .filter(|t| t.counts != Counts::Wall && t.is_alive())
+            .filter_map(|t| Some(t.due_ns?.saturating_sub(t.clock(now))))
             .chain(self.cpu_limit_left(state.warned_at_secs, now))
             .min();
         let Some(left) = left else { return };
@@ -465,8 +485,9 @@ impl Task {
             }
             for (id, posix) in &mut state.posix {
                 let timer = &mut posix.timer;
-                if timer.counts != Counts::Wall && timer.due_ns.is_some_and(|due| now.of(timer.counts) >= due) {
-                    let missed = timer.advance(now.of(timer.counts));
+                let clock = timer.clock(&now);
+                if timer.counts != Counts::Wall && timer.due_ns.is_some_and(|due| clock >= due) {
+                    let missed = timer.advance(clock);
                     fired.push(Fired::Posix(*id, posix.notify, missed));
                 }
             }

@@ -58,7 +58,11 @@ impl Task {
     }
 
     pub(crate) fn continue_nanosleep(&mut self, clock: ClockId, deadline_ns: u64, remain: Option<Addr>) -> SysResult {
-        match self.sleep_until(deadline_ns) {
+        let slept = match clock {
+            ClockId::ProcessCpu(_) => self.sleep_on_cpu(clock, deadline_ns)?.ok_or(Blocked::Interrupted),
+            _ => self.sleep_until(deadline_ns),
+        };
+        match slept {
             Err(Blocked::Interrupted) => {
                 Err(SysErr::Restart(Restart::Block(RestartBlock::Nanosleep { clock, deadline_ns, remain })))
             }
@@ -68,8 +72,12 @@ impl Task {
 
     /// What an interrupted sleep leaves for a guest whose handler runs: the time left.
     pub(crate) fn sleep_interrupted(&mut self, block: &RestartBlock) {
-        if let RestartBlock::Nanosleep { deadline_ns, remain: Some(remain), .. } = block {
-            let left = deadline_ns.saturating_sub(sync::monotonic_now_ns());
+        if let RestartBlock::Nanosleep { clock, deadline_ns, remain: Some(remain) } = block {
+            let now = match clock {
+                ClockId::ProcessCpu(_) => self.clock_ns(*clock).unwrap_or(*deadline_ns),
+                _ => sync::monotonic_now_ns(),
+            };
+            let left = deadline_ns.saturating_sub(now);
             let left = Timespec {
                 tv_sec: i64::try_from(left / NS_PER_SEC).unwrap_or(i64::MAX),
                 tv_nsec: i64::try_from(left % NS_PER_SEC).unwrap_or(0),
@@ -79,24 +87,38 @@ impl Task {
         }
     }
 
-    /// Sleeps until the process has used so much CPU time. Others of its threads use it; the check is by the wall clock,
-    /// which CPU time of one thread cannot outrun.
+    /// Sleeps until a process has used so much CPU time. Its threads use it; the check is by the wall clock, which CPU time of
+    /// one thread cannot outrun.
     fn cpu_sleep(&mut self, clock: ClockId, request: SleepRequest, remain: Option<Addr>) -> SysResult {
-        let target = match request {
-            SleepRequest::For(ns) => self.clock_ns(clock)?.saturating_add(ns),
-            SleepRequest::Until(at) => at,
-        };
+        match request {
+            SleepRequest::For(ns) => {
+                let target = self.clock_ns(clock)?.saturating_add(ns);
+                self.continue_nanosleep(clock, target, remain)
+            }
+            SleepRequest::Until(target) => {
+                let done = self.sleep_on_cpu(clock, target)?;
+                done.map_or(Err(SysErr::Restart(Restart::NoHand)), |()| Ok(0))
+            }
+        }
+    }
+
+    /// `None` if something else wants the task.
+    fn sleep_on_cpu(&mut self, clock: ClockId, target_ns: u64) -> Result<Option<()>, Errno> {
         loop {
             let used = self.clock_ns(clock)?;
-            if used >= target {
-                return Ok(0);
+            if used >= target_ns {
+                return Ok(Some(()));
             }
-            let threads = self.group().threads().len().max(1) as u64;
-            let soonest = ((target - used) / threads).max(1_000_000);
+            let threads = match clock {
+                ClockId::ProcessCpu(Some(pid)) => {
+                    self.kernel().tasks().thread(pid).map_or(1, |thread| thread.group().threads().len())
+                }
+                _ => self.group().threads().len(),
+            };
+            let soonest = ((target_ns - used) / threads.max(1) as u64).max(1_000_000);
             let wake = sync::monotonic_now_ns().saturating_add(soonest);
             if self.sleep(Some(wake)) == Err(Blocked::Interrupted) {
-                let _ = remain;
-                return Err(SysErr::Restart(Restart::NoHand));
+                return Ok(None);
             }
         }
     }

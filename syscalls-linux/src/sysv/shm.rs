@@ -28,7 +28,7 @@ syscalls! {
     /// Detaches System V shared memory.
     shmdt [67, 197] Full("sysv::shared_memory_is_shared_and_counted");
     /// Controls System V shared memory.
-    shmctl [31, 195] Partial("times of attachments that end with their process; what is resident");
+    shmctl [31, 195] Partial("times of attachments that end by munmap; what is resident");
 }
 
 /// `shmget(2)`.

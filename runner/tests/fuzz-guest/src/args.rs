@@ -52,6 +52,13 @@ const IOCTL: &[u64] = &[
     0x5450,
     0x5451,
     0x5452,
+    0x802c_542a,
+    0x402c_542b,
+    0x402c_542c,
+    0x402c_542d,
+    0x8004_5438,
+    0x8004_5439,
+    0x5441,
     0x5460,
     0x8004_5430,
     0x4004_5431,
@@ -69,7 +76,6 @@ const IOCTL: &[u64] = &[
     0x8912,
     0x8913,
     0x8927,
-    0x5441,
 ];
 const PRCTL: &[u64] = &[
     1,
@@ -173,7 +179,7 @@ impl Gen {
     }
 
     /// A pointer to `bytes`, mostly; sometimes to a part of them, or elsewhere.
-    fn image(&mut self, bytes: &[u8]) -> u64 {
+    pub(crate) fn image(&mut self, bytes: &[u8]) -> u64 {
         match self.rng.below(100) {
             0..88 => self.own.put(bytes),
             88..94 => {
@@ -187,7 +193,7 @@ impl Gen {
     }
 
     /// A pointer to `words`, of which one is sometimes something else.
-    fn words(&mut self, words: &[u64]) -> u64 {
+    pub(crate) fn words(&mut self, words: &[u64]) -> u64 {
         let mut words = words.to_vec();
         self.spoil(&mut words);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -627,6 +633,7 @@ impl Gen {
             Kind::IoctlArg => {
                 let pid = self.pid();
                 match self.command {
+                    0x5402..=0x5404 | 0x540b | 0x5414 | 0x402c_542b..=0x402c_542d => self.terminal_settings(),
                     0x5410 | 0x8901 | 0x8902 => self.image(&pid.to_le_bytes()),
                     _ if self.rng.chance(75) => {
                         let fd = self.fd();
@@ -728,6 +735,11 @@ impl Gen {
             }
             Kind::Id => self.id(),
             Kind::Frame => self.frame(),
+            Kind::Sembufs => self.semaphore_operations(),
+            Kind::MsgBuf => self.message_with_type(),
+            Kind::QueueName => self.queue_name(),
+            Kind::QueueAttr => self.queue_attributes(),
+            Kind::Rseq => self.restartable_sequence(),
             Kind::RobustList => {
                 let head = self.own.take(24);
                 let (next, offset, pending) = match self.rng.below(4) {

@@ -10,6 +10,7 @@
 
 mod arena;
 mod args;
+mod ipc;
 mod random;
 mod raw;
 mod spec;

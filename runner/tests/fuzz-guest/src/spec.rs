@@ -92,6 +92,11 @@ pub(crate) enum Kind {
     TimesBuf,
     Frame,
     RobustList,
+    Sembufs,
+    MsgBuf,
+    QueueName,
+    QueueAttr,
+    Rseq,
 }
 
 /// A call and its arguments.
@@ -201,6 +206,11 @@ fn kind(word: &str) -> Kind {
         "tbuf" => Kind::TimesBuf,
         "frame" => Kind::Frame,
         "robust" => Kind::RobustList,
+        "sembufs" => Kind::Sembufs,
+        "msgbuf" => Kind::MsgBuf,
+        "mqname" => Kind::QueueName,
+        "mqattr" => Kind::QueueAttr,
+        "rseq" => Kind::Rseq,
         _ => panic!("{word} is no kind of argument"),
     }
 }

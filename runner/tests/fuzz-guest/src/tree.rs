@@ -115,7 +115,7 @@ pub(crate) const PATHS: &[&[u8]] = &[
 
 /// The absolute folders among them whose permissions calls may have changed.
 const FOLDERS: &[(&str, u32)] =
-    &[("/", 0o755), ("/tmp", 0o1777), ("/dev", 0o755), ("/dev/shm", 0o1777), ("/run", 0o755)];
+    &[("/", 0o755), ("/tmp", 0o1777), ("/dev", 0o755), ("/dev/shm", 0o1777), ("/dev/mqueue", 0o1777), ("/run", 0o755)];
 
 /// Device nodes that workers may have replaced by something else, and their minor numbers.
 const NODES: &[(&str, u32)] = &[("/dev/null", 3), ("/dev/zero", 5), ("/dev/full", 7), ("/dev/urandom", 9)];
@@ -390,6 +390,10 @@ pub(crate) fn open_all() {
     keep(made(libc::SYS_socket, 10, 1 | flags, 0, 0));
     keep(made(libc::SYS_socket, 16, 3 | flags, 0, 0));
     keep(made(libc::SYS_inotify_init1, flags, 0, 0, 0));
+    // Named by number in the table of calls.
+    let queue = (libc::O_RDWR | libc::O_CREAT).cast_unsigned().into();
+    keep(made(libc::SYS_mq_open, c"q1".as_ptr() as u64, queue, 0o666, 0));
+    keep(made(libc::SYS_mq_open, c"q2".as_ptr() as u64, queue | flags, 0o666, 0));
 }
 
 /// Number of the descriptor of the file `big`, to map, and of a file of the host.

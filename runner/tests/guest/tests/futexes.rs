@@ -346,3 +346,113 @@ fn a_word_that_its_owner_was_giving_back_wakes_the_next() {
     );
     assert_eq!((waited, ended), (Ok(0), Ok(0)));
 }
+
+/// Waits on `from`, to be moved to `to`; then gives `to` back. What the wait answered, and whether the word was its then.
+fn wait_to_be_moved(from: u64, to: &'static AtomicU32) -> Result<i64, i32> {
+    let waited = sys!(futex, from, libc::FUTEX_WAIT_REQUEUE_PI | PRIVATE, 0, 0, to.as_ptr(), 0);
+    if waited.is_ok() {
+        let own = u32::try_from(sys!(gettid).unwrap()).unwrap();
+        assert_eq!(to.load(Ordering::SeqCst) & libc::FUTEX_TID_MASK, own);
+        assert_eq!(sys!(futex, to.as_ptr(), libc::FUTEX_UNLOCK_PI | PRIVATE, 0, 0, 0, 0), Ok(0));
+    }
+    waited
+}
+
+#[test]
+fn waiters_are_moved_to_a_word_with_an_owner() {
+    static FROM: AtomicU32 = AtomicU32::new(0);
+    static LOCK: AtomicU32 = AtomicU32::new(0);
+    static OTHER: AtomicU32 = AtomicU32::new(0);
+    let (from, lock, other) = (FROM.as_ptr() as u64, LOCK.as_ptr() as u64, OTHER.as_ptr() as u64);
+    let requeue = libc::FUTEX_CMP_REQUEUE_PI | PRIVATE;
+    // The word is free: the waiter has it.
+    let met = meet(move || wait_to_be_moved(from, &LOCK), || sys!(futex, from, requeue, 1, 0, lock, 0));
+    assert_eq!((met, LOCK.load(Ordering::SeqCst)), ((Ok(0), Ok(1)), 0));
+    // It is ours: the waiter waits until it is given back.
+    let met = meet(
+        move || wait_to_be_moved(from, &LOCK),
+        || {
+            assert_eq!(sys!(futex, lock, libc::FUTEX_LOCK_PI | PRIVATE, 0, 0, 0, 0), Ok(0));
+            // Not to be woken, nor moved elsewhere or by calls that know no owners.
+            assert_eq!(sys!(futex, from, libc::FUTEX_WAKE | PRIVATE, 1, 0, 0, 0), Err(libc::EINVAL));
+            assert_eq!(sys!(futex, from, requeue, 1, 1, other, 0), Err(libc::EINVAL));
+            assert_eq!(sys!(futex, from, libc::FUTEX_CMP_REQUEUE | PRIVATE, 0, 1, other, 0), Err(libc::EINVAL));
+            assert_eq!(sys!(futex, from, requeue, 1, 9, lock, 1), Err(libc::EAGAIN));
+            assert_eq!(sys!(futex, from, requeue, 2, 9, lock, 0), Err(libc::EINVAL));
+            assert_eq!(sys!(futex, from, requeue, 1, 9, lock, 0), Ok(1));
+            let own = u32::try_from(sys!(gettid).unwrap()).unwrap();
+            assert_eq!(LOCK.load(Ordering::SeqCst), own | libc::FUTEX_WAITERS);
+            assert_eq!(sys!(futex, lock, libc::FUTEX_WAKE | PRIVATE, 1, 0, 0, 0), Err(libc::EINVAL));
+            sys!(futex, lock, libc::FUTEX_UNLOCK_PI | PRIVATE, 0, 0, 0, 0)
+        },
+    );
+    assert_eq!(met, (Ok(0), Ok(0)));
+    // Waits that end for other reasons.
+    let past = [1_i64, 0];
+    let wait = libc::FUTEX_WAIT_REQUEUE_PI | PRIVATE;
+    assert_eq!(sys!(futex, from, wait, 0, past.as_ptr(), lock, 0), Err(libc::ETIMEDOUT));
+    assert_eq!(sys!(futex, from, wait | libc::FUTEX_CLOCK_REALTIME, 0, past.as_ptr(), lock, 0), Err(libc::ETIMEDOUT));
+    assert_eq!(sys!(futex, from, wait, 1, past.as_ptr(), lock, 0), Err(libc::EAGAIN));
+    assert_eq!(sys!(futex, from, wait, 0, past.as_ptr(), from, 0), Err(libc::EINVAL));
+    assert_eq!(sys!(futex, from, requeue, 1, 1, lock, 0), Ok(0));
+    // A plain waiter is not moved to a word with an owner.
+    let met = meet(
+        move || sys!(futex, from, libc::FUTEX_WAIT | PRIVATE, 0, 0, 0, 0),
+        || {
+            assert_eq!(sys!(futex, from, requeue, 1, 1, lock, 0), Err(libc::EINVAL));
+            sys!(futex, from, libc::FUTEX_WAKE | PRIVATE, 1, 0, 0, 0)
+        },
+    );
+    assert_eq!(met, (Ok(0), Ok(1)));
+}
+
+#[test]
+fn several_are_moved_and_have_the_word_in_turn() {
+    static FROM: AtomicU32 = AtomicU32::new(0);
+    static LOCK: AtomicU32 = AtomicU32::new(0);
+    let (from, lock) = (FROM.as_ptr() as u64, LOCK.as_ptr() as u64);
+    let (send, receive) = std::sync::mpsc::channel();
+    let waiters: Vec<_> = (0..4)
+        .map(|_| {
+            let send = send.clone();
+            std::thread::spawn(move || {
+                send.send(sys!(gettid).unwrap()).unwrap();
+                wait_to_be_moved(from, &LOCK)
+            })
+        })
+        .collect();
+    for _ in 0..4 {
+        until_asleep(sys!(getpid).unwrap(), receive.recv().unwrap());
+    }
+    // One has it and three wait.
+    assert_eq!(sys!(futex, from, libc::FUTEX_CMP_REQUEUE_PI | PRIVATE, 1, i32::MAX, lock, 0), Ok(4));
+    for waiter in waiters {
+        assert_eq!(waiter.join().unwrap(), Ok(0));
+    }
+    assert_eq!(LOCK.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn one_that_was_moved_inherits_from_an_owner_that_ends() {
+    static FROM: AtomicU32 = AtomicU32::new(0);
+    static LOCK: AtomicU32 = AtomicU32::new(0);
+    let (from, lock) = (FROM.as_ptr() as u64, LOCK.as_ptr() as u64);
+    let (waited, moved) = meet(
+        move || {
+            let waited = sys!(futex, from, libc::FUTEX_WAIT_REQUEUE_PI | PRIVATE, 0, 0, lock, 0);
+            let own = u32::try_from(sys!(gettid).unwrap()).unwrap();
+            assert_eq!(LOCK.load(Ordering::SeqCst) & !libc::FUTEX_WAITERS, own | libc::FUTEX_OWNER_DIED);
+            waited
+        },
+        || {
+            // The owner moves the waiter to the word that it holds, and ends without giving it back.
+            std::thread::spawn(move || {
+                assert_eq!(sys!(futex, lock, libc::FUTEX_LOCK_PI | PRIVATE, 0, 0, 0, 0), Ok(0));
+                sys!(futex, from, libc::FUTEX_CMP_REQUEUE_PI | PRIVATE, 1, 1, lock, 0)
+            })
+            .join()
+            .unwrap()
+        },
+    );
+    assert_eq!((waited, moved), (Ok(0), Ok(1)));
+}

@@ -210,8 +210,10 @@ fn a_message_into_the_empty_queue_is_told() {
         // SAFETY: 1. plain data.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let got = sys!(rt_sigtimedwait, &raw const mask, &raw mut info, 0, 8) == Ok(signal.into());
-        // SAFETY: 1. a signal of this code has these fields.
-        let (pid, value) = unsafe { (info.si_pid(), info.si_value().sival_ptr as usize) };
+        // SAFETY: 1. a signal of this code has this field.
+        let pid = unsafe { info.si_pid() };
+        // SAFETY: 1. as above.
+        let value = unsafe { info.si_value() }.sival_ptr as usize;
         let right = (info.si_code, pid.cast_unsigned(), value) == (libc::SI_MESGQ, std::process::id(), 77);
         // Told once only; and only of a message into the empty queue.
         let free = sys!(mq_notify, queue.fd, &raw const told) == Ok(0);
@@ -262,9 +264,10 @@ fn a_registration_ends_with_any_descriptor_of_its_process() {
     }
     assert_eq!(sys!(mq_notify, -1_i64, &raw const nothing), Err(EBADF));
     let cookie = [0_u8; 32];
-    let thread = |fd: i64| event(libc::SIGEV_THREAD, i32::try_from(fd).unwrap(), cookie.as_ptr() as usize);
-    assert_eq!(sys!(mq_notify, queue.fd, &raw const *&thread(queue.fd)), Err(ENOTSOCK));
-    assert_eq!(sys!(mq_notify, queue.fd, &raw const *&thread(-1)), Err(EBADF));
+    for (fd, error) in [(queue.fd, ENOTSOCK), (-1, EBADF)] {
+        let thread = event(libc::SIGEV_THREAD, i32::try_from(fd).unwrap(), cookie.as_ptr() as usize);
+        assert_eq!(sys!(mq_notify, queue.fd, &raw const thread), Err(error));
+    }
 }
 
 #[test]
@@ -273,13 +276,12 @@ fn a_wait_is_interrupted_and_restarted() {
     let queue = Queue::new("signal", 1, 16, 0);
     for (flags, expected) in [(0, Err(libc::EINTR)), (libc::SA_RESTART, Ok((b"late".to_vec(), 0)))] {
         let waiting = child(|| {
-            // SAFETY: 1. plain data. 2. the handler does nothing.
-            unsafe {
-                let mut action: libc::sigaction = std::mem::zeroed();
-                action.sa_sigaction = ignore as *const () as usize;
-                action.sa_flags = flags;
-                libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut());
-            }
+            // SAFETY: 1. plain data.
+            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+            action.sa_sigaction = ignore as *const () as usize;
+            action.sa_flags = flags;
+            // SAFETY: 1. the handler does nothing.
+            unsafe { libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut()) };
             // Told that the handler is there by the message that is taken.
             let first = queue.receive();
             i32::from(first.is_err() || queue.receive() != expected)
