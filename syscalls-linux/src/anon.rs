@@ -146,14 +146,19 @@ fn timerfd_settime(
     let flags = flags.known()?;
     let (value, interval_ns) = (timespec_to_ns(&new.it_value)?, timespec_to_ns(&new.it_interval)?);
     let timer = TimerFd::of(&*task.fd(fd.0)?)?;
-    let next_ns = if value == 0 {
-        None
-    } else if flags.contains(TimerfdSettimeFlags::TFD_TIMER_ABSTIME) {
-        Some(task.kernel().to_monotonic(timer.clock(), value))
+    let kernel = task.kernel();
+    let now = kernel.clock_ns(ClockId::Monotonic);
+    let on_clock = kernel.clock_ns(timer.clock());
+    let new = if value == 0 {
+        Setting { interval_ns, ..Setting::default() }
+    } else if !flags.contains(TimerfdSettimeFlags::TFD_TIMER_ABSTIME) {
+        Setting { next_ns: Some(now.saturating_add(value)), interval_ns, missed: 0 }
+    } else if value <= on_clock {
+        Setting::overdue(now, on_clock - value, interval_ns)
     } else {
-        Some(task.kernel().clock_ns(ClockId::Monotonic).saturating_add(value))
+        Setting { next_ns: Some(kernel.to_monotonic(timer.clock(), value)), interval_ns, missed: 0 }
     };
-    let before = timer.set(Setting { next_ns, interval_ns });
+    let before = timer.set(new);
     old.write_opt(task, &setting(before))
 }
 

@@ -25,9 +25,18 @@ pub struct Setting {
     pub next_ns: Option<u64>,
     /// Time between expirations; 0 for one that expires once.
     pub interval_ns: u64,
+    /// Expirations before the next one, of a timer that was to begin in the past of its clock; told with that one.
+    pub missed: u64,
 }
 
 impl Setting {
+    /// One whose first expiration was due `late_ns` ago.
+    pub fn overdue(now_ns: u64, late_ns: u64, interval_ns: u64) -> Self {
+        let missed = late_ns.checked_div(interval_ns).unwrap_or(0);
+        let rest = if interval_ns == 0 { 0 } else { late_ns % interval_ns };
+        Self { next_ns: Some(now_ns.saturating_sub(rest)), interval_ns, missed }
+    }
+
     /// Expirations up to `now_ns`; moves on to the first after it.
     fn take_expirations(&mut self, now_ns: u64) -> u64 {
         let Some(next) = self.next_ns.filter(|&next| next <= now_ns) else { return 0 };
@@ -37,7 +46,7 @@ impl Setting {
         }
         let more = (now_ns - next) / self.interval_ns;
         self.next_ns = Some(next.saturating_add(self.interval_ns.saturating_mul(more.saturating_add(1))));
-        more.saturating_add(1)
+        more.saturating_add(1).saturating_add(std::mem::take(&mut self.missed))
     }
 
     /// Time to the next expiration, as timerfd_gettime(2) has it: 0 only for a disarmed timer.
@@ -174,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_single_expiration_counts_once() {
-        let mut setting = Setting { next_ns: Some(100), interval_ns: 0 };
+        let mut setting = Setting { next_ns: Some(100), interval_ns: 0, missed: 0 };
         assert_eq!(setting.take_expirations(99), 0);
         assert_eq!(setting.remaining(40), (60, 0));
         assert_eq!(setting.take_expirations(1000), 1);
@@ -182,13 +191,21 @@ mod tests {
     }
 
     #[test]
+    fn a_timer_that_began_long_ago_has_all_its_expirations() {
+        let mut setting = Setting::overdue(1000, 95, 10);
+        assert_eq!((setting.take_expirations(1000), setting.next_ns), (10, Some(1005)));
+        assert_eq!(setting.take_expirations(1005), 1);
+        assert_eq!(Setting::overdue(1000, 95, 0).take_expirations(1000), 1);
+    }
+
+    #[test]
     fn missed_expirations_are_counted_and_the_rhythm_is_kept() {
-        let mut setting = Setting { next_ns: Some(100), interval_ns: 10 };
+        let mut setting = Setting { next_ns: Some(100), interval_ns: 10, missed: 0 };
         assert_eq!(setting.take_expirations(100), 1);
         assert_eq!(setting.take_expirations(145), 4);
         assert_eq!(setting.next_ns, Some(150));
         assert_eq!(setting.remaining(147), (3, 10));
-        let mut extreme = Setting { next_ns: Some(0), interval_ns: 1 };
+        let mut extreme = Setting { next_ns: Some(0), interval_ns: 1, missed: 0 };
         assert_eq!(extreme.take_expirations(u64::MAX), u64::MAX);
     }
 }

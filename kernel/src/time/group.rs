@@ -403,7 +403,15 @@ impl Task {
     pub fn timer_gettime(&self, id: i32) -> Result<IntervalTimer, Errno> {
         let now = self.timer_now();
         let state = self.group().timers.state.lock();
-        state.posix.get(&id).map(|p| p.timer.left(&now)).ok_or(Errno::EINVAL)
+        let posix = state.posix.get(&id).ok_or(Errno::EINVAL)?;
+        let left = posix.timer.left(&now);
+        if posix.notify != TimerNotify::None || left.value_ns > 1 {
+            return Ok(left);
+        }
+        // One that nobody is told of has expired when it is due, not when somebody has looked: timer_gettime(2).
+        let over = posix.timer.due_ns.map_or(0, |due| posix.timer.clock(&now).saturating_sub(due));
+        let value_ns = left.interval_ns.saturating_sub(over.checked_rem(left.interval_ns).unwrap_or(0));
+        Ok(IntervalTimer { value_ns: if posix.timer.due_ns.is_some() { value_ns } else { 0 }, ..left })
     }
 
     /// timer_getoverrun(2).

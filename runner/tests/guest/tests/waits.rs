@@ -121,7 +121,7 @@ fn packets_stay_apart_in_a_pipe() {
     // Sizes are powers of two of pages.
     assert_eq!(sys!(fcntl, write, libc::F_SETPIPE_SZ, 5000), Ok(8192));
     assert_eq!(sys!(fcntl, read, libc::F_GETPIPE_SZ, 0), Ok(8192));
-    assert_eq!(sys!(fcntl, write, libc::F_SETPIPE_SZ, 1 << 31), Err(EINVAL));
+    assert_eq!(sys!(fcntl, write, libc::F_SETPIPE_SZ, (1_u32 << 31) + 1), Err(EINVAL));
     for _ in 0..2 {
         assert_eq!(sys!(write, write, long.as_ptr(), 4096), Ok(4096));
     }
@@ -184,7 +184,8 @@ fn cpu_clocks_of_others_are_read_and_slept_on() {
         let mut byte = [0_u8; 1];
         loop {
             // Computes until it is told to end.
-            if sys!(poll, &raw mut libc::pollfd { fd: read, events: libc::POLLIN, revents: 0 }, 1, 0) == Ok(1) {
+            let mut told = libc::pollfd { fd: read, events: libc::POLLIN, revents: 0 };
+            if sys!(poll, &raw mut told, 1, 0) == Ok(1) {
                 return i32::from(sys!(read, read, byte.as_mut_ptr(), 1) != Ok(1));
             }
         }
@@ -204,7 +205,7 @@ fn cpu_clocks_of_others_are_read_and_slept_on() {
     let mut id = -1_i32;
     assert_eq!(sys!(timer_create, clock, 0, &raw mut id), Err(EINVAL));
     // Nobody sleeps on a clock that stands meanwhile.
-    assert_eq!(sys!(clock_nanosleep, CLOCK_THREAD_CPUTIME_ID, 0, long.as_ptr(), 0), Err(EINVAL));
+    assert_eq!(sys!(clock_nanosleep, CLOCK_THREAD_CPUTIME_ID, 0, long.as_ptr(), 0), Err(libc::EOPNOTSUPP));
     assert_eq!(sys!(clock_nanosleep, 99, 0, long.as_ptr(), 0), Err(EINVAL));
     assert_eq!(sys!(clock_nanosleep, CLOCK_MONOTONIC, 0, [0_i64, -1].as_ptr(), 0), Err(EINVAL));
     assert_eq!((sys!(close, read), sys!(close, write)), (Ok(0), Ok(0)));
@@ -274,12 +275,12 @@ fn what_is_left_of_a_wait_is_told() {
     let mut left = [100_i64, 0];
     let mut fd = libc::pollfd { fd: read, events: libc::POLLIN, revents: 0 };
     assert_eq!(sys!(ppoll, &raw mut fd, 1, left.as_mut_ptr(), 0, 8), Ok(1));
-    assert!(left[0] == 99 && left[1] > 0, "{left:?}");
+    assert!((1..100).contains(&left[0]), "{left:?}");
     let mut set = [0_u64; 16];
     set[usize::try_from(read).unwrap() / 64] |= 1 << (read % 64);
     left = [100, 0];
     assert_eq!(sys!(pselect6, read + 1, set.as_mut_ptr(), 0, 0, left.as_mut_ptr(), 0), Ok(1));
-    assert!(left[0] == 99 && left[1] > 0, "{left:?}");
+    assert!((1..100).contains(&left[0]), "{left:?}");
     let mut short = [0_i64, 1_000_000];
     assert_eq!(sys!(ppoll, 0, 0, short.as_mut_ptr(), 0, 8), Ok(0));
     assert_eq!(short, [0, 0]);
