@@ -49,6 +49,10 @@ pub trait Directory: Owned + Send + Sync + 'static {
 
 /// A file with a text.
 pub trait Content: Owned + Send + Sync + 'static {
+    /// Whether the caller may open it, beyond what its mode says.
+    fn admit(&self, _ctx: &Context<'_>) -> Result<(), Errno> {
+        Ok(())
+    }
     /// The whole text now.
     fn render(&self, ctx: &Context<'_>) -> Result<Vec<u8>, Errno>;
     /// Takes a write of at most 64 KiB.
@@ -279,7 +283,8 @@ struct TextNode<T> {
 impl<T: Content> InodeOps for TextNode<T> {
     node!(FileType::Regular);
 
-    fn open(self: Arc<Self>, _ctx: &Context<'_>, _flags: OpenFlags) -> Result<Arc<dyn FileOps>, Errno> {
+    fn open(self: Arc<Self>, ctx: &Context<'_>, _flags: OpenFlags) -> Result<Arc<dyn FileOps>, Errno> {
+        self.contents.admit(ctx)?;
         let snapshot = Mutex::new(lockclass::DIR_SNAPSHOT, None);
         Ok(Arc::new(TextFile { contents: Arc::clone(&self.contents), snapshot }))
     }

@@ -61,6 +61,12 @@ fn copy_between(
     Ok(done)
 }
 
+/// Counts a call that read and wrote `done` bytes (proc_pid_io(5)).
+fn note_copy(task: &Task, done: usize) {
+    task.thread().io().note_read(done);
+    task.thread().io().note_write(done);
+}
+
 /// `sendfile(2)`.
 fn sendfile(task: &mut Task, to: Fd, from: Fd, offset: InOut<i64>, len: u64) -> SysResult<usize> {
     let given = offset.read_opt(task)?;
@@ -86,6 +92,7 @@ fn sendfile(task: &mut Task, to: Fd, from: Fd, offset: InOut<i64>, len: u64) -> 
         None => from.position(),
     };
     let done = copy_between(task, &from, start, &to, At::Position, len)?;
+    note_copy(task, done);
     let end = i64::try_from(start.saturating_add(done as u64)).map_err(|_| Errno::EOVERFLOW)?;
     if given.is_some() {
         offset.write(task, &end)?;
@@ -130,6 +137,7 @@ fn copy_file_range(
         return Err(Errno::EINVAL.into());
     }
     let done = copy_between(task, &from, source, &to, At::Offset(target), len)?;
+    note_copy(task, done);
     for (given, pointer, file, at) in [(given_from, from_offset, &from, source), (given_to, to_offset, &to, target)] {
         let end = i64::try_from(at.saturating_add(done as u64)).map_err(|_| Errno::EOVERFLOW)?;
         if given.is_some() {

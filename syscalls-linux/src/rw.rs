@@ -279,6 +279,18 @@ pub(crate) fn write_at(
     }
 }
 
+/// Counts a call that read, with what it moved (proc_pid_io(5)).
+fn noted_read(task: &Task, result: SysResult<usize>) -> SysResult<usize> {
+    task.thread().io().note_read(result.as_ref().map_or(0, |done| *done));
+    result
+}
+
+/// Counts a call that wrote.
+fn noted_write(task: &Task, result: SysResult<usize>) -> SysResult<usize> {
+    task.thread().io().note_write(result.as_ref().map_or(0, |done| *done));
+    result
+}
+
 /// `read(2)`.
 fn read(task: &mut Task, fd: Fd, buf: OutBuf, len: u64) -> SysResult<usize> {
     let file = task.fd(fd.0)?;
@@ -286,7 +298,8 @@ fn read(task: &mut Task, fd: Fd, buf: OutBuf, len: u64) -> SysResult<usize> {
     let wait = Patience::of(&file);
     let mm = Arc::clone(task.mm());
     let mut dst = mem::dst(&mm, buf.0, len)?;
-    read_into(task, &file, &mut dst, At::Position, wait)
+    let result = read_into(task, &file, &mut dst, At::Position, wait);
+    noted_read(task, result)
 }
 
 /// `write(2)`.
@@ -296,7 +309,8 @@ fn write(task: &mut Task, fd: Fd, buf: InBuf, len: u64) -> SysResult<usize> {
     let wait = Patience::of(&file);
     let mm = Arc::clone(task.mm());
     let mut src = mem::src(&mm, buf.0, len)?;
-    write_at(task, &file, &mut src, At::Position, wait)
+    let result = write_at(task, &file, &mut src, At::Position, wait);
+    noted_write(task, result)
 }
 
 /// `pread(2)`: a negative offset is refused before the descriptor is looked at.
@@ -306,7 +320,8 @@ fn pread64(task: &mut Task, fd: Fd, buf: OutBuf, len: u64, offset: i64) -> SysRe
     check_file(&file, Direction::Read, at)?;
     let mm = Arc::clone(task.mm());
     let mut dst = mem::dst(&mm, buf.0, len)?;
-    read_into(task, &file, &mut dst, at, Patience::of(&file))
+    let result = read_into(task, &file, &mut dst, at, Patience::of(&file));
+    noted_read(task, result)
 }
 
 /// `pwrite(2)`.
@@ -316,7 +331,8 @@ fn pwrite64(task: &mut Task, fd: Fd, buf: InBuf, len: u64, offset: i64) -> SysRe
     check_file(&file, Direction::Write, at)?;
     let mm = Arc::clone(task.mm());
     let mut src = mem::src(&mm, buf.0, len)?;
-    write_at(task, &file, &mut src, at, Patience::of(&file))
+    let result = write_at(task, &file, &mut src, at, Patience::of(&file));
+    noted_write(task, result)
 }
 
 /// Reads into several buffers; `flags` are looked at after them.
@@ -328,7 +344,8 @@ fn read_vec(task: &mut Task, file: &Arc<File>, iov: Addr, count: u64, at: At, fl
         return Ok(0);
     }
     let wait = patience(file, flags)?;
-    read_into(task, file, &mut dst, at, wait)
+    let result = read_into(task, file, &mut dst, at, wait);
+    noted_read(task, result)
 }
 
 /// Writes from several buffers; `flags` are looked at after them.
@@ -341,7 +358,8 @@ fn write_vec(task: &mut Task, file: &Arc<File>, iov: Addr, count: u64, at: At, f
     }
     let wait = patience(file, flags)?;
     let at = if flags.contains(RwFlags::RWF_APPEND) { At::End } else { at };
-    let n = write_at(task, file, &mut src, at, wait)?;
+    let result = write_at(task, file, &mut src, at, wait);
+    let n = noted_write(task, result)?;
     if flags.intersects(RwFlags::RWF_SYNC | RwFlags::RWF_DSYNC) {
         file.sync(fs::vfs::SyncWhat::Data)?;
     }

@@ -55,7 +55,7 @@ pub use mm::{MM_LOCK, Mm, MmId, NewMm};
 pub use object::SharedMemory;
 pub use remap::{RemapOptions, RemapRequest};
 pub use sites::CallSite;
-pub use snapshot::{MemoryStat, VmaInfo};
+pub use snapshot::{MemoryStat, PageState, VmaInfo};
 pub use sync_range::SyncOptions;
 pub use text::{Learner, SharedText, TextCache};
 pub use types::{

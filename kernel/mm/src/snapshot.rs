@@ -1,7 +1,7 @@
 //! What `/proc/[pid]/maps`, `smaps`, `statm` and `status` show.
 
 use usermem::platform::Prot;
-use usermem::{Addr, AddrRange};
+use usermem::{Addr, AddrRange, PAGE_SIZE};
 
 use crate::Sharing;
 use crate::mm::Mm;
@@ -36,6 +36,17 @@ pub struct VmaInfo {
     pub locked: bool,
 }
 
+/// What is at a page, as `/proc/[pid]/pagemap` tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageState {
+    /// Nothing yet.
+    Absent,
+    /// A page of the process's own.
+    Private,
+    /// A file's, or shared memory's.
+    Shared,
+}
+
 /// Sums in bytes, for `/proc/[pid]/statm` and `status`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct MemoryStat {
@@ -55,6 +66,10 @@ pub struct MemoryStat {
     pub peak_rss: u64,
     /// Of these, anonymous: RssAnon.
     pub anonymous: u64,
+    /// Of these, of shared memory and files in memory: RssShmem.
+    pub shmem: u64,
+    /// The most that was mapped: VmPeak.
+    pub peak_total: u64,
     /// Number of mappings.
     pub count: usize,
 }
@@ -96,6 +111,7 @@ impl Mm {
     pub fn stat(&self) -> MemoryStat {
         let mut state = self.lock();
         let (rss, anonymous) = state.present(state.layout.user);
+        let shmem = state.shared_present(state.layout.user);
         state.peak_rss = state.peak_rss.max(rss);
         let usage = state.usage;
         MemoryStat {
@@ -107,8 +123,44 @@ impl Mm {
             rss,
             peak_rss: state.peak_rss,
             anonymous,
+            shmem,
+            peak_total: usage.peak_total,
             count: state.visible().count(),
         }
+    }
+
+    /// Addresses that programs may have.
+    pub fn user_range(&self) -> AddrRange {
+        self.lock().layout.user
+    }
+
+    /// The largest resident set begins anew, with what is present now.
+    pub fn forget_peak(&self) {
+        self.lock().peak_rss = 0;
+    }
+
+    /// What is at each page of `range`, which the caller bounds.
+    pub fn present_pages(&self, range: AddrRange) -> Vec<PageState> {
+        let count = usize::try_from(range.len() / PAGE_SIZE).unwrap_or(0);
+        let mut pages = vec![PageState::Absent; count];
+        let mut mark = |piece: AddrRange, what: PageState| {
+            let from = piece.start.0.saturating_sub(range.start.0) / PAGE_SIZE;
+            let len = piece.len() / PAGE_SIZE;
+            let (Ok(from), Ok(len)) = (usize::try_from(from), usize::try_from(len)) else { return };
+            for page in pages.iter_mut().skip(from).take(len) {
+                *page = what;
+            }
+        };
+        let state = self.lock();
+        for (piece, installed) in state.installed.within(range) {
+            if !matches!(installed.place, Place::Zero) {
+                mark(piece, PageState::Shared);
+            }
+        }
+        for (piece, _) in state.pmas.within(range).filter(|(_, pma)| !pma.text) {
+            mark(piece, PageState::Private);
+        }
+        pages
     }
 
     /// Bytes mapped in all.
@@ -174,6 +226,14 @@ impl State {
             .map(|(piece, _)| piece.len())
             .sum();
         (anonymous.saturating_add(files), anonymous)
+    }
+
+    /// Bytes present in `range` of shared memory and of files in memory.
+    fn shared_present(&self, range: AddrRange) -> u64 {
+        let shared =
+            |piece: AddrRange, place: &Place| matches!(place, Place::Memory { .. }) && !self.pmas.overlaps(piece);
+        let pieces = self.installed.within(range).filter(|(piece, installed)| shared(*piece, &installed.place));
+        pieces.map(|(piece, _)| piece.len()).sum()
     }
 }
 

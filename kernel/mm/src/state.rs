@@ -35,6 +35,8 @@ pub(crate) const STACK_GUARD: u64 = 256 * PAGE_SIZE;
 pub(crate) struct Usage {
     /// All.
     pub(crate) total: u64,
+    /// The most that it ever was.
+    pub(crate) peak_total: u64,
     /// Private, writable, no stack.
     pub(crate) data: u64,
     /// Stacks.
@@ -285,6 +287,7 @@ impl State {
             };
         };
         apply(&mut self.usage.total);
+        self.usage.peak_total = self.usage.peak_total.max(self.usage.total);
         if vma.is_data() {
             apply(&mut self.usage.data);
         }

@@ -7,8 +7,11 @@
 //! once it is gone. Inode numbers are made of a process's number and birth, so a number that is given again names another
 //! inode.
 
+mod activity;
 mod fds;
+mod knobs;
 mod locks;
+mod memory;
 mod mounts;
 mod namespaces;
 mod process;

@@ -4,7 +4,6 @@
 //! (address space, descriptors) make a file empty or `ESRCH`, as on Linux. Files that show another process's memory or
 //! descriptors ask [`Subject::inspect`] first (ptrace(2), "Ptrace access mode checking").
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -18,12 +17,13 @@ use usermem::bytes::IoDst;
 use usermem::ptr::UserMemory as _;
 use usermem::{Addr, PAGE_SIZE};
 
-use super::{Proc, caller, fds, mounts, namespaces, parse_number, stat};
+use super::knobs::{KNOBS, Knob};
+use super::{Proc, activity, caller, fds, memory, mounts, namespaces, parse_number, stat};
 use crate::fdtable::FdTable;
 use crate::fsstate::FsState;
 use crate::ids::{Pid, Tid};
 use crate::kernel::Kernel;
-use crate::task::{Comm, Dumpable, Thread, ThreadGroup};
+use crate::task::{Dumpable, Thread, ThreadGroup};
 
 /// Longest command line or environment that is shown, in bytes.
 const MAX_AREA: u64 = 4 << 20;
@@ -98,7 +98,14 @@ impl Subject {
         self.live()?.fs().ok_or(Errno::EINVAL)
     }
 
-    /// Whether the caller may look into this process: its own, one of the same ids, or by `CAP_SYS_PTRACE`.
+    /// Whether the caller is the thread, or of the process, that this shows.
+    pub(super) fn is_caller(&self, ctx: &Context<'_>) -> bool {
+        let (Ok(caller), Ok(thread)) = (caller(ctx), self.thread()) else { return false };
+        Arc::ptr_eq(caller, &thread)
+    }
+
+    /// Whether the caller may look into this process: its own, one of the same ids that can do no more, or by
+    /// `CAP_SYS_PTRACE` (ptrace(2), PTRACE_MODE_READ_FSCREDS).
     pub(super) fn inspect(&self, ctx: &Context<'_>) -> Result<(), Errno> {
         let thread = self.thread()?;
         if caller(ctx).is_ok_and(|caller| Arc::ptr_eq(caller.group(), thread.group())) {
@@ -108,11 +115,21 @@ impl Subject {
         let same_user = [theirs.ruid, theirs.euid, theirs.suid].iter().all(|&uid| uid == ours.fsuid);
         let same_group = [theirs.rgid, theirs.egid, theirs.sgid].iter().all(|&gid| gid == ours.fsgid);
         let dumpable = thread.group().dumpable() == Dumpable::Yes;
-        if same_user && same_group && dumpable || ours.has(Caps::SYS_PTRACE) { Ok(()) } else { Err(Errno::EACCES) }
+        let can_less = ours.effective.contains(theirs.permitted);
+        let allowed = same_user && same_group && dumpable && can_less || ours.has(Caps::SYS_PTRACE);
+        if allowed { Ok(()) } else { Err(Errno::EACCES) }
     }
 
-    /// Owner of its files.
+    /// Owner of its files: root's once nobody of its ids may look into it, proc(5).
     pub(super) fn ids(&self) -> (Uid, Gid) {
+        match self.thread() {
+            Ok(thread) if thread.group().dumpable() == Dumpable::Yes => self.effective_ids(),
+            _ => (Uid::ROOT, Gid::ROOT),
+        }
+    }
+
+    /// Owner of those of its directories that all may read.
+    pub(super) fn effective_ids(&self) -> (Uid, Gid) {
         self.thread().map_or((Uid::ROOT, Gid::ROOT), |thread| {
             let creds = thread.creds();
             (creds.euid, creds.egid)
@@ -123,38 +140,59 @@ impl Subject {
 type Render = fn(&Subject, &Context<'_>) -> Result<Vec<u8>, Errno>;
 
 /// Text files: name, mode, contents.
-const FILES: &[(&str, u32, Render)] = &[
-    ("cgroup", 0o444, |_, _| Ok(b"0::/\n".to_vec())),
-    ("cmdline", 0o444, cmdline),
+const FILES: &[(&str, u32, Render)] =
+    &[
+        ("cgroup", 0o444, |_, _| Ok(b"0::/\n".to_vec())),
+        ("cmdline", 0o444, cmdline),
+        ("cpuset", 0o444, |_, _| Ok(b"/\n".to_vec())),
+        ("io", 0o400, activity::io),
+        ("ksm_merging_pages", 0o400, |_, _| Ok(b"0\n".to_vec())),
+        ("limits", 0o444, stat::limits),
+        ("mountinfo", 0o444, |subject, _| mounts::mountinfo(subject)),
+        ("mounts", 0o444, |subject, _| mounts::mounts(subject)),
+        ("mountstats", 0o400, |subject, _| mounts::mountstats(subject)),
+        ("oom_score", 0o444, oom_score),
+        ("personality", 0o400, activity::personality),
+        ("projid_map", 0o444, |_, _| Ok(b"         0          0 4294967295\n".to_vec())),
+        ("sched", 0o444, activity::sched),
+        ("schedstat", 0o444, activity::schedstat),
+        ("sessionid", 0o444, |_, _| Ok(b"4294967295".to_vec())),
+        ("loginuid", 0o444, |_, _| Ok(b"4294967295".to_vec())),
+        ("stack", 0o400, activity::stack),
+        ("stat", 0o444, stat::stat),
+        ("statm", 0o444, stat::statm),
+        ("status", 0o444, stat::status),
+        ("syscall", 0o400, activity::syscall),
+        ("timens_offsets", 0o444, |_, _| {
+            Ok(b"monotonic           0         0\nboottime            0         0\n".to_vec())
+        }),
+        ("timers", 0o444, activity::timers),
+        ("wchan", 0o444, activity::wchan),
+        ("uid_map", 0o444, |_, _| Ok(b"         0          0 4294967295\n".to_vec())),
+        ("gid_map", 0o444, |_, _| Ok(b"         0          0 4294967295\n".to_vec())),
+        ("setgroups", 0o444, |_, _| Ok(b"allow\n".to_vec())),
+    ];
+
+/// Text files that only those who may look into the process may open.
+const INNER_FILES: &[(&str, u32, Render)] = &[
+    ("auxv", 0o400, auxv),
     ("environ", 0o400, environ),
-    ("io", 0o400, stat::io),
-    ("limits", 0o444, stat::limits),
-    ("maps", 0o444, stat::maps),
-    ("mountinfo", 0o444, |subject, _| mounts::mountinfo(subject)),
-    ("mounts", 0o444, |subject, _| mounts::mounts(subject)),
-    ("mountstats", 0o400, |subject, _| mounts::mountstats(subject)),
-    ("oom_score", 0o444, oom_score),
-    ("personality", 0o400, |_, _| Ok(b"00000000\n".to_vec())),
-    ("sessionid", 0o444, |_, _| Ok(b"4294967295".to_vec())),
-    ("loginuid", 0o444, |_, _| Ok(b"4294967295".to_vec())),
-    ("smaps", 0o444, stat::smaps),
-    ("smaps_rollup", 0o444, stat::smaps_rollup),
-    ("stat", 0o444, stat::stat),
-    ("statm", 0o444, stat::statm),
-    ("status", 0o444, stat::status),
-    ("syscall", 0o400, stat::syscall),
-    ("wchan", 0o444, |_, _| Ok(b"0".to_vec())),
-    ("uid_map", 0o444, |_, _| Ok(b"         0          0 4294967295\n".to_vec())),
-    ("gid_map", 0o444, |_, _| Ok(b"         0          0 4294967295\n".to_vec())),
-    ("setgroups", 0o444, |_, _| Ok(b"allow\n".to_vec())),
+    ("maps", 0o444, memory::maps),
+    ("numa_maps", 0o444, memory::numa_maps),
+    ("smaps", 0o444, memory::smaps),
+    ("smaps_rollup", 0o444, memory::smaps_rollup),
 ];
+
+/// Files that one of the two directories does not have.
+const OF_PROCESSES: &[&str] = &["coredump_filter", "mountstats", "task", "timers", "timerslack_ns"];
+const OF_THREADS: &[&str] = &["children"];
 
 /// Everything else in the directory, with its kind.
 const OTHERS: &[(&str, FileType)] = &[
-    ("auxv", FileType::Regular),
-    ("comm", FileType::Regular),
+    ("children", FileType::Regular),
+    ("clear_refs", FileType::Regular),
     ("mem", FileType::Regular),
-    ("oom_score_adj", FileType::Regular),
+    ("pagemap", FileType::Regular),
     ("cwd", FileType::Symlink),
     ("exe", FileType::Symlink),
     ("root", FileType::Symlink),
@@ -189,24 +227,44 @@ struct ProcessDir {
 
 impl Owned for ProcessDir {
     fn owner(&self) -> (Uid, Gid) {
-        self.subject.ids()
+        self.subject.effective_ids()
+    }
+}
+
+impl ProcessDir {
+    /// Whether this kind of directory has `name`.
+    fn has(&self, name: &str) -> bool {
+        let others = match self.subject.scope {
+            Scope::Process => OF_THREADS,
+            Scope::Thread => OF_PROCESSES,
+        };
+        !others.contains(&name)
     }
 }
 
 impl Directory for ProcessDir {
     fn lookup(&self, _ctx: &Context<'_>, name: &[u8]) -> Result<Inode, Errno> {
         self.subject.thread()?;
+        if !std::str::from_utf8(name).is_ok_and(|name| self.has(name)) {
+            return Err(Errno::ENOENT);
+        }
         let subject = self.subject.clone();
         let tree = subject.proc.tree;
         let ino = Tree::ino(subject.ino, name);
         if let Some(&(_, mode, render)) = FILES.iter().find(|(file, _, _)| file.as_bytes() == name) {
             return Ok(tree.file(ino, mode, Text { subject, render }));
         }
+        if let Some(&(_, mode, render)) = INNER_FILES.iter().find(|(file, _, _)| file.as_bytes() == name) {
+            return Ok(tree.file(ino, mode, InnerText { subject, render }));
+        }
+        if let Some(&(_, mode, read, write)) = KNOBS.iter().find(|(file, ..)| file.as_bytes() == name) {
+            return Ok(tree.file(ino, mode, Knob { subject, read, write }));
+        }
         Ok(match name {
-            b"auxv" => tree.file(ino, 0o400, Text { subject, render: auxv }),
-            b"comm" => tree.file(ino, 0o644, CommFile { subject }),
+            b"children" => tree.file(ino, 0o444, Text { subject, render: activity::children }),
+            b"clear_refs" => tree.file(ino, 0o200, memory::ClearRefs { subject }),
+            b"pagemap" => tree.special(ino, 0o400, memory::PageMap { subject }),
             b"mem" => tree.special(ino, 0o600, MemFile { subject }),
-            b"oom_score_adj" => tree.file(ino, 0o644, OomScoreAdj { subject }),
             b"cwd" => tree.link(ino, Place { subject, place: |fs| fs.cwd() }),
             b"root" => tree.link(ino, Place { subject, place: |fs| fs.root() }),
             b"exe" => tree.link(ino, Exe { subject }),
@@ -214,7 +272,7 @@ impl Directory for ProcessDir {
             b"fdinfo" => tree.dir(ino, 0o555, fds::FdInfoDir { subject, ino }),
             b"net" => tree.dir(ino, 0o555, net(&subject, ino)),
             b"ns" => tree.dir(ino, 0o511, namespaces::NsDir { subject, ino }),
-            b"task" if subject.scope == Scope::Process => tree.dir(ino, 0o555, TaskDir { subject }),
+            b"task" => tree.dir(ino, 0o555, TaskDir { subject }),
             _ => return Err(Errno::ENOENT),
         })
     }
@@ -225,12 +283,10 @@ impl Directory for ProcessDir {
             let name = name.as_bytes().to_vec();
             DirEntry { ino: Tree::ino(self.subject.ino, &name), name, file_type }
         };
-        let files = FILES.iter().map(|(name, _, _)| row(name, FileType::Regular));
-        let others = OTHERS
-            .iter()
-            .filter(|(name, _)| *name != "task" || self.subject.scope == Scope::Process)
-            .map(|&(name, file_type)| row(name, file_type));
-        Ok(files.chain(others).collect())
+        let texts = FILES.iter().chain(INNER_FILES).map(|(name, ..)| *name);
+        let files = texts.chain(KNOBS.iter().map(|(name, ..)| *name)).map(|name| (name, FileType::Regular));
+        let all = files.chain(OTHERS.iter().copied()).filter(|(name, _)| self.has(name));
+        Ok(all.map(|(name, file_type)| row(name, file_type)).collect())
     }
 }
 
@@ -247,6 +303,28 @@ impl Owned for Text {
 }
 
 impl Content for Text {
+    fn render(&self, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+        (self.render)(&self.subject, ctx)
+    }
+}
+
+/// A row of [`INNER_FILES`] for one process.
+struct InnerText {
+    subject: Subject,
+    render: Render,
+}
+
+impl Owned for InnerText {
+    fn owner(&self) -> (Uid, Gid) {
+        self.subject.ids()
+    }
+}
+
+impl Content for InnerText {
+    fn admit(&self, ctx: &Context<'_>) -> Result<(), Errno> {
+        self.subject.inspect(ctx)
+    }
+
     fn render(&self, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
         (self.render)(&self.subject, ctx)
     }
@@ -291,74 +369,14 @@ fn cmdline(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-fn environ(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
-    subject.inspect(ctx)?;
+fn environ(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
     let Some(mm) = subject.mm()? else { return Ok(Vec::new()) };
     let bounds = mm.bounds();
     Ok(area(&mm, bounds.env_start, bounds.env_end))
 }
 
-fn auxv(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
-    subject.inspect(ctx)?;
+fn auxv(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
     Ok(subject.group()?.image().auxv.clone())
-}
-
-/// `comm`: the thread's name, which its own process may change.
-struct CommFile {
-    subject: Subject,
-}
-
-impl Owned for CommFile {
-    fn owner(&self) -> (Uid, Gid) {
-        self.subject.ids()
-    }
-}
-
-impl Content for CommFile {
-    fn render(&self, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
-        let mut name = self.subject.thread()?.comm().as_bytes().to_vec();
-        name.push(b'\n');
-        Ok(name)
-    }
-
-    fn write(&self, ctx: &Context<'_>, bytes: &[u8]) -> Result<(), Errno> {
-        let thread = self.subject.thread()?;
-        if !Arc::ptr_eq(caller(ctx)?.group(), thread.group()) {
-            return Err(Errno::EINVAL);
-        }
-        thread.set_comm(Comm::new(bytes.strip_suffix(b"\n").unwrap_or(bytes)));
-        Ok(())
-    }
-}
-
-struct OomScoreAdj {
-    subject: Subject,
-}
-
-impl Owned for OomScoreAdj {
-    fn owner(&self) -> (Uid, Gid) {
-        self.subject.ids()
-    }
-}
-
-impl Content for OomScoreAdj {
-    fn render(&self, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
-        Ok(format!("{}\n", self.subject.group()?.oom_score_adj.load(Ordering::Relaxed)).into_bytes())
-    }
-
-    fn write(&self, ctx: &Context<'_>, bytes: &[u8]) -> Result<(), Errno> {
-        let text = std::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
-        let value: i32 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
-        if !(-1000..=1000).contains(&value) {
-            return Err(Errno::EINVAL);
-        }
-        let group = self.subject.group()?;
-        if value < group.oom_score_adj.load(Ordering::Relaxed) && !ctx.creds.has(Caps::SYS_RESOURCE) {
-            return Err(Errno::EACCES);
-        }
-        group.oom_score_adj.store(value, Ordering::Relaxed);
-        Ok(())
-    }
 }
 
 /// `cwd` and `root`: magic links to where the process is.
@@ -481,7 +499,7 @@ struct TaskDir {
 
 impl Owned for TaskDir {
     fn owner(&self) -> (Uid, Gid) {
-        self.subject.ids()
+        self.subject.effective_ids()
     }
 }
 

@@ -1,19 +1,19 @@
-//! The figures of a process: `stat`, `status`, `statm`, `maps`, `smaps`, `limits`, `io`, `syscall`.
+//! The figures of a process: `stat`, `status`, `statm`, `limits`. What of them Linux 6.12 has and nothing here stands for
+//! is a zero, as there: swap, page tables, blocks of I/O.
 
 use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use fs::Context;
-use mm::{MemoryStat, Sharing, VmaInfo};
+use mm::MemoryStat;
 use usermem::PAGE_SIZE;
-use usermem::platform::Prot;
 
 use super::mounts::escape;
 use super::process::{Scope, Subject};
 use super::system::ticks;
 use crate::rlimit::{INFINITY, Resource, Rlimit};
-use crate::task::{Activity, CpuTimes};
+use crate::task::attributes::persona;
+use crate::task::{Activity, CpuTimes, GroupInfo, NoNewPrivs, Thread, Usage};
 
 /// Sums of the address space; zeros without one.
 fn memory(subject: &Subject) -> Result<MemoryStat, Errno> {
@@ -80,6 +80,30 @@ fn word(activity: Activity) -> &'static str {
     }
 }
 
+/// `PF_*` of Linux, as far as they are told of here.
+mod flag {
+    pub(super) const EXITING: u32 = 0x4;
+    pub(super) const FORKNOEXEC: u32 = 0x40;
+    pub(super) const RANDOMIZE: u32 = 0x40_0000;
+}
+
+fn flags(thread: &Thread, info: &GroupInfo) -> u32 {
+    let randomized = thread.attributes().persona() & persona::ADDR_NO_RANDOMIZE == 0;
+    [
+        (thread.is_ending() || info.zombie.is_some(), flag::EXITING),
+        (!info.execed, flag::FORKNOEXEC),
+        (randomized, flag::RANDOMIZE),
+    ]
+    .into_iter()
+    .fold(0, |sum, (set, bit)| if set { sum | bit } else { sum })
+}
+
+/// The column `priority`: 20 and the niceness, or below zero for real-time policies.
+fn shown_priority(thread: &Thread) -> i32 {
+    let real_time = thread.attributes().scheduling().priority;
+    if real_time > 0 { real_time.saturating_neg().saturating_sub(1) } else { thread.nice().saturating_add(20) }
+}
+
 /// `stat`: 52 fields, proc_pid_stat(5).
 pub(super) fn stat(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
     let thread = subject.thread()?;
@@ -88,54 +112,69 @@ pub(super) fn stat(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errn
     let number = if subject.scope == Scope::Process { thread.pid().0 } else { thread.tid().0 };
     let memory = memory(subject)?;
     let (own, children) = cpu_times(subject)?;
+    let faults = match subject.scope {
+        Scope::Process => Usage::of_group(&group).minor_faults,
+        Scope::Thread => thread.minor_faults(),
+    };
     let (blocked, pending) = thread.signal_sets();
     let (ignored, caught) = group.lock_signals().handlers.summary();
     // Addresses are for those who may look into the process.
-    let bounds = match subject.mm()? {
-        Some(mm) if subject.inspect(ctx).is_ok() => mm.bounds(),
-        _ => mm::Bounds::default(),
+    let permitted = subject.inspect(ctx).is_ok();
+    let mm = subject.mm()?;
+    let bounds = mm.as_ref().filter(|_| permitted).map(|mm| mm.bounds()).unwrap_or_default();
+    let code = match (&mm, permitted) {
+        (Some(_), false) => (1, 1),
+        _ => (bounds.start_code.0, bounds.end_code.0),
     };
     let start_ns = if subject.scope == Scope::Process { group.start_ns() } else { thread.start_ns() };
     let start_ns = start_ns.saturating_sub(subject.kernel()?.boot_ns());
     let tty = info.tty.as_ref().map_or(0, |tty| tty.device());
     let foreground = info.tty.as_ref().and_then(|tty| tty.foreground()).map_or(-1, |pid| i64::from(pid.0));
-    let (comm, nice) = (thread.comm(), thread.nice());
+    let comm = thread.comm();
     let mut text = format!("{number} (").into_bytes();
     text.extend_from_slice(comm.as_bytes());
     let mut rest = format!(
-        ") {} {} {} {} {tty} {foreground} 0 {} 0 0 0 {} {} {} {} {} {nice} {} 0 {} {} {} {}",
+        ") {} {} {} {} {tty} {foreground} {} {faults} {} 0 0 {} {} {} {} {} {} {} 0 {} {} {} {}",
         letter(activity(subject)?),
         info.parent.0,
         info.pgrp.0,
         info.session.0,
-        thread.minor_faults(),
+        flags(&thread, &info),
+        Usage::of_children(&group).minor_faults,
         ticks(own.user_ns),
         ticks(own.system_ns),
         ticks(children.user_ns),
         ticks(children.system_ns),
-        nice.saturating_add(20),
+        shown_priority(&thread),
+        thread.nice(),
         info.threads.max(1),
         ticks(start_ns),
         memory.total,
         memory.rss / PAGE_SIZE,
         group.limit(Resource::Rss).soft,
     );
+    let scheduling = thread.attributes().scheduling();
+    let cpu = allowed_cpus(&thread, subject.kernel()?.machine().cpus).first().copied().unwrap_or(0);
     let _ = write!(
         rest,
-        " {} {} {} 0 0 {} {} {} {} 0 0 0 {} 0 0 0 0 0 0",
-        bounds.start_code.0,
-        bounds.end_code.0,
+        " {} {} {} 0 0 {} {} {} {} {} 0 0 {} {cpu} {} {} 0 0 0",
+        code.0,
+        code.1,
         bounds.start_stack.0,
         pending.0,
         blocked.0,
         ignored.0,
         caught.0,
+        u8::from(permitted && activity(subject)? == Activity::Sleeping),
         info.exit_signal.map_or(-1, crate::signal::types::Signal::number),
+        scheduling.priority,
+        scheduling.policy,
     );
-    let brk = subject.mm()?.map_or(0, |mm| mm.brk_start().0);
+    let brk = mm.filter(|_| permitted).map_or(0, |mm| mm.brk_start().0);
+    let status = info.zombie.filter(|_| permitted).map_or(0, crate::task::ExitStatus::wait_status);
     let _ = writeln!(
         rest,
-        " {} {} {brk} {} {} {} {} 0",
+        " {} {} {brk} {} {} {} {} {status}",
         bounds.start_data.0,
         bounds.end_data.0,
         bounds.arg_start.0,
@@ -160,19 +199,69 @@ pub(super) fn statm(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, Er
 /// `status`, proc_pid_status(5).
 pub(super) fn status(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
     let thread = subject.thread()?;
-    let group = subject.group()?;
     let info = subject.kernel()?.tasks().describe(thread.pid()).ok_or(Errno::ESRCH)?;
-    let creds = thread.creds();
     let mut text = String::from("Name:\t");
     text.push_str(&escape(thread.comm().as_bytes()));
-    let fds = subject.fds().map_or(0, |fds| fds.capacity());
-    let umask = subject.fs().map_or(0, |fs| fs.umask());
-    let groups: String = creds.groups.iter().map(|gid| format!("{} ", gid.0)).collect();
+    // Without the file system's part, a task has no umask to tell.
+    if let Ok(fs) = subject.fs() {
+        let _ = write!(text, "\nUmask:\t{:04o}", fs.umask());
+    }
+    identity(&mut text, subject, &thread, &info)?;
+    if subject.mm()?.is_some() {
+        memory_rows(&mut text, subject)?;
+    }
+    signal_rows(&mut text, subject, &thread, &info)?;
+    let creds = thread.creds();
+    let no_new_privs = u8::from(thread.attributes().no_new_privs() == NoNewPrivs::Yes);
     let _ = write!(
         text,
-        "\nUmask:\t{umask:04o}\nState:\t{}\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}\nTracerPid:\t0\n\
+        "CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\n\
+         NoNewPrivs:\t{no_new_privs}\nSeccomp:\t0\nSeccomp_filters:\t0\nSpeculation_Store_Bypass:\tvulnerable\n\
+         SpeculationIndirectBranch:\talways enabled\n",
+        creds.inheritable.bits(),
+        creds.permitted.bits(),
+        creds.effective.bits(),
+        creds.bounding.bits(),
+        creds.ambient.bits(),
+    );
+    let cpus = subject.kernel()?.machine().cpus.max(1);
+    let allowed = allowed_cpus(&thread, cpus);
+    let (voluntary, involuntary) = thread.switches();
+    let _ = write!(
+        text,
+        "Cpus_allowed:\t{}\nCpus_allowed_list:\t{}\nMems_allowed:\t{}\nMems_allowed_list:\t0\n\
+         voluntary_ctxt_switches:\t{voluntary}\nnonvoluntary_ctxt_switches:\t{involuntary}\n",
+        cpu_mask(&allowed, cpus),
+        cpu_ranges(&allowed),
+        cpu_mask(&[0], NODES),
+    );
+    Ok(text.into_bytes())
+}
+
+/// As many memory nodes as a usual kernel for this machine has room for.
+const NODES: usize = 1024;
+
+fn allowed_cpus(thread: &Thread, cpus: usize) -> Vec<usize> {
+    let mask = thread.affinity();
+    let allowed = |cpu: usize| match &mask {
+        Some(mask) => mask.get(cpu / 8).is_some_and(|byte| byte >> (cpu % 8) & 1 != 0),
+        None => true,
+    };
+    (0..cpus.max(1)).filter(|&cpu| allowed(cpu)).collect()
+}
+
+/// Who it is.
+fn identity(text: &mut String, subject: &Subject, thread: &Thread, info: &GroupInfo) -> Result<(), Errno> {
+    let creds = thread.creds();
+    let fds = subject.fds().map_or(0, |fds| fds.capacity());
+    let groups: String = creds.groups.iter().map(|gid| format!("{} ", gid.0)).collect();
+    // Linux ends the list with a blank, be it empty or not.
+    let groups = if groups.is_empty() { " ".to_owned() } else { groups };
+    let _ = write!(
+        text,
+        "\nState:\t{}\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}\nTracerPid:\t0\n\
          Uid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t{fds}\nGroups:\t{groups}\n\
-         NStgid:\t{}\nNSpid:\t{}\nNSpgid:\t{}\nNSsid:\t{}\n",
+         NStgid:\t{}\nNSpid:\t{}\nNSpgid:\t{}\nNSsid:\t{}\nKthread:\t0\n",
         word(activity(subject)?),
         thread.pid().0,
         thread.tid().0,
@@ -190,153 +279,62 @@ pub(super) fn status(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, E
         info.pgrp.0,
         info.session.0,
     );
-    if subject.mm()?.is_some() {
-        let memory = memory(subject)?;
-        let kib = |bytes: u64| bytes / 1024;
-        let peak = group.max_rss_kib.load(Ordering::Relaxed).max(kib(memory.rss));
-        let rows = [
-            ("VmPeak", kib(memory.total)),
-            ("VmSize", kib(memory.total)),
-            ("VmLck", kib(memory.locked)),
-            ("VmPin", 0),
-            ("VmHWM", peak),
-            ("VmRSS", kib(memory.rss)),
-            ("RssAnon", kib(memory.anonymous)),
-            ("RssFile", kib(memory.rss.saturating_sub(memory.anonymous))),
-            ("RssShmem", 0),
-            ("VmData", kib(memory.data)),
-            ("VmStk", kib(memory.stack)),
-            ("VmExe", kib(memory.exec)),
-            ("VmLib", 0),
-            ("VmPTE", 0),
-            ("VmSwap", 0),
-        ];
-        for (name, value) in rows {
-            let _ = writeln!(text, "{name}:\t{value:>8} kB");
-        }
+    Ok(())
+}
+
+/// Its memory. Page tables are the host's, and not told.
+fn memory_rows(text: &mut String, subject: &Subject) -> Result<(), Errno> {
+    let memory = memory(subject)?;
+    let group = subject.group()?;
+    let bounds = subject.mm()?.map(|mm| mm.bounds()).unwrap_or_default();
+    let code = bounds.end_code.0.next_multiple_of(PAGE_SIZE).saturating_sub(bounds.start_code.0 & !(PAGE_SIZE - 1));
+    let code = code.min(memory.exec);
+    let kib = |bytes: u64| bytes / 1024;
+    let rows = [
+        ("VmPeak", kib(memory.peak_total)),
+        ("VmSize", kib(memory.total)),
+        ("VmLck", kib(memory.locked)),
+        ("VmPin", 0),
+        ("VmHWM", kib(memory.peak_rss)),
+        ("VmRSS", kib(memory.rss)),
+        ("RssAnon", kib(memory.anonymous)),
+        ("RssFile", kib(memory.rss.saturating_sub(memory.anonymous).saturating_sub(memory.shmem))),
+        ("RssShmem", kib(memory.shmem)),
+        ("VmData", kib(memory.data)),
+        ("VmStk", kib(memory.stack)),
+        ("VmExe", kib(code)),
+        ("VmLib", kib(memory.exec.saturating_sub(code))),
+        ("VmPTE", 0),
+        ("VmSwap", 0),
+        ("HugetlbPages", 0),
+    ];
+    for (name, value) in rows {
+        let _ = writeln!(text, "{name}:\t{value:>8} kB");
     }
+    let huge = u8::from(!group.thp_disabled());
+    let _ = write!(text, "CoreDumping:\t0\nTHP_enabled:\t{huge}\nuntag_mask:\t0xffffffffffffffff\n");
+    Ok(())
+}
+
+/// Its threads and signals.
+fn signal_rows(text: &mut String, subject: &Subject, thread: &Thread, info: &GroupInfo) -> Result<(), Errno> {
+    let group = subject.group()?;
     let (blocked, pending) = thread.signal_sets();
-    let (ignored, caught) = group.lock_signals().handlers.summary();
-    let shared_pending = group.lock_signals().pending.set();
+    let sets = group.signal_sets();
+    let queued = subject.kernel()?.signal_quota().queued(thread.creds().ruid.0);
     let limit = group.limit(Resource::Sigpending).soft;
     let _ = write!(
         text,
-        "Threads:\t{}\nSigQ:\t0/{limit}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\n\
-         SigCgt:\t{:016x}\nCapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\n\
-         NoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\n",
+        "Threads:\t{}\nSigQ:\t{queued}/{limit}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\n\
+         SigIgn:\t{:016x}\nSigCgt:\t{:016x}\n",
         info.threads.max(1),
         pending.0,
-        shared_pending.0,
+        sets.pending.0,
         blocked.0,
-        ignored.0,
-        caught.0,
-        creds.inheritable.bits(),
-        creds.permitted.bits(),
-        creds.effective.bits(),
-        creds.bounding.bits(),
-        creds.ambient.bits(),
+        sets.ignored.0,
+        sets.caught.0,
     );
-    let cpus = subject.kernel()?.machine().cpus.max(1);
-    let allowed = |cpu: usize| match thread.affinity() {
-        Some(mask) => mask.get(cpu / 8).is_some_and(|byte| byte >> (cpu % 8) & 1 != 0),
-        None => true,
-    };
-    let allowed: Vec<usize> = (0..cpus).filter(|&cpu| allowed(cpu)).collect();
-    let (voluntary, involuntary) = thread.switches();
-    let _ = write!(
-        text,
-        "Cpus_allowed:\t{}\nCpus_allowed_list:\t{}\nMems_allowed:\t1\nMems_allowed_list:\t0\n\
-         voluntary_ctxt_switches:\t{voluntary}\nnonvoluntary_ctxt_switches:\t{involuntary}\n",
-        cpu_mask(&allowed, cpus),
-        cpu_ranges(&allowed),
-    );
-    Ok(text.into_bytes())
-}
-
-/// The first line of a mapping in `maps` and `smaps`.
-fn map_line(text: &mut String, vma: &VmaInfo) {
-    use fs::vfs::{major, minor};
-    let bit = |prot, letter| if vma.prot.contains(prot) { letter } else { '-' };
-    let start = text.len();
-    let _ = write!(
-        text,
-        "{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {}",
-        vma.range.start.0,
-        vma.range.end.0,
-        bit(Prot::READ, 'r'),
-        bit(Prot::WRITE, 'w'),
-        bit(Prot::EXEC, 'x'),
-        if vma.sharing == Sharing::Shared { 's' } else { 'p' },
-        vma.offset,
-        major(vma.dev),
-        minor(vma.dev),
-        vma.ino,
-    );
-    if !vma.name.is_empty() {
-        // The name stands in column 74.
-        let width = text.len() - start;
-        text.extend(std::iter::repeat_n(' ', 73_usize.saturating_sub(width).max(1)));
-        text.push_str(&String::from_utf8_lossy(&vma.name).replace('\n', "\\012"));
-    }
-    text.push('\n');
-}
-
-/// `maps`.
-pub(super) fn maps(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
-    subject.inspect(ctx)?;
-    let mut text = String::new();
-    for vma in subject.mm()?.map(|mm| mm.vmas()).unwrap_or_default() {
-        map_line(&mut text, &vma);
-    }
-    Ok(text.into_bytes())
-}
-
-/// The figures of a mapping, or of all, in `smaps` and `smaps_rollup`.
-fn figures(text: &mut String, rss: u64, anonymous: u64, locked: u64) {
-    let kib = |bytes: u64| bytes / 1024;
-    let clean = rss.saturating_sub(anonymous);
-    for (name, bytes) in [
-        ("Rss", rss),
-        ("Pss", rss),
-        ("Shared_Clean", 0),
-        ("Shared_Dirty", 0),
-        ("Private_Clean", clean),
-        ("Private_Dirty", anonymous),
-        ("Referenced", rss),
-        ("Anonymous", anonymous),
-        ("LazyFree", 0),
-        ("AnonHugePages", 0),
-        ("Swap", 0),
-        ("SwapPss", 0),
-        ("Locked", locked),
-    ] {
-        let _ = writeln!(text, "{:<16}{:>8} kB", format!("{name}:"), kib(bytes));
-    }
-}
-
-/// `smaps`.
-pub(super) fn smaps(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
-    subject.inspect(ctx)?;
-    let mut text = String::new();
-    for vma in subject.mm()?.map(|mm| mm.vmas_with_usage()).unwrap_or_default() {
-        map_line(&mut text, &vma);
-        let _ = writeln!(text, "{:<16}{:>8} kB", "Size:", vma.range.len() / 1024);
-        let _ = writeln!(text, "{:<16}{:>8} kB\n{:<16}{:>8} kB", "KernelPageSize:", 4, "MMUPageSize:", 4);
-        figures(&mut text, vma.rss, vma.anonymous, if vma.locked { vma.rss } else { 0 });
-        let _ = writeln!(text, "VmFlags: {}", vma.vm_flags);
-    }
-    Ok(text.into_bytes())
-}
-
-/// `smaps_rollup`.
-pub(super) fn smaps_rollup(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
-    subject.inspect(ctx)?;
-    let vmas = subject.mm()?.map(|mm| mm.vmas_with_usage()).unwrap_or_default();
-    let (Some(first), Some(last)) = (vmas.first(), vmas.last()) else { return Ok(Vec::new()) };
-    let mut text = format!("{:08x}-{:08x} ---p 00000000 00:00 0 [rollup]\n", first.range.start.0, last.range.end.0);
-    let locked = vmas.iter().filter(|vma| vma.locked).map(|vma| vma.rss).sum();
-    figures(&mut text, vmas.iter().map(|vma| vma.rss).sum(), vmas.iter().map(|vma| vma.anonymous).sum(), locked);
-    Ok(text.into_bytes())
+    Ok(())
 }
 
 /// Name and unit of each limit in `limits`, in Linux's order.
@@ -369,19 +367,4 @@ pub(super) fn limits(subject: &Subject, _ctx: &Context<'_>) -> Result<Vec<u8>, E
         let _ = writeln!(text, "{name:<25} {:<20} {:<20} {unit:<10}", show(soft), show(hard));
     }
     Ok(text.into_bytes())
-}
-
-/// `io`: not counted.
-pub(super) fn io(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
-    subject.inspect(ctx)?;
-    Ok(b"rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n".to_vec())
-}
-
-/// `syscall`: the number of the call it is in. Its arguments are its own thread's to know.
-pub(super) fn syscall(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
-    subject.inspect(ctx)?;
-    Ok(match subject.thread()?.current_call() {
-        Some(nr) => format!("{nr} 0x0 0x0 0x0 0x0 0x0 0x0 0x0 0x0\n").into_bytes(),
-        None => b"running\n".to_vec(),
-    })
 }

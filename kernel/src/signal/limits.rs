@@ -31,6 +31,11 @@ impl SignalQuota {
         Self { counts: Arc::new(Mutex::new(SIGNAL_QUOTA, HashMap::new())) }
     }
 
+    /// How many signals `uid` has queued.
+    pub(crate) fn queued(&self, uid: u32) -> u64 {
+        self.counts.lock().get(&uid).copied().unwrap_or(0)
+    }
+
     /// Takes one from the quota of `uid` unless `limit` are taken.
     pub(crate) fn charge(&self, uid: u32, limit: u64) -> Option<Charge> {
         let mut counts = self.counts.lock();
@@ -66,6 +71,7 @@ mod tests {
         assert!((0..100).all(|uid| quota.charge(uid, 0).is_none()));
         assert!(quota.counts.lock().is_empty());
         let charge = quota.charge(7, 1).unwrap();
+        assert_eq!((quota.queued(7), quota.queued(8)), (1, 0));
         assert!(quota.charge(7, 1).is_none());
         assert_eq!(quota.counts.lock().len(), 1);
         drop(charge);

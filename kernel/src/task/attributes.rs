@@ -3,9 +3,11 @@
 //!
 //! Relaxed throughout: single figures that their owner or a privileged process sets and anybody may read.
 
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use sync::{LockClass, Mutex};
+
+use super::NoNewPrivs;
 
 const SCHEDULING: LockClass = LockClass::leaf("thread.scheduling");
 
@@ -49,6 +51,7 @@ pub struct Attributes {
     io_priority: AtomicI32,
     machine_check: AtomicU32,
     io_flusher: AtomicU32,
+    no_new_privs: AtomicBool,
     scheduling: Mutex<Scheduling>,
 }
 
@@ -61,6 +64,7 @@ impl Attributes {
             io_priority: AtomicI32::new(0),
             machine_check: AtomicU32::new(abi::prctl::PR_MCE_KILL_DEFAULT as u32),
             io_flusher: AtomicU32::new(0),
+            no_new_privs: AtomicBool::new(false),
             scheduling: Mutex::new(SCHEDULING, Scheduling::default()),
         }
     }
@@ -71,6 +75,7 @@ impl Attributes {
         copy(&self.persona, &parent.persona);
         copy(&self.machine_check, &parent.machine_check);
         copy(&self.io_flusher, &parent.io_flusher);
+        self.no_new_privs.store(parent.no_new_privs.load(Ordering::Relaxed), Ordering::Relaxed);
         // prctl(2), PR_SET_TIMERSLACK: both values of the child are the current one of its creator.
         let slack = parent.slack_ns();
         self.slack_ns.store(slack, Ordering::Relaxed);
@@ -99,6 +104,16 @@ impl Attributes {
     /// Changes the execution domain; says the old one.
     pub fn set_persona(&self, persona: u32) -> u32 {
         self.persona.swap(persona, Ordering::Relaxed)
+    }
+
+    /// PR_GET_NO_NEW_PRIVS: whether exec may grant privileges.
+    pub fn no_new_privs(&self) -> NoNewPrivs {
+        if self.no_new_privs.load(Ordering::Relaxed) { NoNewPrivs::Yes } else { NoNewPrivs::No }
+    }
+
+    /// PR_SET_NO_NEW_PRIVS: for ever.
+    pub fn set_no_new_privs(&self) {
+        self.no_new_privs.store(true, Ordering::Relaxed);
     }
 
     /// Policy and priority.

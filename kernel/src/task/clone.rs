@@ -168,7 +168,6 @@ impl Task {
         let child_fds = Arc::clone(&fds);
         let creds = Arc::clone(self.creds());
         let mut child = Self::new(NewTask { kernel, thread: Arc::clone(&thread), user, ctx, mm, fds, fs, creds });
-        child.no_new_privs = self.no_new_privs;
         child.memory_policy = self.memory_policy;
         // sigaltstack(2): kept by fork, dropped by threads that share memory, but not by vfork.
         let shares_memory = request.has(CloneFlags::CLONE_VM) && !request.has(CloneFlags::CLONE_VFORK);
@@ -302,6 +301,7 @@ impl Task {
         group.set_image(self.group().image());
         group.set_oom_score_adj(self.group().oom_score_adj());
         group.set_dumpable(self.group().dumpable());
+        group.set_core_filter(self.group().core_filter());
         group.set_barriers(self.group().barriers());
         group.set_thp_disabled(self.group().thp_disabled());
         group

@@ -333,7 +333,7 @@ impl Task {
             root: self.fs().root(),
             cwd: self.fs().cwd(),
             limits: self.group().limits(),
-            no_new_privs: self.no_new_privs,
+            no_new_privs: self.no_new_privs(),
             persona: self.thread().attributes().persona(),
         };
         let prepared = executor.prepare(request)?;

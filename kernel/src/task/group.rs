@@ -11,8 +11,10 @@ use mm::Mm;
 use sync::{LockClass, Mutex, MutexGuard};
 use waiter::WaitQueue;
 
+use super::account::IoTotals;
 use super::cputime::GroupClock;
 use super::thread::{CpuTimes, Thread, Work};
+use super::usage::Usage;
 use crate::ids::{Pid, Tid};
 use crate::lock::{GROUP_SIGNALS, HANDLERS, LIMITS};
 use crate::rlimit::{Resource, Rlimit, Rlimits};
@@ -153,14 +155,19 @@ pub struct ThreadGroup {
     pub(crate) clock: GroupClock,
     /// Page faults and sleeps of threads that are gone.
     pub(super) gone: EventCounters,
-    /// CPU time of children that were waited for.
+    /// What calls of threads that are gone have moved, and of children that were waited for.
+    gone_io: Mutex<IoTotals>,
+    /// CPU time of children that were waited for, and their faults and sleeps.
     children: CpuCounters,
+    pub(super) children_events: EventCounters,
     /// Largest resident set so far, and of children waited for; KiB.
     pub(crate) max_rss_kib: AtomicU64,
     pub(crate) children_max_rss_kib: AtomicU64,
     /// `/proc/[pid]/oom_score_adj`.
     pub(crate) oom_score_adj: std::sync::atomic::AtomicI32,
     dumpable: AtomicU8,
+    /// `/proc/[pid]/coredump_filter`: kept and told. Relaxed.
+    core_filter: AtomicU32,
     /// What membarrier(2) has registered. Relaxed: the barrier itself is the platform's.
     barriers: AtomicU32,
     /// PR_SET_THP_DISABLE: kept and told.
@@ -172,6 +179,10 @@ pub struct ThreadGroup {
 }
 
 const IMAGE: LockClass = LockClass::leaf("group.image");
+/// What a core dump holds when nobody says otherwise, core(5).
+const CORE_FILTER: u32 = 0x33;
+
+const GONE_IO: LockClass = LockClass::leaf("group.io");
 
 /// The program that a process runs, for `/proc`.
 #[derive(Default)]
@@ -194,6 +205,14 @@ pub(super) struct EventCounters {
     pub(super) minor_faults: AtomicU64,
     pub(super) voluntary: AtomicU64,
     pub(super) involuntary: AtomicU64,
+}
+
+impl EventCounters {
+    fn add(&self, minor_faults: u64, (voluntary, involuntary): (u64, u64)) {
+        self.minor_faults.fetch_add(minor_faults, Ordering::Relaxed);
+        self.voluntary.fetch_add(voluntary, Ordering::Relaxed);
+        self.involuntary.fetch_add(involuntary, Ordering::Relaxed);
+    }
 }
 
 impl CpuCounters {
@@ -231,11 +250,14 @@ impl ThreadGroup {
             timers: crate::time::GroupTimers::new(),
             clock: GroupClock::new(),
             gone: EventCounters::default(),
+            gone_io: Mutex::new(GONE_IO, IoTotals::default()),
             children: CpuCounters::default(),
+            children_events: EventCounters::default(),
             max_rss_kib: AtomicU64::new(0),
             children_max_rss_kib: AtomicU64::new(0),
             oom_score_adj: std::sync::atomic::AtomicI32::new(0),
             dumpable: AtomicU8::new(Dumpable::Yes as u8),
+            core_filter: AtomicU32::new(CORE_FILTER),
             barriers: AtomicU32::new(0),
             thp_disabled: AtomicBool::new(false),
             start_ns,
@@ -347,6 +369,16 @@ impl ThreadGroup {
         self.dumpable.store(dumpable as u8, Ordering::Relaxed);
     }
 
+    /// Which mappings a core dump would hold, core(5).
+    pub fn core_filter(&self) -> u32 {
+        self.core_filter.load(Ordering::Relaxed)
+    }
+
+    /// Changes which mappings a core dump would hold.
+    pub fn set_core_filter(&self, filter: u32) {
+        self.core_filter.store(filter, Ordering::Relaxed);
+    }
+
     /// What membarrier(2) has registered, as its commands' bits.
     pub fn barriers(&self) -> u32 {
         self.barriers.load(Ordering::Relaxed)
@@ -390,10 +422,19 @@ impl ThreadGroup {
     /// A thread takes part no more: what it used is kept.
     pub(super) fn add_gone(&self, thread: &Thread) {
         self.clock.add_gone(thread.clock.end());
-        let (voluntary, involuntary) = thread.switches();
-        self.gone.minor_faults.fetch_add(thread.minor_faults(), Ordering::Relaxed);
-        self.gone.voluntary.fetch_add(voluntary, Ordering::Relaxed);
-        self.gone.involuntary.fetch_add(involuntary, Ordering::Relaxed);
+        self.gone.add(thread.minor_faults(), thread.switches());
+        self.add_io(thread.io().totals());
+    }
+
+    fn add_io(&self, more: IoTotals) {
+        let mut io = self.gone_io.lock();
+        *io = io.plus(more);
+    }
+
+    /// What its calls have moved, and those of children that were waited for: proc_pid_io(5).
+    pub fn io_totals(&self) -> IoTotals {
+        let gone = *self.gone_io.lock();
+        self.threads().iter().fold(gone, |sum, thread| sum.plus(thread.io().totals()))
     }
 
     /// It uses another address space from now on, or none.
@@ -402,9 +443,13 @@ impl ThreadGroup {
         self.clock.change_space(mm.and_then(|mm| mm.space().cpu_clock()), live.iter().map(|t| &t.clock));
     }
 
-    pub(crate) fn add_child_usage(&self, times: CpuTimes, max_rss_kib: u64) {
-        self.children.add(times);
-        self.children_max_rss_kib.fetch_max(max_rss_kib, Ordering::Relaxed);
+    /// A child was waited for: what it used is counted here too.
+    pub(super) fn add_child(&self, child: &Self) {
+        let usage = Usage::of_group(child).plus(&Usage::of_children(child));
+        self.children.add(CpuTimes { user_ns: usage.user_ns, system_ns: usage.system_ns });
+        self.children_events.add(usage.minor_faults, (usage.voluntary_switches, usage.involuntary_switches));
+        self.children_max_rss_kib.fetch_max(usage.max_rss_kib, Ordering::Relaxed);
+        self.add_io(child.io_totals());
     }
 
     /// Signals pending for the group, ignored by request, and caught, as `/proc/[pid]/status` shows them.

@@ -7,6 +7,7 @@
 //! **Invariants.** A task's guest registers, platform context and run state are touched by its own host thread only.
 //! Nothing that must survive a stop lives on a host stack: it is in a `run::RunState` or a restart block.
 
+mod account;
 pub mod attributes;
 pub(crate) mod block;
 mod clone;
@@ -52,6 +53,7 @@ use crate::syscall::Dispatch;
 
 pub use crate::error::SysErr;
 pub use crate::ids::{INIT_PID, Pid, Tid};
+pub use account::{IoCounters, IoTotals};
 pub use block::{Blocked, Patience};
 pub use clone::CloneRequest;
 pub use exec::{ExecRequest, ExecTarget};
@@ -91,8 +93,6 @@ pub struct Task {
     pub(crate) vfork_done: Option<Arc<run::VforkDone>>,
     /// Filled into the new task's memory when it first runs (CLONE_CHILD_SETTID).
     pub(crate) set_child_tid: Option<Addr>,
-    /// PR_SET_DUMPABLE and the like live with mm on Linux; these two are the task's.
-    pub(crate) no_new_privs: NoNewPrivs,
     /// set_mempolicy(2).
     pub memory_policy: MemoryPolicy,
 }
@@ -156,7 +156,6 @@ impl Task {
             clear_child_tid: None,
             vfork_done: None,
             set_child_tid: None,
-            no_new_privs: NoNewPrivs::No,
             memory_policy: MemoryPolicy::default(),
         }
     }
@@ -283,12 +282,12 @@ impl Task {
 
     /// Whether exec may grant privileges.
     pub fn no_new_privs(&self) -> NoNewPrivs {
-        self.no_new_privs
+        self.thread.attributes().no_new_privs()
     }
 
     /// PR_SET_NO_NEW_PRIVS.
-    pub fn set_no_new_privs(&mut self) {
-        self.no_new_privs = NoNewPrivs::Yes;
+    pub fn set_no_new_privs(&self) {
+        self.thread.attributes().set_no_new_privs();
     }
 
     /// What file systems know of this task. The caller, for [`fs::Context::caller_as`], is its `Arc<Thread>`.

@@ -232,7 +232,8 @@ impl Task {
         let r = &self.user.regs;
         let nr = r.orig_rax;
         let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
-        self.thread().set_current_call(Some(nr));
+        let [a, b, c, d, e, f] = args;
+        self.thread().call().enter(nr, [a, b, c, d, e, f, r.rsp, r.rip]);
         CRASH.set(Some(Crash { tid: self.tid().0, call: Some(nr), state: "SyscallEnter" }));
         // Taken, not cloned: no count that all tasks share is touched by each call.
         let dispatch = self.dispatch.take().unwrap_or_else(|| Arc::clone(self.kernel().dispatch()));
@@ -242,7 +243,7 @@ impl Task {
     }
 
     fn finish_call(&mut self, result: SysResult) -> RunState {
-        self.thread().set_current_call(None);
+        self.thread().call().leave();
         // ppoll(2): the mask comes back before signals are looked at, unless one ended the call.
         if !matches!(result, Err(SysErr::Restart(_) | SysErr::Errno(Errno::EINTR))) {
             self.restore_mask();
@@ -296,6 +297,7 @@ impl Task {
     }
 
     fn run_group_stop(&mut self, restart: Option<Restart>) -> RunState {
+        self.thread().call().note_place(self.user.regs.rsp, self.user.regs.rip);
         loop {
             let work = self.thread().work();
             if work.contains(Work::KILL) || !work.contains(Work::STOP) {

@@ -180,6 +180,7 @@ impl TaskSet {
             leader: Arc::clone(&entry.leader),
             threads: entry.live,
             children: entry.children.iter().copied().collect(),
+            execed: entry.execed,
         })
     }
 
@@ -192,6 +193,18 @@ impl TaskSet {
         tids.sort_unstable();
         tids.dedup();
         tids
+    }
+
+    /// Numbers of the children of one thread of a process, ascending: those that its other threads made are theirs
+    /// (`/proc/[pid]/task/[tid]/children`).
+    pub fn children_of(&self, thread: &Thread) -> Vec<Pid> {
+        let tree = self.lock();
+        let Some(entry) = tree.groups.get(&thread.pid()) else { return Vec::new() };
+        // Children of a thread that is gone are the leader's.
+        let is_live = |tid: &Tid| tree.threads.contains_key(tid);
+        let of = |child: &GroupEntry| Some(child.parent_thread).filter(is_live).unwrap_or(entry.leader.tid());
+        let children = entry.children.iter().filter_map(|pid| tree.groups.get(pid));
+        children.filter(|child| of(child) == thread.tid()).map(|child| child.group.pid()).collect()
     }
 
     /// The session of a process.
@@ -246,6 +259,8 @@ pub struct GroupInfo {
     pub threads: usize,
     /// Its children.
     pub children: Vec<Pid>,
+    /// It has executed a program since it was forked.
+    pub execed: bool,
 }
 
 impl Tree {

@@ -18,6 +18,7 @@ use mm::Mm;
 use sync::{LockClass, Mutex, Parker};
 use usermem::platform::Interrupt;
 
+use super::account::{CurrentCall, IoCounters};
 use super::attributes::Attributes;
 use super::cputime::ThreadClock;
 use super::group::{Image, ThreadGroup};
@@ -140,8 +141,10 @@ pub struct Thread {
     pub(crate) clock: ThreadClock,
     /// Monotonic time of creation.
     start_ns: u64,
-    /// Call being served plus one; 0 outside calls.
-    call: AtomicU64,
+    /// The call being served.
+    call: CurrentCall,
+    /// What its calls have moved.
+    io: IoCounters,
     /// PR_SET_PDEATHSIG; 0 is none.
     pub(crate) death_signal: AtomicI32,
     /// Niceness, -20 to 19. Kept and told; the host schedules.
@@ -196,7 +199,8 @@ impl Thread {
             activity: AtomicU8::new(Activity::Running as u8),
             clock: ThreadClock::new(),
             start_ns,
-            call: AtomicU64::new(0),
+            call: CurrentCall::default(),
+            io: IoCounters::default(),
             death_signal: AtomicI32::new(0),
             nice: AtomicI32::new(0),
             affinity: Mutex::new(AFFINITY, None),
@@ -358,11 +362,21 @@ impl Thread {
 
     /// The system call it is in.
     pub fn current_call(&self) -> Option<u64> {
-        self.call.load(Ordering::Relaxed).checked_sub(1)
+        self.call.number()
     }
 
-    pub(crate) fn set_current_call(&self, nr: Option<u64>) {
-        self.call.store(nr.map_or(0, |nr| nr.wrapping_add(1)), Ordering::Relaxed);
+    /// Arguments of that call, stack pointer and program counter at it, or (the last two) where it was stopped.
+    pub(crate) fn call_words(&self) -> [u64; 8] {
+        self.call.words()
+    }
+
+    pub(super) fn call(&self) -> &CurrentCall {
+        &self.call
+    }
+
+    /// What its calls have read and written; counted by the thread itself.
+    pub fn io(&self) -> &IoCounters {
+        &self.io
     }
 
     /// CPU time used so far: guest code, kernel; nanoseconds.

@@ -62,11 +62,14 @@ impl Usage {
     /// Of the children that a process waited for (RUSAGE_CHILDREN).
     pub fn of_children(group: &ThreadGroup) -> Self {
         let times = group.children_cpu_times();
+        let events = &group.children_events;
         Self {
             user_ns: times.user_ns,
             system_ns: times.system_ns,
             max_rss_kib: group.children_max_rss_kib.load(Ordering::Relaxed),
-            ..Self::default()
+            minor_faults: events.minor_faults.load(Ordering::Relaxed),
+            voluntary_switches: events.voluntary.load(Ordering::Relaxed),
+            involuntary_switches: events.involuntary.load(Ordering::Relaxed),
         }
     }
 

@@ -130,10 +130,7 @@ impl Task {
 
     fn reap_waited(&self, tree: &mut Tree, pid: Pid) {
         let Ok(entry) = tree.entry(pid) else { return };
-        let group = &entry.group;
-        let times = group.cpu_times().plus(group.children_cpu_times());
-        let rss = group.max_rss_kib.load(std::sync::atomic::Ordering::Relaxed);
-        self.group().add_child_usage(times, rss);
+        self.group().add_child(&entry.group);
         tree.reap(pid);
     }
 }

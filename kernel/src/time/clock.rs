@@ -31,6 +31,20 @@ pub enum ClockId {
 }
 
 impl ClockId {
+    /// As the guest numbers the clock of a timer of its own.
+    pub(crate) const fn number(self) -> i32 {
+        match self {
+            Self::Realtime => abi::time::CLOCK_REALTIME,
+            Self::Monotonic => abi::time::CLOCK_MONOTONIC,
+            Self::MonotonicRaw => abi::time::CLOCK_MONOTONIC_RAW,
+            Self::RealtimeCoarse => abi::time::CLOCK_REALTIME_COARSE,
+            Self::MonotonicCoarse => abi::time::CLOCK_MONOTONIC_COARSE,
+            Self::Boottime => abi::time::CLOCK_BOOTTIME,
+            Self::ProcessCpu(_) => abi::time::CLOCK_PROCESS_CPUTIME_ID,
+            Self::ThreadCpu(_) => abi::time::CLOCK_THREAD_CPUTIME_ID,
+        }
+    }
+
     /// From a guest's `clockid_t`. `EINVAL` for what is no clock; negative numbers encode CPU clocks of others.
     pub fn from_raw(raw: i32) -> Result<Self, Errno> {
         Ok(match raw {

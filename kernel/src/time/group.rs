@@ -211,6 +211,13 @@ impl GroupTimers {
         state.posix.clear();
     }
 
+    /// The POSIX timers, as `/proc/[pid]/timers` tells of them.
+    pub(crate) fn listing(&self) -> Vec<(i32, PosixTimerSpec)> {
+        let state = self.state.lock();
+        let spec = |posix: &Posix| PosixTimerSpec { clock: posix.clock, notify: Some(posix.notify) };
+        state.posix.iter().map(|(id, posix)| (*id, spec(posix))).collect()
+    }
+
     fn wall_expired(&self, kernel: &Arc<Kernel>, group: &Arc<ThreadGroup>, token: u64) {
         let id = token & u64::from(u32::MAX);
         let generation = u32::try_from(token >> 32).unwrap_or(0);
