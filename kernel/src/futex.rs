@@ -1,20 +1,17 @@
 //! Futexes, futex(2), futex(7): sleeping until another thread says that a word may have changed.
 //!
-//! Waiters stand in hash buckets by the identity of their word ([`mm::FutexKey`]). A waiter compares the word with its
-//! bucket locked, a waker changes the word before it locks the bucket: so either the waiter sees the new value, or the
-//! waker sees the waiter.
+//! Waiters stand in hash buckets by the identity of their word ([`mm::FutexKey`]): [`waiter::sleepers`], which loom runs. Here
+//! is what Linux's calls make of it.
 //!
-//! **Locks.** A bucket's lock is held over the one read of the word, which takes mm's lock inside it; two buckets are
-//! taken in the order of their index. Sleepers are woken without locks. A waiter may be moved to another bucket while it
-//! sleeps: its place is read again after the lock is taken.
+//! **Locks.** A bucket's lock is held over the one read of the word, which takes mm's lock inside it. Sleepers are woken
+//! without locks.
 
 mod pi;
 mod requeue;
 
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use abi::futex::{
@@ -24,9 +21,9 @@ use abi::futex::{
 };
 use mm::{FutexKey, Mm};
 use smallvec::SmallVec;
-use sync::{LockClass, Mutex};
 use usermem::Addr;
 use usermem::ptr::{UserMemory, UserPtr};
+use waiter::sleepers::{self, Fit, Sleepers, Unfit};
 use waiter::{EventMask, Waiter};
 
 use crate::error::{Restart, RestartBlock, SysErr, SysResult};
@@ -42,15 +39,15 @@ use requeue::Proxy;
 /// Number of buckets; a power of two.
 const BUCKETS: usize = 256;
 
-/// Where a waiter stands; changed with its bucket locked.
-const PLACE: LockClass = LockClass::leaf("futex.place");
-
 /// One that sleeps on a word.
-struct Sleeper {
+type Sleeper = sleepers::Sleeper<FutexKey, Sleeping>;
+
+/// Sleepers whose words have one hash.
+type Bucket = sleepers::Bucket<FutexKey, Sleeping>;
+
+/// What is known of a sleeper besides its word.
+struct Sleeping {
     bitset: u32,
-    /// Release by the waker, with the bucket locked; Acquire by the sleeper.
-    woken: AtomicBool,
-    place: Mutex<FutexKey>,
     who: Arc<dyn Waiter>,
     /// It waits for the word's owner, not for a wake.
     pi: Option<PiWait>,
@@ -58,19 +55,13 @@ struct Sleeper {
     proxy: Option<Proxy>,
 }
 
-impl Sleeper {
-    /// Waits for nothing but a wake.
-    fn is_plain(&self) -> bool {
-        self.pi.is_none() && self.proxy.is_none()
-    }
-
-    fn is_woken(&self) -> bool {
-        // Acquire pairs with the Release in `Sleeper::mark`.
-        self.woken.load(Ordering::Acquire)
-    }
-
-    fn mark(&self) {
-        self.woken.store(true, Ordering::Release);
+impl Sleeping {
+    /// Whether a wake or a move of those with a bit of `bitset` is meant for it.
+    fn fits(&self, bitset: u32) -> Fit {
+        if self.pi.is_some() || self.proxy.is_some() {
+            return Fit::Unfit;
+        }
+        if self.bitset & bitset == 0 { Fit::No } else { Fit::Yes }
     }
 }
 
@@ -85,9 +76,7 @@ fn wake_all(woken: &Woken) {
 
 /// Everyone who sleeps on a futex of this kernel.
 pub struct FutexTable {
-    buckets: Box<[Mutex<Vec<Arc<Sleeper>>>]>,
-    /// Keys come from guests: a seed of our own keeps them from meeting in one bucket on purpose.
-    seed: RandomState,
+    sleepers: Sleepers<FutexKey, Sleeping>,
 }
 
 /// What a waiter waits for.
@@ -156,33 +145,7 @@ impl Word {
 impl FutexTable {
     /// Nobody sleeps.
     pub fn new() -> Self {
-        let buckets = (0..BUCKETS).map(|_| Mutex::new(FUTEX, Vec::new())).collect();
-        Self { buckets, seed: RandomState::new() }
-    }
-
-    fn index(&self, key: FutexKey) -> usize {
-        usize::try_from(self.seed.hash_one(key) % BUCKETS as u64).unwrap_or(0)
-    }
-
-    fn bucket(&self, key: FutexKey) -> &Mutex<Vec<Arc<Sleeper>>> {
-        &self.buckets[self.index(key)]
-    }
-
-    /// Calls `op` with the buckets of two keys locked; one bucket if it is the same.
-    fn with_both<T>(
-        &self,
-        first: FutexKey,
-        second: FutexKey,
-        op: impl FnOnce(&mut Vec<Arc<Sleeper>>, Option<&mut Vec<Arc<Sleeper>>>) -> T,
-    ) -> T {
-        let (first_at, second_at) = (self.index(first), self.index(second));
-        let mut low = self.buckets[first_at.min(second_at)].lock();
-        let mut high = (first_at != second_at).then(|| self.buckets[first_at.max(second_at)].lock_nested());
-        match &mut high {
-            None => op(&mut low, None),
-            Some(high) if first_at < second_at => op(&mut low, Some(high)),
-            Some(high) => op(high, Some(&mut low)),
-        }
+        Self { sleepers: Sleepers::new(BUCKETS, FUTEX, RandomState::new()) }
     }
 
     /// Wakes at most `count` of those who sleep on `word` with a bit of `bitset`; says how many. `EINVAL` at one that waits
@@ -196,9 +159,11 @@ impl FutexTable {
 
     fn wake_key(&self, key: FutexKey, count: u32, bitset: u32) -> Result<u32, Errno> {
         let mut woken = Woken::new();
-        let taken = take(&mut self.bucket(key).lock(), key, count, bitset, &mut woken);
+        let fits = |sleeping: &Sleeping| sleeping.fits(bitset);
+        let taken = sleepers::wake(&mut self.sleepers.lock(key), key, count, fits, &mut woken);
         wake_all(&woken);
-        taken.map(|()| u32::try_from(woken.len()).unwrap_or(u32::MAX))
+        let count = u32::try_from(woken.len()).unwrap_or(u32::MAX);
+        taken.map(|()| count).map_err(unfit)
     }
 
     /// Wakes at most `wake` of those on `from` and moves at most `moved` others to `to`; says how many in both ways.
@@ -213,37 +178,20 @@ impl FutexTable {
     ) -> Result<u32, Errno> {
         let (from_key, to_key) = (from.key(mm)?, to.key(mm)?);
         let (mut woken, mut count) = (Woken::new(), 0);
-        let taken = self.with_both(from_key, to_key, |source, target| {
+        let fits = |sleeping: &Sleeping| sleeping.fits(FUTEX_BITSET_MATCH_ANY);
+        let taken = self.sleepers.with_both(from_key, to_key, |source, target| {
             if let Compare::Value(expected) = compare
                 && mm.load_u32(from.addr)? != expected
             {
                 return Err(Errno::EAGAIN);
             }
-            take(source, from_key, wake, FUTEX_BITSET_MATCH_ANY, &mut woken)?;
+            sleepers::wake(source, from_key, wake, fits, &mut woken).map_err(unfit)?;
             if from_key == to_key {
                 return Ok(());
             }
-            let mut unfit = false;
-            let mut goes = |sleeper: &Arc<Sleeper>| {
-                let mut place = sleeper.place.lock();
-                let meant = count < moved && !unfit && *place == from_key;
-                unfit |= meant && !sleeper.is_plain();
-                let goes = meant && !unfit;
-                if goes {
-                    *place = to_key;
-                    count += 1;
-                }
-                goes
-            };
-            match target {
-                Some(target) => target.extend(source.extract_if(.., |sleeper| goes(sleeper))),
-                None => {
-                    for sleeper in source.iter() {
-                        goes(sleeper);
-                    }
-                }
-            }
-            if unfit { Err(Errno::EINVAL) } else { Ok(()) }
+            let (gone, all_fit) = sleepers::requeue(source, target, (from_key, to_key), moved, fits);
+            count = gone;
+            all_fit.map_err(unfit)
         });
         wake_all(&woken);
         taken.map(|()| count.saturating_add(u32::try_from(woken.len()).unwrap_or(u32::MAX)))
@@ -293,35 +241,15 @@ impl FutexTable {
         proxy: Option<Proxy>,
     ) -> Result<Arc<Sleeper>, Errno> {
         let key = word.key(mm)?;
-        let (woken, place) = (AtomicBool::new(false), Mutex::new(PLACE, key));
-        let sleeper = Arc::new(Sleeper { bitset, woken, place, who, pi: None, proxy });
-        let mut bucket = self.bucket(key).lock();
-        if mm.load_u32(word.addr)? != value {
-            return Err(Errno::EAGAIN);
-        }
-        bucket.push(Arc::clone(&sleeper));
+        let sleeper = Sleeper::new(key, Sleeping { bitset, who, pi: None, proxy });
+        let check = || if mm.load_u32(word.addr)? == value { Ok(()) } else { Err(Errno::EAGAIN) };
+        self.sleepers.enter(key, &sleeper, check)?;
         Ok(sleeper)
     }
 
     /// Takes a sleeper out; says whether it had been woken before.
     fn leave(&self, sleeper: &Arc<Sleeper>) -> bool {
-        loop {
-            if sleeper.is_woken() {
-                return true;
-            }
-            let key = *sleeper.place.lock();
-            let mut bucket = self.bucket(key).lock();
-            if *sleeper.place.lock() != key {
-                continue;
-            }
-            return match bucket.iter().position(|other| Arc::ptr_eq(other, sleeper)) {
-                Some(at) => {
-                    bucket.remove(at);
-                    false
-                }
-                None => true,
-            };
-        }
+        self.sleepers.leave(sleeper)
     }
 }
 
@@ -331,33 +259,9 @@ impl Default for FutexTable {
     }
 }
 
-/// Marks at most `count` sleepers on `key` as woken and takes them out of `bucket`, in the order they came; `EINVAL` at the
-/// first that waits for something else than a wake.
-fn take(
-    bucket: &mut Vec<Arc<Sleeper>>,
-    key: FutexKey,
-    count: u32,
-    bitset: u32,
-    woken: &mut Woken,
-) -> Result<(), Errno> {
-    let (mut left, mut unfit) = (count, false);
-    bucket.retain(|sleeper| {
-        if left == 0 || unfit || *sleeper.place.lock() != key {
-            return true;
-        }
-        if !sleeper.is_plain() {
-            unfit = true;
-            return true;
-        }
-        if sleeper.bitset & bitset == 0 {
-            return true;
-        }
-        left -= 1;
-        sleeper.mark();
-        woken.push(Arc::clone(sleeper));
-        false
-    });
-    if unfit { Err(Errno::EINVAL) } else { Ok(()) }
+/// What is said of a sleeper that waits for something else than the call is about.
+fn unfit(_: Unfit) -> Errno {
+    Errno::EINVAL
 }
 
 /// What `FUTEX_WAKE_OP` does to the second word and asks of its old value.

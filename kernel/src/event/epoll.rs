@@ -13,8 +13,7 @@
 //! **Locks.** `epoll.state` is a leaf but for the files' queues: no file is asked and no queue is woken with it held.
 //! `EPOLL_GRAPH` is taken outside it when sets are nested, so that two additions cannot close a cycle together.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use abi::Errno;
@@ -24,10 +23,13 @@ use fs::vfs::{File, FileOps};
 use hashbrown::HashMap;
 use sync::{LockClass, Mutex};
 use usermem::bytes::IoDst;
+use waiter::ready::{Listed, Mark, ReadyList};
 use waiter::{EventMask, Mode, Pollable as _, Registration, WaitQueue, Waiter};
 
-/// The items and the ready list of one set.
+/// The items of one set.
 const STATE: LockClass = LockClass::new("epoll.state", 3600);
+/// The ready list of one set.
+const READY: LockClass = LockClass::new("epoll.ready", 3610);
 /// An item's interest and registration.
 const ITEM: LockClass = LockClass::new("epoll.item", 3590);
 /// The nesting of sets in sets.
@@ -133,9 +135,8 @@ struct Item {
     _nested: Option<Nested>,
     file: Weak<File>,
     epoll: Weak<Epoll>,
-    /// Whether it is on the ready list. SeqCst: cleared before the file is asked, set by wakes after the file changed; pairs
-    /// with itself in `Waiter::wake`.
-    listed: AtomicBool,
+    /// Whether it is on the ready list.
+    mark: Mark,
     interest: Mutex<Interest>,
 }
 
@@ -144,14 +145,13 @@ type Key = (i32, u64);
 
 struct State {
     items: HashMap<Key, Arc<Item>>,
-    ready: VecDeque<Arc<Item>>,
     /// How many items there may be before those of closed files are looked for: twice as many as were left the last time.
     sweep_at: usize,
 }
 
 impl State {
     fn new() -> Self {
-        Self { items: HashMap::new(), ready: VecDeque::new(), sweep_at: FIRST_SWEEP }
+        Self { items: HashMap::new(), sweep_at: FIRST_SWEEP }
     }
 
     /// Takes out items whose files were closed, when it is time; they are to be unregistered without the lock.
@@ -160,7 +160,6 @@ impl State {
             return Vec::new();
         }
         let gone = self.items.extract_if(|_, item| item.is_gone()).map(|(_, item)| item).collect();
-        self.ready.retain(|item| !item.is_gone());
         self.sweep_at = self.items.len().saturating_mul(2).max(FIRST_SWEEP);
         gone
     }
@@ -169,6 +168,7 @@ impl State {
 /// A set of files, epoll_create(2).
 pub struct Epoll {
     state: Mutex<State>,
+    ready: ReadyList<Item>,
     queue: WaitQueue,
     /// How many sets it is in. Relaxed: it guards nothing.
     parents: AtomicUsize,
@@ -181,7 +181,8 @@ impl Epoll {
     /// An empty set, as a file.
     pub fn create() -> Arc<File> {
         let state = Mutex::new(STATE, State::new());
-        let epoll = Arc::new(Self { state, queue: WaitQueue::new(), parents: AtomicUsize::new(0) });
+        let (ready, queue) = (ReadyList::new(READY), WaitQueue::new());
+        let epoll = Arc::new(Self { state, ready, queue, parents: AtomicUsize::new(0) });
         File::anonymous(epoll, OpenFlags::O_RDWR, "anon_inode:[eventpoll]")
     }
 
@@ -206,12 +207,8 @@ impl Epoll {
             Control::Add(event) => self.add(key, file, event),
             Control::Modify(event) => self.modify(key, event),
             Control::Delete => {
-                let item = {
-                    let mut state = self.state.lock();
-                    let item = state.items.remove(&key).ok_or(Errno::ENOENT)?;
-                    state.ready.retain(|listed| !Arc::ptr_eq(listed, &item));
-                    item
-                };
+                let item = self.state.lock().items.remove(&key).ok_or(Errno::ENOENT)?;
+                self.ready.retain(|listed| !Arc::ptr_eq(listed, &item));
                 // Whoever holds it still, in a wake or a collection, finds that it has nothing to say.
                 item.interest.lock().spent = true;
                 item.unregister();
@@ -243,7 +240,7 @@ impl Epoll {
             _nested: nested,
             file: Arc::downgrade(file),
             epoll: Arc::downgrade(self),
-            listed: AtomicBool::new(false),
+            mark: Mark::default(),
             interest: Mutex::new(ITEM, Interest { event, spent: false, registration: None }),
         });
         let gone = {
@@ -256,6 +253,9 @@ impl Epoll {
             state.items.insert(key, Arc::clone(&item));
             gone
         };
+        if !gone.is_empty() {
+            self.ready.retain(|item| !item.is_gone());
+        }
         gone.iter().for_each(|item| item.unregister());
         let mode = if event.events & bits::EXCLUSIVE == 0 { Mode::Shared } else { Mode::Exclusive };
         let registration = queue.register(Arc::clone(&item) as Arc<dyn Waiter>, wanted(event), mode);
@@ -304,9 +304,7 @@ impl Epoll {
 
     /// Puts `item` on the ready list, unless it is there, and wakes who waits for the set.
     fn list(&self, item: &Arc<Item>) {
-        if !item.listed.swap(true, Ordering::SeqCst) {
-            self.state.lock().ready.push_back(Arc::clone(item));
-        }
+        self.ready.put(item);
         self.queue.wake(EventMask::READABLE);
     }
 
@@ -315,15 +313,14 @@ impl Epoll {
         let mut events = Vec::new();
         let mut again: Vec<Arc<Item>> = Vec::new();
         // Each item is looked at once, however often it is woken meanwhile.
-        let mut turns = self.state.lock().ready.len();
+        let mut turns = self.ready.len();
         while events.len() < max && turns > 0 {
             turns -= 1;
-            let Some(item) = self.state.lock().ready.pop_front() else { break };
-            item.listed.store(false, Ordering::SeqCst);
+            let Some(item) = self.ready.take() else { break };
             match self.ask(&item) {
                 Asked::Ready(event, level) => {
                     events.push(event);
-                    if level && !item.listed.swap(true, Ordering::SeqCst) {
+                    if level && self.ready.reserve(&item) {
                         again.push(item);
                     }
                 }
@@ -331,12 +328,8 @@ impl Epoll {
                 Asked::Gone => self.forget(&item),
             }
         }
-        let mut state = self.state.lock();
         // Level-triggered items go to the end, so that no busy file starves the others.
-        state.ready.extend(again);
-        let more = !state.ready.is_empty();
-        drop(state);
-        if more {
+        if self.ready.put_back(again) {
             // Another waiter may have seen the list empty meanwhile.
             self.queue.wake(EventMask::READABLE);
         }
@@ -424,13 +417,19 @@ fn wanted(event: Event) -> EventMask {
     EventMask::from_bits_truncate(event.events & !bits::BEHAVIOUR) | EventMask::ALWAYS
 }
 
+impl Listed for Item {
+    fn mark(&self) -> &Mark {
+        &self.mark
+    }
+}
+
 impl Waiter for Item {
     fn wake(&self, _events: EventMask) {
         if self.interest.lock().spent {
             return;
         }
         let Some(epoll) = self.epoll.upgrade() else { return };
-        if self.listed.load(Ordering::SeqCst) {
+        if epoll.ready.lists(self) {
             epoll.queue.wake(EventMask::READABLE);
             return;
         }
@@ -448,7 +447,7 @@ impl FileOps for Epoll {
     }
 
     fn readiness(&self, interest: EventMask) -> EventMask {
-        let listed: Vec<Arc<Item>> = self.state.lock().ready.iter().cloned().collect();
+        let listed: Vec<Arc<Item>> = self.ready.snapshot();
         let ready = listed.iter().any(|item| {
             let (event, spent) = {
                 let interest = item.interest.lock();

@@ -21,11 +21,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use abi::Errno;
 use abi::futex::{FUTEX_BITSET_MATCH_ANY, FUTEX_OWNER_DIED, FUTEX_TID_MASK, FUTEX_WAITERS};
 use mm::FutexKey;
-use sync::Mutex;
 use usermem::ptr::UserMemory as _;
 use waiter::Waiter;
 
-use super::{FutexTable, PLACE, Sleeper, Woken, Word, wake_all};
+use super::{FutexTable, Sleeper, Sleeping, Woken, Word, wake_all};
 use crate::error::{Restart, SysErr, SysResult};
 use crate::ids::Tid;
 use crate::task::{Blocked, Patience, Task, Thread};
@@ -59,23 +58,20 @@ pub(super) enum Claim {
     Heir,
 }
 
-impl Sleeper {
-    /// One of `thread` that waits for the owner of the word `key`.
-    pub(super) fn for_owner(key: FutexKey, thread: &Arc<Thread>, who: Arc<dyn Waiter>) -> Arc<Self> {
-        let pi = PiWait { thread: Arc::clone(thread), died: AtomicBool::new(false) };
-        let (woken, place) = (AtomicBool::new(false), Mutex::new(PLACE, key));
-        Arc::new(Self { bitset: FUTEX_BITSET_MATCH_ANY, woken, place, who, pi: Some(pi), proxy: None })
-    }
+/// One of `thread` that waits for the owner of the word `key`.
+pub(super) fn for_owner(key: FutexKey, thread: &Arc<Thread>, who: Arc<dyn Waiter>) -> Arc<Sleeper> {
+    let pi = PiWait { thread: Arc::clone(thread), died: AtomicBool::new(false) };
+    Sleeper::new(key, Sleeping { bitset: FUTEX_BITSET_MATCH_ANY, who, pi: Some(pi), proxy: None })
+}
 
-    /// Waits for the owner of the word `key`.
-    pub(super) fn waits_for_owner(&self, key: FutexKey) -> bool {
-        self.pi.is_some() && *self.place.lock() == key
-    }
+/// Whether it waits for the owner of the word `key`.
+pub(super) fn waits_for_owner(sleeper: &Sleeper, key: FutexKey) -> bool {
+    sleeper.pi.is_some() && sleeper.is_at(key)
 }
 
 /// Tells those who still wait on `key` who owns the word now.
 pub(super) fn change_owner(bucket: &[Arc<Sleeper>], key: FutexKey, owner: &Thread) {
-    for pi in bucket.iter().filter(|sleeper| sleeper.waits_for_owner(key)).filter_map(|sleeper| sleeper.pi.as_ref()) {
+    for pi in bucket.iter().filter(|sleeper| waits_for_owner(sleeper, key)).filter_map(|sleeper| sleeper.pi.as_ref()) {
         pi.thread.waits_for.store(owner.tid().0, Ordering::SeqCst);
         owner.contended.store(true, Ordering::SeqCst);
     }
@@ -93,7 +89,7 @@ impl FutexTable {
         if obstacle.is_some_and(|owner| leads_to(task, owner)) {
             return Err(Errno::EDEADLK);
         }
-        let mut bucket = self.bucket(key).lock();
+        let mut bucket = self.sleepers.lock(key);
         let old = mm.load_u32(word.addr)?;
         if old & FUTEX_TID_MASK != seen {
             return Ok(Attempt::Again);
@@ -103,7 +99,7 @@ impl FutexTable {
         }
         let inherits = claim == Claim::Heir && owner.as_ref().is_none_or(|owner| owner.is_ending());
         if seen == 0 || inherits {
-            let waiters = bucket.iter().any(|sleeper| sleeper.waits_for_owner(key));
+            let waiters = bucket.iter().any(|sleeper| waits_for_owner(sleeper, key));
             let mut new = own | old & FUTEX_OWNER_DIED;
             if inherits {
                 new |= FUTEX_OWNER_DIED;
@@ -124,7 +120,7 @@ impl FutexTable {
         if old & FUTEX_WAITERS == 0 && mm.cmpxchg_u32(word.addr, old, old | FUTEX_WAITERS)?.is_err() {
             return Ok(Attempt::Again);
         }
-        let sleeper = Sleeper::for_owner(key, task.thread(), task.waiter());
+        let sleeper = for_owner(key, task.thread(), task.waiter());
         owner.contended.store(true, Ordering::SeqCst);
         bucket.push(Arc::clone(&sleeper));
         Ok(Attempt::Sleep(sleeper, owner))
@@ -135,12 +131,12 @@ impl FutexTable {
         let key = word.key(mm)?;
         let mut woken = Woken::new();
         for _ in 0..TRIES {
-            let mut bucket = self.bucket(key).lock();
+            let mut bucket = self.sleepers.lock(key);
             let old = mm.load_u32(word.addr)?;
             if old & FUTEX_TID_MASK != task.tid().0 {
                 return Err(Errno::EPERM);
             }
-            let mut waiting = bucket.iter().enumerate().filter(|(_, sleeper)| sleeper.waits_for_owner(key));
+            let mut waiting = bucket.iter().enumerate().filter(|(_, sleeper)| waits_for_owner(sleeper, key));
             let next = waiting.next().map(|(at, sleeper)| (at, Arc::clone(sleeper)));
             let more = if waiting.next().is_some() { FUTEX_WAITERS } else { 0 };
             let heir = next.as_ref().and_then(|(_, sleeper)| sleeper.pi.as_ref()).map(|pi| Arc::clone(&pi.thread));
@@ -169,9 +165,9 @@ impl FutexTable {
 
     /// Thread `tid` ends: who waits for it may take over.
     pub(super) fn owner_ends(&self, tid: Tid) {
-        for bucket in &self.buckets {
-            let mut woken = Woken::new();
-            bucket.lock().retain(|sleeper| match &sleeper.pi {
+        let mut woken = Woken::new();
+        self.sleepers.each(|bucket| {
+            bucket.retain(|sleeper| match &sleeper.pi {
                 Some(pi) if pi.thread.waits_for.load(Ordering::SeqCst) == tid.0 => {
                     // Release pairs with the Acquire in `futex_lock_pi`.
                     pi.died.store(true, Ordering::Release);
@@ -180,8 +176,8 @@ impl FutexTable {
                 }
                 _ => true,
             });
-            wake_all(&woken);
-        }
+        });
+        wake_all(&woken);
     }
 }
 

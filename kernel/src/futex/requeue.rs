@@ -14,8 +14,8 @@ use smallvec::SmallVec;
 use sync::{LockClass, Mutex};
 use usermem::ptr::UserMemory as _;
 
-use super::pi::{Claim, TRIES, change_owner};
-use super::{Deadline, FutexTable, Sleeper, Woken, Word, wake_all};
+use super::pi::{Claim, TRIES, change_owner, for_owner, waits_for_owner};
+use super::{Bucket, Deadline, FutexTable, Sleeper, Woken, Word, wake_all};
 use crate::error::{Restart, SysErr, SysResult};
 use crate::ids::Tid;
 use crate::task::{Blocked, Task, Thread};
@@ -48,9 +48,9 @@ struct Moved {
 }
 
 /// Those on `from` that may be moved to `to`, at most `most`.
-fn movable(bucket: &[Arc<Sleeper>], from: FutexKey, to: FutexKey, most: usize) -> Moved {
+fn movable(bucket: &Bucket, from: FutexKey, to: FutexKey, most: usize) -> Moved {
     let mut moved = Moved { sleepers: SmallVec::new(), unfit: false };
-    for sleeper in bucket.iter().filter(|sleeper| *sleeper.place.lock() == from) {
+    for sleeper in bucket.iter().filter(|sleeper| sleeper.is_at(from)) {
         if moved.sleepers.len() >= most {
             break;
         }
@@ -78,7 +78,7 @@ impl FutexTable {
             // Before the buckets are locked: the tree's lock stands outside.
             let owner = if seen == 0 { None } else { task.kernel().tasks().thread(Tid(seen)) };
             let mut woken = Woken::new();
-            let done = self.with_both(from_key, to_key, |source, target| {
+            let done = self.sleepers.with_both(from_key, to_key, |source, target| {
                 if mm.load_u32(from.addr)? != expected {
                     return Err(Errno::EAGAIN);
                 }
@@ -93,7 +93,8 @@ impl FutexTable {
                 let new = match (seen, &owner, &first.proxy) {
                     (0, _, Some(proxy)) => {
                         let there = target.as_deref().unwrap_or(source);
-                        let others = moved.sleepers.len() > 1 || there.iter().any(|s| s.waits_for_owner(to_key));
+                        let others =
+                            moved.sleepers.len() > 1 || there.iter().any(|there| waits_for_owner(there, to_key));
                         let waiters = if others { FUTEX_WAITERS } else { 0 };
                         proxy.thread.tid().0 | waiters | old & FUTEX_OWNER_DIED
                     }
@@ -122,8 +123,8 @@ impl FutexTable {
 /// Moves `sleepers` to `target`, to wait for `owner`; without one, the first of them becomes it. Who has to look is `woken`.
 fn move_all(
     sleepers: &[Arc<Sleeper>],
-    source: &mut Vec<Arc<Sleeper>>,
-    target: Option<&mut Vec<Arc<Sleeper>>>,
+    source: &mut Bucket,
+    target: Option<&mut Bucket>,
     to: FutexKey,
     owner: Option<&Arc<Thread>>,
     woken: &mut Woken,
@@ -142,7 +143,7 @@ fn move_all(
             }
             Some(owner) => {
                 proxy.thread.waits_for.store(owner.tid().0, Ordering::SeqCst);
-                let waits = Sleeper::for_owner(to, &proxy.thread, Arc::clone(&sleeper.who));
+                let waits = for_owner(to, &proxy.thread, Arc::clone(&sleeper.who));
                 owner.contended.store(true, Ordering::SeqCst);
                 target.push(Arc::clone(&waits));
                 // An owner that ends has looked already, or finds it: see `pi`.

@@ -36,9 +36,9 @@ mod base {
 /// Atomics that a model can follow.
 pub mod atomic {
     #[cfg(loom)]
-    pub use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+    pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
     #[cfg(not(loom))]
-    pub use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+    pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 }
 
 /// References that a model counts: one that is left at its end fails it.

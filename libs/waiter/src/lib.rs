@@ -1,4 +1,4 @@
-//! Readiness: event masks, wait queues, waiters.
+//! Readiness: event masks, wait queues, waiters; lists of what is ready; sleeping on words.
 //!
 //! Whoever wants to sleep for a file (a pipe, a socket, an eventfd) does three things in this order: **register** on its
 //! queue, **check** its readiness again, **sleep**. Whoever makes it ready changes the state first and wakes the queue
@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 mod queue;
+pub mod ready;
+pub mod sleepers;
 
 pub use queue::{Mode, Registration, WaitQueue};
 

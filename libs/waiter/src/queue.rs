@@ -5,12 +5,20 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use smallvec::SmallVec;
+use sync::atomic::{AtomicUsize, Ordering};
 use sync::{LockClass, Mutex};
 
 use crate::{EventMask, Waiter};
+
+/// Loom takes sequentially consistent operations for acquiring and releasing ones; only its fences are what they say. These
+/// stand where the operations beside them have that effect outside of a model.
+#[inline]
+fn fence_for_model() {
+    #[cfg(loom)]
+    sync::atomic::fence(Ordering::SeqCst);
+}
 
 /// A leaf: nothing is called with it held.
 const CLASS: LockClass = LockClass::leaf("waiter.queue");
@@ -124,6 +132,7 @@ impl WaitQueue {
         // SeqCst: before the caller's re-check of the state; pairs with the load in `wake`, which comes after the
         // waker's change of the state.
         self.inner.count.fetch_add(1, Ordering::SeqCst);
+        fence_for_model();
         Registration { queue: Arc::clone(&self.inner), id, mode }
     }
 
@@ -132,6 +141,7 @@ impl WaitQueue {
     #[inline]
     pub fn wake(&self, events: EventMask) {
         // SeqCst: pairs with the increment in `register`.
+        fence_for_model();
         if self.inner.count.load(Ordering::SeqCst) != 0 {
             self.inner.wake(events);
         }
