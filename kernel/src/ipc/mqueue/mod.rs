@@ -1,6 +1,6 @@
 //! POSIX message queues, mq_overview(7).
 //!
-//! A [`Queue`](queue::Queue) is an inode of a small file system (`tree`), which the runner mounts at `/dev/mqueue`; the
+//! A queue (`queue`) is an inode of a small file system (`tree`), which the runner mounts at `/dev/mqueue`; the
 //! calls go to it by names of its only directory, whatever is mounted. Limits are in `limits`. One of each per IPC
 //! namespace: here, one per [`super::Ipc`].
 //!
