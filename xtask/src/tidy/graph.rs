@@ -13,6 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("waiter", &["sync"]),
     ("segment", &[]),
     ("auth", &["abi"]),
+    ("ldisc", &["abi"]),
     ("arch", &["abi"]),
     ("usermem", &["arch", "abi", "sync", "segment", "waiter"]),
     ("loader", &["arch", "abi", "usermem"]),
@@ -20,7 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("platform-kvm", &["usermem", "arch", "sync"]),
     ("fs", &["usermem", "abi", "auth", "sync", "waiter", "segment"]),
     ("mm", &["usermem", "arch", "abi", "sync", "segment"]),
-    ("kernel", &["fs", "mm", "loader", "usermem", "arch", "abi", "auth", "sync", "waiter", "segment"]),
+    ("kernel", &["fs", "mm", "loader", "usermem", "arch", "abi", "auth", "sync", "waiter", "segment", "ldisc"]),
     ("syscalls-linux", &["kernel", "mm", "fs", "usermem", "arch", "abi", "auth", "sync", "waiter"]),
     (
         "runner",
