@@ -27,11 +27,16 @@ impl Clock for SystemClock {
     }
 }
 
-/// How the few operations that must wait inside do so (opening a FIFO, `fifo(7)`).
+/// How the few operations that must wait inside do so (opening a FIFO, `fifo(7)`; raw reads of a terminal, `termios(3)`).
 pub trait Blocker {
-    /// Returns when `object` may have become ready for one of `interest`; `EINTR` when a signal came instead. Spurious
-    /// returns are fine.
-    fn wait(&self, object: &dyn Pollable, interest: EventMask) -> Result<(), Errno>;
+    /// Returns when `object` may have become ready for one of `interest`, or when CLOCK_MONOTONIC has reached
+    /// `deadline_ns`; `EINTR` when a signal came instead. Spurious returns are fine.
+    fn wait_until(&self, object: &dyn Pollable, interest: EventMask, deadline_ns: Option<u64>) -> Result<(), Errno>;
+
+    /// The same without a deadline.
+    fn wait(&self, object: &dyn Pollable, interest: EventMask) -> Result<(), Errno> {
+        self.wait_until(object, interest, None)
+    }
 
     /// Wakes those who wait to read from `pipe`, perhaps only a moment later, and before the caller sleeps: who writes much
     /// in many pieces need not wake its reader for each. `false`: it does not, and that is left to who asked.
@@ -45,7 +50,7 @@ pub trait Blocker {
 pub struct NeverBlock;
 
 impl Blocker for NeverBlock {
-    fn wait(&self, _object: &dyn Pollable, _interest: EventMask) -> Result<(), Errno> {
+    fn wait_until(&self, _object: &dyn Pollable, _interest: EventMask, _deadline: Option<u64>) -> Result<(), Errno> {
         Err(Errno::EAGAIN)
     }
 }

@@ -211,6 +211,7 @@ impl Sandbox {
             files: Vec::new(),
             ignored: SigSet::EMPTY,
             tty: None,
+            supervised: crate::kernel::Supervised::No,
         };
         Self { kernel: kernel.unwrap(), command: Mutex::new(Some(command)) }
     }

@@ -8,7 +8,7 @@ mod config;
 mod queries;
 
 pub(crate) use config::Cpu;
-pub use config::{Command, Entropy, KernelConfig, Machine, Observer, Uts};
+pub use config::{Command, Entropy, KernelConfig, Machine, Observer, Supervised, Uts};
 pub use queries::MemoryInfo;
 
 use std::sync::Arc;
@@ -108,6 +108,7 @@ pub struct Kernel {
     futexes: FutexTable,
     unix_sockets: Arc<unix::Space>,
     ipc: Ipc,
+    tty: crate::tty::Knobs,
     load: Mutex<Load>,
     /// CPU time of processes that have ended. Relaxed: only a sum.
     gone_user_ns: AtomicU64,
@@ -157,6 +158,7 @@ impl Kernel {
             futexes: FutexTable::new(),
             unix_sockets: unix::Space::new(),
             ipc: Ipc::new(),
+            tty: crate::tty::Knobs::default(),
             load: Mutex::new(LOAD, Load::default()),
             gone_user_ns: AtomicU64::new(0),
             gone_system_ns: AtomicU64::new(0),
@@ -224,11 +226,10 @@ impl Kernel {
         let fs_state = Arc::new(FsState::new(command.root, command.cwd, command.umask));
         let (group, thread) = self.make_main(&command.creds, command.limits, command.ignored)?;
         if let Some(tty) = command.tty {
-            let mut tree = self.tasks.lock();
-            tree.supervised = Some(group.pid());
-            if let Ok(entry) = tree.entry(group.pid()) {
-                entry.session.set_tty(Some(tty));
+            if command.supervised == Supervised::Yes {
+                self.tasks.lock().supervised = Some(group.pid());
             }
+            self.give_tty(&group, tty);
         }
         let prepared = {
             let blocker = fs::NeverBlock;
@@ -454,6 +455,11 @@ impl Kernel {
     /// Takes back one [`Kernel::pause`].
     pub fn unpause(&self) {
         self.pauses.unpause();
+    }
+
+    /// What is told of all terminals.
+    pub(crate) fn tty_knobs(&self) -> &crate::tty::Knobs {
+        &self.tty
     }
 
     /// Counts a request for something that we do not have.

@@ -31,6 +31,7 @@ pub mod syscall;
 pub mod sysfs;
 pub mod task;
 pub mod time;
+pub mod tty;
 
-pub use kernel::{Command, Entropy, Kernel, KernelConfig, Machine, Observer, Uts};
+pub use kernel::{Command, Entropy, Kernel, KernelConfig, Machine, Observer, Supervised, Uts};
 pub use task::run::crash_context;

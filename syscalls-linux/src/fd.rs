@@ -5,8 +5,9 @@ use std::sync::Arc;
 use abi::Errno;
 use abi::fs::{CloseRangeFlags, FD_CLOEXEC, FOwnerEx, Flock, FlockOp, OpenFlags, Seals};
 use abi::ioctl::FIGETBSZ;
-use abi::tty::{FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX, FIONREAD, FIOQSIZE};
+use abi::tty::{FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX, FIONREAD, FIOQSIZE, TIOCGPTPEER};
 use fs::vfs::{File, FileType, FlockKind, LockKind, LockRange, Owner};
+use kernel::error::{Restart, SysErr};
 use kernel::fdtable::CloseOnExec;
 use kernel::syscall::SysResult;
 use kernel::syscalls;
@@ -354,12 +355,23 @@ fn ioctl(task: &mut Task, fd: Fd, IoctlCmd(cmd): IoctlCmd, arg: Hex) -> SysResul
         FIONCLEX => task.fds().set_cloexec(fd.0, CloseOnExec::No)?,
         FIONBIO => return set_flag(OpenFlags::O_NONBLOCK),
         FIOASYNC => return set_flag(OpenFlags::O_ASYNC),
+        TIOCGPTPEER if kernel::tty::is_master(&file) => return open_peer(task, &file, arg),
         _ => match file.ioctl(&task.fs_context(), cmd, arg.0, task.mem()) {
             Err(Errno::ENOTTY) => generic_ioctl(task, &file, cmd, Addr(arg.0))?,
+            // Of a process in the background: it may come again.
+            Err(Errno::EINTR) => return Err(SysErr::Restart(Restart::Sys)),
             result => return Ok(result?),
         },
     }
     Ok(0)
+}
+
+/// `TIOCGPTPEER`: a descriptor of the other end.
+fn open_peer(task: &Task, master: &File, arg: Hex) -> SysResult {
+    let flags = OpenFlags::from_bits_truncate(u32::try_from(arg.0).map_err(|_| Errno::EINVAL)?);
+    let cloexec = if flags.contains(OpenFlags::O_CLOEXEC) { CloseOnExec::Yes } else { CloseOnExec::No };
+    let peer = kernel::tty::open_peer(&task.fs_context(), master, flags)?;
+    Ok(u64::try_from(task.install_fd(peer, 0, cloexec)?).unwrap_or(0))
 }
 
 /// Commands that Linux answers for every file of a kind.

@@ -94,7 +94,7 @@ fn bytes_put_back_come_first() {
 struct Later(std::cell::RefCell<Vec<Arc<Pipe>>>);
 
 impl Blocker for Later {
-    fn wait(&self, _object: &dyn Pollable, _interest: EventMask) -> Result<(), Errno> {
+    fn wait_until(&self, _object: &dyn Pollable, _interest: EventMask, _deadline: Option<u64>) -> Result<(), Errno> {
         Err(Errno::EAGAIN)
     }
 

@@ -12,7 +12,7 @@ use crate::heap::Heap;
 use crate::rlimit::Rlimits;
 use crate::signal::types::{SigSet, Signal};
 use crate::syscall::Dispatch;
-use crate::task::set::ControllingTty;
+use crate::tty::ControllingTty;
 
 /// Random bytes.
 pub trait Entropy: Send + Sync {
@@ -100,6 +100,16 @@ pub struct KernelConfig {
     pub boot_id: String,
 }
 
+/// Whether the command has a parent outside the sandbox, as far as job control goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Supervised {
+    /// Its process group is orphaned: keys do not stop it.
+    #[default]
+    No,
+    /// A shell, which continues what keys stop.
+    Yes,
+}
+
 /// The sandbox's command.
 pub struct Command {
     /// Path of the program in the sandbox, already searched in PATH.
@@ -124,4 +134,6 @@ pub struct Command {
     pub ignored: SigSet,
     /// The controlling terminal of its session.
     pub tty: Option<Arc<dyn ControllingTty>>,
+    /// Whether somebody outside continues the command when it stops.
+    pub supervised: Supervised,
 }

@@ -129,7 +129,7 @@ pub(super) fn stat(subject: &Subject, ctx: &Context<'_>) -> Result<Vec<u8>, Errn
     let start_ns = if subject.scope == Scope::Process { group.start_ns() } else { thread.start_ns() };
     let start_ns = start_ns.saturating_sub(subject.kernel()?.boot_ns());
     let tty = info.tty.as_ref().map_or(0, |tty| tty.device());
-    let foreground = info.tty.as_ref().and_then(|tty| tty.foreground()).map_or(-1, |pid| i64::from(pid.0));
+    let foreground = info.tty.as_ref().and_then(|tty| tty.seat().foreground()).map_or(-1, |pid| i64::from(pid.0));
     let comm = thread.comm();
     let mut text = format!("{number} (").into_bytes();
     text.extend_from_slice(comm.as_bytes());

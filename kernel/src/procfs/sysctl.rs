@@ -41,6 +41,9 @@ const KNOBS: &[(&str, &str, Render)] = &[
     ("kernel", "overflowgid", |_| "65534".into()),
     ("kernel", "overflowuid", |_| "65534".into()),
     ("kernel", "pid_max", |_| crate::ids::PID_MAX.to_string()),
+    ("kernel", "pty/max", |_| crate::tty::MAX_PTYS.to_string()),
+    ("kernel", "pty/nr", |kernel| kernel.tty_knobs().pairs().to_string()),
+    ("kernel", "pty/reserve", |_| "0".into()),
     ("kernel", "randomize_va_space", |_| "2".into()),
     ("kernel", "sem", |_| format!("{SEMMSL}\t{SEMMNS}\t{SEMOPM}\t{SEMMNI}")),
     ("kernel", "shmall", |_| crate::ipc::SHMMAX.to_string()),
@@ -75,6 +78,11 @@ fn uuid(kernel: &Kernel) -> String {
 pub(super) fn directory(proc: &Proc) -> Inode {
     let ino = Tree::ino(ROOT_INO, b"sys");
     let mut top = StaticDir::new();
+    let dev = Tree::ino(ino, b"dev");
+    let tty = Tree::ino(dev, b"tty");
+    let knob = proc.tree.file(Tree::ino(tty, b"legacy_tiocsti"), 0o644, LegacyTiocsti { proc: proc.clone() });
+    let knobs = proc.tree.dir(tty, 0o555, StaticDir::new().with("legacy_tiocsti", knob));
+    top = top.with("dev", proc.tree.dir(dev, 0o555, StaticDir::new().with("tty", knobs)));
     for name in ["fs", "kernel", "net", "vm"] {
         let folder = Folder { proc, ino: Tree::ino(ino, name.as_bytes()) };
         let rows: Vec<(&str, Render)> =
@@ -124,6 +132,32 @@ impl Folder<'_> {
             }
         }
         dir
+    }
+}
+
+/// `/proc/sys/dev/tty/legacy_tiocsti`: whether everybody may push input into their terminal.
+struct LegacyTiocsti {
+    proc: Proc,
+}
+
+impl Owned for LegacyTiocsti {}
+
+impl Content for LegacyTiocsti {
+    fn render(&self, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+        Ok(format!("{}\n", u8::from(self.proc.kernel()?.tty_knobs().legacy_tiocsti())).into_bytes())
+    }
+
+    fn write(&self, ctx: &Context<'_>, bytes: &[u8]) -> Result<(), Errno> {
+        if !ctx.creds.has(auth::Caps::SYS_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        let on = match bytes.trim_ascii() {
+            b"0" => false,
+            b"1" => true,
+            _ => return Err(Errno::EINVAL),
+        };
+        self.proc.kernel()?.tty_knobs().set_legacy_tiocsti(on);
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use abi::Errno;
 use fs::Context;
-use fs::kernfs::StaticDir;
+use fs::kernfs::{StaticDir, Tree};
 
 use super::{Proc, ROOT_INO};
 use crate::kernel::Kernel;
@@ -31,13 +31,28 @@ const FILES: &[(&str, Render)] = &[
     ("vmstat", vmstat),
 ];
 
-const DEVICES: &str = "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n";
+const DEVICES: &str =
+    "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n128 ptm\n136 pts\n\nBlock devices:\n";
 const FILESYSTEMS: &str =
     "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\toverlay\nnodev\tdevpts\nnodev\tmqueue\n";
 
+/// `/proc/tty/drivers`, which ps(1) reads to name terminals.
+const DRIVERS: &str = "\
+/dev/tty             /dev/tty        5       0 system:/dev/tty
+/dev/console         /dev/console    5       1 system:console
+/dev/ptmx            /dev/ptmx       5       2 system
+pty_slave            /dev/pts      136 0-1048575 pty:slave
+pty_master           /dev/ptm      128 0-1048575 pty:master
+";
+
 /// The directory's fixed entries.
 pub(super) fn entries(proc: &Proc) -> StaticDir {
-    FILES.iter().fold(StaticDir::new(), |dir, (name, render)| dir.with(name, proc.text(ROOT_INO, name, 0o444, *render)))
+    let ino = Tree::ino(ROOT_INO, b"tty");
+    let tty = StaticDir::new()
+        .with("drivers", proc.text(ino, "drivers", 0o444, |_, _| Ok(DRIVERS.as_bytes().to_vec())))
+        .with("ldiscs", proc.text(ino, "ldiscs", 0o444, |_, _| Ok(b"n_tty       0\n".to_vec())));
+    let rest = StaticDir::new().with("tty", proc.tree.dir(ino, 0o555, tty));
+    FILES.iter().fold(rest, |dir, (name, render)| dir.with(name, proc.text(ROOT_INO, name, 0o444, *render)))
 }
 
 /// Nanoseconds as ticks of [`USER_HZ`].

@@ -140,13 +140,16 @@ impl Sleeper {
 }
 
 impl fs::Blocker for Sleeper {
-    fn wait(&self, object: &dyn Pollable, interest: EventMask) -> Result<(), Errno> {
+    fn wait_until(&self, object: &dyn Pollable, interest: EventMask, deadline_ns: Option<u64>) -> Result<(), Errno> {
         let waiter = Arc::clone(self.thread.parker()) as Arc<dyn Waiter>;
         let _registration = object.queue().map(|q| q.register(waiter, interest, Mode::Shared));
         if !object.readiness(interest).is_empty() {
             return Ok(());
         }
-        self.park(None, Interruptible::Yes).map_err(|_| Errno::EINTR)
+        match self.park(deadline_ns, Interruptible::Yes) {
+            Ok(()) | Err(Blocked::TimedOut) => Ok(()),
+            Err(Blocked::Interrupted) => Err(Errno::EINTR),
+        }
     }
 
     fn wake_readers_later(&self, pipe: &Arc<Pipe>) -> bool {
@@ -209,8 +212,8 @@ impl Task {
         }
     }
 
-    /// Does `op` on `file`, and again after each wake for `mask` while it says `EAGAIN` and may wait. An interrupted wait
-    /// is restarted if the handler says so ([`Restart::Sys`]).
+    /// Does `op` on `file`, and again after each wake for `mask` while it says `EAGAIN` and may wait. An interrupted wait,
+    /// here or in the file (`EINTR`), is restarted if the handler says so ([`Restart::Sys`]).
     pub fn retry_blocking<T>(
         &mut self,
         file: &Arc<File>,
@@ -221,7 +224,7 @@ impl Task {
     ) -> SysResult<T> {
         match op(self) {
             Err(SysErr::Errno(Errno::EAGAIN)) if patience == Patience::Wait => {}
-            result => return result,
+            result => return or_restart(result),
         }
         let Some(queue) = file.queue() else { return Err(SysErr::Errno(Errno::EAGAIN)) };
         let registration = queue.register(self.waiter(), mask, Mode::Exclusive);
@@ -234,10 +237,18 @@ impl Task {
                     if file.readiness(mask).is_empty() {
                         registration.satisfied();
                     }
-                    return result;
+                    return or_restart(result);
                 }
             }
             self.sleep(deadline_ns).map_err(Blocked::into_restart)?;
         }
+    }
+}
+
+/// What a file could not finish because of a signal may be begun again.
+fn or_restart<T>(result: SysResult<T>) -> SysResult<T> {
+    match result {
+        Err(SysErr::Errno(Errno::EINTR)) => Err(SysErr::Restart(Restart::Sys)),
+        other => other,
     }
 }

@@ -304,6 +304,7 @@ impl Task {
         group.set_core_filter(self.group().core_filter());
         group.set_barriers(self.group().barriers());
         group.set_thp_disabled(self.group().thp_disabled());
+        group.set_tty(self.group().tty());
         group
     }
 

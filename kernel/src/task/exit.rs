@@ -27,8 +27,8 @@ struct News {
     signals: Vec<(Arc<ThreadGroup>, SigInfo)>,
     /// Processes whose children changed.
     parents: Vec<Arc<ThreadGroup>>,
-    /// Sessions that lost their leader.
-    sessions: Vec<Arc<Session>>,
+    /// Sessions that lost their leader, and that.
+    sessions: Vec<(Arc<ThreadGroup>, Arc<Session>)>,
     /// The sandbox's command ended.
     main: Option<ExitStatus>,
     /// Whoever watches this process.
@@ -250,7 +250,7 @@ impl Kernel {
         group.set_ended();
         news.ended = Some(Arc::clone(group));
         if session.id() == pid {
-            news.sessions.push(session);
+            news.sessions.push((Arc::clone(group), session));
         }
         orphan_check(tree, pgrp, pid, parent, news);
         if self.main_pid() == Some(pid) {
@@ -265,10 +265,8 @@ impl Kernel {
         if let Some(thread) = news.last {
             thread.parker().unpark();
         }
-        for session in news.sessions {
-            if let Some(tty) = session.set_tty(None) {
-                tty.session_ended();
-            }
+        for (leader, session) in news.sessions {
+            self.session_ended(&leader, &session);
         }
         for (group, info) in news.signals {
             self.send_to_group(&group, info, Origin::Kernel);

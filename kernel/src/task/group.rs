@@ -20,6 +20,7 @@ use crate::lock::{GROUP_SIGNALS, HANDLERS, LIMITS};
 use crate::rlimit::{Resource, Rlimit, Rlimits};
 use crate::signal::queue::PendingSignals;
 use crate::signal::types::{SaFlags, SigAction, SigSet, Signal};
+use crate::tty::ControllingTty;
 
 /// How a process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -176,6 +177,8 @@ pub struct ThreadGroup {
     /// It is a zombie or gone. Release/Acquire: who sees it sees the zombie's status too.
     ended: AtomicBool,
     image: Mutex<Arc<Image>>,
+    /// The controlling terminal. Changes under the lock of the process tree, but for the process's own wishes.
+    tty: Mutex<Option<Arc<dyn ControllingTty>>>,
 }
 
 const IMAGE: LockClass = LockClass::leaf("group.image");
@@ -183,6 +186,7 @@ const IMAGE: LockClass = LockClass::leaf("group.image");
 const CORE_FILTER: u32 = 0x33;
 
 const GONE_IO: LockClass = LockClass::leaf("group.io");
+const TTY: LockClass = LockClass::leaf("group.tty");
 
 /// The program that a process runs, for `/proc`.
 #[derive(Default)]
@@ -263,6 +267,7 @@ impl ThreadGroup {
             start_ns,
             ended: AtomicBool::new(false),
             image: Mutex::new(IMAGE, Arc::new(Image::default())),
+            tty: Mutex::new(TTY, None),
         })
     }
 
@@ -459,6 +464,16 @@ impl ThreadGroup {
         let queued =
             signals.pending.len() + signals.threads.iter().map(|t| t.signals.lock().pending.len()).sum::<usize>();
         GroupSignalSets { pending: signals.pending.set(), ignored, caught, queued }
+    }
+
+    /// Its controlling terminal.
+    pub fn tty(&self) -> Option<Arc<dyn ControllingTty>> {
+        self.tty.lock().clone()
+    }
+
+    pub(crate) fn set_tty(&self, tty: Option<Arc<dyn ControllingTty>>) {
+        let old = std::mem::replace(&mut *self.tty.lock(), tty);
+        drop(old);
     }
 
     /// Told when this process exits, for `pidfd_open(2)`.

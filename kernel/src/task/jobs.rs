@@ -63,6 +63,7 @@ impl Task {
             return Err(Errno::EPERM);
         }
         tree.new_session(pid);
+        self.group().set_tty(None);
         Ok(pid)
     }
 

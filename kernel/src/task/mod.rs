@@ -58,7 +58,7 @@ pub use block::{Blocked, Patience};
 pub use clone::CloneRequest;
 pub use exec::{ExecRequest, ExecTarget};
 pub use group::{Dumpable, ExitStatus, Image, ThreadGroup};
-pub use set::{ControllingTty, GroupInfo, Session, Subreaper, TaskSet};
+pub use set::{GroupInfo, Session, Subreaper, TaskSet};
 pub use thread::{Activity, Comm, CpuTimes, Thread};
 pub use usage::Usage;
 pub use wait::{WaitOutcome, WaitRequest, WaitWhich};

@@ -20,29 +20,18 @@ use super::thread::Thread;
 use crate::ids::{INIT_PID, PID_MAX, Pid, Tid};
 use crate::lock::{EXT, TASKS};
 use crate::signal::types::Signal;
-
-/// A controlling terminal, as the process tree sees it.
-pub trait ControllingTty: Send + Sync {
-    /// The session's leader has exited: the terminal is given up (SIGHUP and SIGCONT to its foreground group are the
-    /// implementation's to send).
-    fn session_ended(&self);
-    /// Device number, for `/proc/[pid]/stat`.
-    fn device(&self) -> u64;
-    /// The foreground process group.
-    fn foreground(&self) -> Option<Pid>;
-    /// The concrete terminal.
-    fn as_any(&self) -> Arc<dyn std::any::Any + Send + Sync>;
-}
+use crate::tty::ControllingTty;
 
 /// A session.
 pub struct Session {
     sid: Pid,
-    tty: Mutex<Option<Arc<dyn ControllingTty>>>,
+    /// Who was in the foreground of its terminal when that was hung up.
+    old_foreground: Mutex<Option<Pid>>,
 }
 
 impl Session {
     fn new(sid: Pid) -> Arc<Self> {
-        Arc::new(Self { sid, tty: Mutex::new(sync::LockClass::leaf("session.tty"), None) })
+        Arc::new(Self { sid, old_foreground: Mutex::new(sync::LockClass::leaf("session.foreground"), None) })
     }
 
     /// Its number: its leader's.
@@ -50,14 +39,13 @@ impl Session {
         self.sid
     }
 
-    /// Its controlling terminal.
-    pub fn tty(&self) -> Option<Arc<dyn ControllingTty>> {
-        self.tty.lock().clone()
+    /// The process group that hears of the leader's end although the terminal is gone by then.
+    pub(crate) fn set_old_foreground(&self, group: Option<Pid>) {
+        *self.old_foreground.lock() = group;
     }
 
-    /// Gives it a controlling terminal, or takes it away; says the old one.
-    pub fn set_tty(&self, tty: Option<Arc<dyn ControllingTty>>) -> Option<Arc<dyn ControllingTty>> {
-        std::mem::replace(&mut *self.tty.lock(), tty)
+    pub(crate) fn take_old_foreground(&self) -> Option<Pid> {
+        self.old_foreground.lock().take()
     }
 }
 
@@ -174,7 +162,7 @@ impl TaskSet {
             parent: if pid == INIT_PID { Pid(0) } else { entry.parent },
             pgrp: entry.pgrp,
             session: entry.session.id(),
-            tty: entry.session.tty(),
+            tty: entry.group.tty(),
             exit_signal: entry.exit_signal,
             zombie: entry.zombie.map(|z| z.status),
             leader: Arc::clone(&entry.leader),

@@ -169,6 +169,7 @@ impl Discipline {
     pub(crate) fn flush_echoes(&mut self, out: &mut dyn Output) {
         let shows = self.modes.echoes() || self.modes.has(LocalModes::ECHONL);
         if shows && self.echo.commit != self.echo.head {
+            self.echo.mark = self.echo.head;
             self.echo.commit = self.echo.head;
             self.show_echoes(out);
         }

@@ -172,7 +172,8 @@ impl Discipline {
         if !self.modes.has(LocalModes::NOFLSH) {
             out.flush();
             self.effects.output_flushed = true;
-            self.reset_input();
+            self.echo.clear();
+            self.forget_input();
             self.effects.input_flushed = true;
         }
         if self.modes.flow_keys() {

@@ -54,6 +54,24 @@ pub struct Effects {
     pub flow: Option<Flow>,
 }
 
+impl Effects {
+    /// These, and then those of a later call.
+    #[must_use]
+    pub fn and(self, later: Self) -> Self {
+        Self {
+            signals: Keys {
+                interrupt: self.signals.interrupt || later.signals.interrupt,
+                quit: self.signals.quit || later.signals.quit,
+                suspend: self.signals.suspend || later.signals.suspend,
+            },
+            readable: self.readable || later.readable,
+            input_flushed: self.input_flushed || later.input_flushed,
+            output_flushed: self.output_flushed || later.output_flushed,
+            flow: later.flow.or(self.flow),
+        }
+    }
+}
+
 /// Keys that make signals for the foreground process group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Keys {
@@ -143,7 +161,7 @@ impl Discipline {
 
     /// Throws away input that nobody has read, `tcflush(3)`.
     pub fn flush_input(&mut self) -> Effects {
-        self.reset_input();
+        self.forget_input();
         self.effects.input_flushed = true;
         self.take_effects()
     }
@@ -168,9 +186,8 @@ impl Discipline {
         std::mem::take(&mut self.effects)
     }
 
-    fn reset_input(&mut self) {
+    fn forget_input(&mut self) {
         self.input.clear();
-        self.echo.clear();
         self.erasing = false;
     }
 

@@ -1,8 +1,8 @@
 //! The modes of a terminal: `struct termios` with names for its bits.
 
 use abi::tty::{
-    ControlModes, InputModes, LocalModes, NCCS, OutputModes, VEOF, VEOL, VEOL2, VERASE, VINTR, VKILL, VLNEXT, VMIN, VQUIT,
-    VREPRINT, VSTART, VSTOP, VSUSP, VTIME, VWERASE,
+    ControlModes, InputModes, LocalModes, NCCS, OutputModes, VEOF, VEOL, VEOL2, VERASE, VINTR, VKILL, VLNEXT, VMIN,
+    VQUIT, VREPRINT, VSTART, VSTOP, VSUSP, VTIME, VWERASE,
 };
 
 use crate::DISABLED;

@@ -163,10 +163,16 @@ impl<'a> Tree<'a> {
         let at = self.at(&root);
         match at.mknod(path, fs::vfs::NodeKind::CharDevice(rdev), MODE) {
             Ok(node) => Some(node),
-            Err(_) => at.lookup(path, LookupFlags::empty()).ok().filter(|node| {
-                node.attr().is_ok_and(|attr| attr.file_type == fs::vfs::FileType::CharDevice && attr.rdev == rdev)
-            }),
+            Err(_) => self.existing_node(path, rdev),
         }
+    }
+
+    /// The node of this character device at `path`, if it is there.
+    pub(super) fn existing_node(&self, path: &[u8], rdev: u64) -> Option<Path> {
+        let root = self.ns.root();
+        self.at(&root).lookup(path, LookupFlags::empty()).ok().filter(|node| {
+            node.attr().is_ok_and(|attr| attr.file_type == fs::vfs::FileType::CharDevice && attr.rdev == rdev)
+        })
     }
 
     /// Creates or replaces a small file.

@@ -9,6 +9,7 @@ use fs::host::{Access, Belief, HostOptions, Ids};
 use fs::tmpfs::{Account, TmpfsOptions};
 use fs::vfs::{Devices, Filesystem, MountOptions};
 use kernel::Kernel;
+use kernel::tty::Terminals;
 use usermem::memfile::MemoryFile;
 
 use super::PLAIN;
@@ -40,14 +41,15 @@ impl FromHost {
         Self { memory: Arc::clone(memory), ids, limit, account: Account::new(limit) }
     }
 
-    /// Mounts what only a kernel can answer for: `/dev`, `/proc`, `/sys`, and an empty `/run` over the host's.
+    /// Mounts what only a kernel can answer for: `/dev`, `/proc`, `/sys`, and an empty `/run` over the host's. Answers the
+    /// terminals in `/dev/pts`.
     pub(super) fn add_kernel_trees(
         &self,
         tree: &Tree<'_>,
         kernel: &Arc<Kernel>,
         devices: &Devices,
         root: GuestRoot,
-    ) -> Outcome<()> {
+    ) -> Outcome<Terminals> {
         let shared = Arc::new(SharedMemory::new(&self.memory));
         fs::dev::register(devices, &shared);
         let tmpfs = |mode| self.tmpfs(mode).map_err(|errno| Failure::ours(format!("tmpfs: {errno}")));
@@ -56,12 +58,16 @@ impl FromHost {
         tree.populate_dev()?;
         tree.mount("/dev/shm", tmpfs(0o1777)?, PLAIN & !MountOptions::NOEXEC)?;
         tree.mount_more("/dev/mqueue", kernel.ipc().mqueues().superblock(), PLAIN & !MountOptions::RELATIME)?;
+        let terminals = Terminals::new(kernel, devices);
+        let pts = MountOptions::NOSUID | MountOptions::NOEXEC | MountOptions::RELATIME;
+        tree.mount("/dev/pts", terminals.filesystem(), pts)?;
         tree.mount("/proc", kernel::procfs::filesystem(kernel), PLAIN)?;
         tree.mount("/sys", kernel::sysfs::filesystem(kernel), PLAIN | MountOptions::READ_ONLY)?;
         match root {
-            GuestRoot::OfTheHost => tree.mount("/run", tmpfs(0o755)?, MountOptions::NOSUID | MountOptions::NODEV),
-            GuestRoot::ItsOwn => Ok(()),
+            GuestRoot::OfTheHost => tree.mount("/run", tmpfs(0o755)?, MountOptions::NOSUID | MountOptions::NODEV)?,
+            GuestRoot::ItsOwn => {}
         }
+        Ok(terminals)
     }
 }
 

@@ -21,7 +21,7 @@ use fs::vfs::{At, Devices, LookupFlags, MountOptions};
 use kernel::heap::Heap;
 use kernel::rlimit::{Resource, Rlimit, Rlimits};
 use kernel::signal::types::{SigSet, Signal};
-use kernel::{Command, Entropy, Kernel, KernelConfig, Machine, Observer, Uts};
+use kernel::{Command, Entropy, Kernel, KernelConfig, Machine, Observer, Supervised, Uts};
 use platform_systrap::{Calls, Systrap, SystrapConfig};
 use usermem::memfile::MemoryFile;
 use usermem::platform::Platform;
@@ -36,7 +36,7 @@ use crate::launcher::{Caller, HostView, Setup};
 use crate::sandbox::{MemoryFiles, OomScore, install_filter};
 use files::Tree;
 use makers::GuestRoot;
-use streams::Terminal;
+use streams::{Places, Terminal};
 use users::Identity;
 
 /// Largest `/etc/passwd` or `/etc/group` that `--user` reads.
@@ -166,15 +166,21 @@ impl Boot {
         })
         .doing("kernel")?;
         let root = if setup.config.rootfs.is_some() { GuestRoot::ItsOwn } else { GuestRoot::OfTheHost };
-        makers.add_kernel_trees(&tree, &kernel, &devices, root)?;
+        let terminals = makers.add_kernel_trees(&tree, &kernel, &devices, root)?;
         for (path, bytes) in &resolver.files {
             tree.write_file(path, bytes)?;
         }
 
         let terminal = Terminal::new(&kernel);
-        let streams = streams::open(std::mem::take(&mut setup.streams), setup.ids, &terminal, &tree, &devices)?;
+        let streams = streams::open(
+            std::mem::take(&mut setup.streams),
+            setup.ids,
+            &terminal,
+            &Places { tree: &tree, devices: &devices, devpts: terminals.devpts() },
+        )?;
         let mut command = prepare(&setup, &tree, &context, identity, streams)?;
         command.tty = terminal.controlling();
+        command.supervised = Supervised::Yes;
         install_filter(host_calls, &setup.config.debug)?;
         orders::follow(control, Signals { kernel: Arc::clone(&kernel), terminal })?;
         let name = setup.config.command.first().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
@@ -236,6 +242,7 @@ fn prepare(
         files,
         ignored: SigSet(setup.inherited.ignored_signals),
         tty: None,
+        supervised: Supervised::No,
     })
 }
 

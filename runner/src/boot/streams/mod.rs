@@ -10,9 +10,10 @@ mod terminal;
 use std::sync::Arc;
 
 use abi::fs::OpenFlags;
-use fs::vfs::{Devices, File};
+use fs::vfs::{Devices, File, Inode, Path};
 use kernel::Kernel;
 use kernel::signal::types::Signal;
+use kernel::tty::DevPts;
 
 use super::files::Tree;
 use crate::failure::{Doing, Outcome};
@@ -20,14 +21,35 @@ use crate::launcher::{IdMap, Stream, StreamKind};
 
 pub(super) use terminal::Terminal;
 
+/// Where a terminal gets a name.
+pub(super) struct Places<'a> {
+    /// The guest's files.
+    pub(super) tree: &'a Tree<'a>,
+    /// Device numbers.
+    pub(super) devices: &'a Devices,
+    /// `/dev/pts`.
+    pub(super) devpts: &'a DevPts,
+}
+
+impl Places<'_> {
+    /// The node of the caller's terminal, under the name it has on the host if that is free.
+    fn node(&self, name: &[u8], inode: &Inode, terminal: &Terminal) -> Option<Path> {
+        let attr = inode.attr().ok()?;
+        let number = name.strip_prefix(b"/dev/pts/").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        let Some(number) = number else { return self.tree.device_node(name, attr.rdev) };
+        // Other streams that are the terminal find it there.
+        self.devpts.adopt(number, attr.uid, terminal.opener()?);
+        self.tree.existing_node(name, attr.rdev)
+    }
+}
+
 /// Makes open files of the streams; a closed one is missing. A terminal gets its device node in the guest's `/dev`, and is
 /// opened as that, so that ttyname(3) finds it.
 pub(super) fn open(
     streams: [Option<Stream>; 3],
     ids: IdMap,
     terminal: &Arc<Terminal>,
-    tree: &Tree<'_>,
-    devices: &Devices,
+    places: &Places<'_>,
 ) -> Outcome<Vec<(i32, Arc<File>)>> {
     let reactor = reactor::Reactor::start().doing("epoll")?;
     let mut files = Vec::new();
@@ -37,7 +59,7 @@ pub(super) fn open(
         let name = stream.name.clone();
         let is_terminal = stream.kind == StreamKind::Terminal;
         let (ops, inode) = stream::HostStream::make(stream, ids, terminal, &reactor).doing("standard streams")?;
-        let node = if is_terminal { tree.device_node(&name, inode.attr().map_or(0, |attr| attr.rdev)) } else { None };
+        let node = if is_terminal { places.node(&name, &inode, terminal) } else { None };
         files.push((
             number,
             match node {
@@ -46,7 +68,7 @@ pub(super) fn open(
             },
         ));
     }
-    terminal.register(devices);
+    terminal.register(places.devices);
     Ok(files)
 }
 

@@ -3,7 +3,6 @@
 //! The host keeps line discipline and mode; the guest never holds the terminal itself: of its requests only the mode, the
 //! size and the input queue reach the host, who is in the foreground is ours alone, and TIOCSTI does not exist.
 
-use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -13,23 +12,19 @@ use fs::Context;
 use fs::vfs::{DeviceKind, DeviceOpener, Devices, FileOps, Path};
 use kernel::Kernel;
 use kernel::ids::Pid;
-use kernel::signal::info::SigInfo;
 use kernel::signal::types::Signal;
-use kernel::task::{ControllingTty, Session, Thread};
-use sync::Mutex;
+use kernel::task::Thread;
+use kernel::tty::{ControllingTty, Foreign, JobRequest, Seat, Through};
 use usermem::Addr;
 use usermem::ptr::UserMemory;
 
 use crate::host::{self, TERMIOS_SIZE, TermiosChange};
 
-const STATE: sync::LockClass = sync::LockClass::leaf("runner.terminal");
-
 /// The terminal; without a descriptor when none of the streams is one.
 pub(in crate::boot) struct Terminal {
     kernel: Weak<Kernel>,
     host: OnceLock<HostSide>,
-    /// The foreground group, once someone has set it; until then it is the session leader's.
-    foreground: Mutex<Option<Pid>>,
+    seat: Seat,
 }
 
 /// The stream that is the terminal.
@@ -41,24 +36,22 @@ struct HostSide {
     ops: Weak<dyn FileOps>,
 }
 
-/// Opens `/dev/tty` and the terminal's own node.
-struct Opener {
-    terminal: Arc<Terminal>,
+/// Opens the terminal's own node, and keeps the stream for `/dev/tty`.
+pub(super) struct Opener {
     ops: Arc<dyn FileOps>,
 }
 
 impl DeviceOpener for Opener {
-    fn open(&self, ctx: &Context<'_>, rdev: u64, _flags: OpenFlags, _path: &Path) -> Result<Arc<dyn FileOps>, Errno> {
-        // tty(4): whoever has no controlling terminal has no `/dev/tty`.
-        if rdev == DEV_TTY {
-            self.terminal.session_of(ctx).map_err(|_| Errno::ENXIO)?;
-        }
+    fn open(&self, _ctx: &Context<'_>, _rdev: u64, _flags: OpenFlags, _path: &Path) -> Result<Arc<dyn FileOps>, Errno> {
         Ok(Arc::clone(&self.ops))
     }
 }
 
-/// Device number of `/dev/tty`.
-const DEV_TTY: u64 = fs::vfs::makedev(5, 0);
+impl Foreign for Opener {
+    fn open(&self, _ctx: &Context<'_>, _flags: OpenFlags) -> Result<Arc<dyn FileOps>, Errno> {
+        Ok(Arc::clone(&self.ops))
+    }
+}
 
 /// Copies `bytes` to the guest address `at`.
 pub(super) fn put(mem: &dyn UserMemory, at: u64, bytes: &[u8]) -> Result<(), Errno> {
@@ -74,7 +67,7 @@ fn get<const N: usize>(mem: &dyn UserMemory, at: u64) -> Result<[u8; N], Errno> 
 impl Terminal {
     /// No terminal yet.
     pub(in crate::boot) fn new(kernel: &Arc<Kernel>) -> Arc<Self> {
-        Arc::new(Self { kernel: Arc::downgrade(kernel), host: OnceLock::new(), foreground: Mutex::new(STATE, None) })
+        Arc::new(Self { kernel: Arc::downgrade(kernel), host: OnceLock::new(), seat: Seat::new() })
     }
 
     /// This stream is it, unless another was first.
@@ -82,14 +75,18 @@ impl Terminal {
         let _ = self.host.set(HostSide { fd: Arc::clone(fd), device, ops });
     }
 
-    /// Serves `/dev/tty` and the terminal's own device number.
-    pub(super) fn register(self: &Arc<Self>, devices: &Devices) {
-        let Some((host, ops)) = self.host.get().and_then(|host| Some((host, host.ops.upgrade()?))) else { return };
-        let opener = Arc::new(Opener { terminal: Arc::clone(self), ops });
-        for device in [DEV_TTY, host.device] {
-            let minor = fs::vfs::minor(device);
-            devices.register(DeviceKind::Char, fs::vfs::major(device), minor..=minor, Arc::clone(&opener) as _);
-        }
+    /// Serves the terminal's own device number.
+    pub(super) fn register(&self, devices: &Devices) {
+        let Some(host) = self.host.get() else { return };
+        let Some(opener) = self.opener() else { return };
+        let minor = fs::vfs::minor(host.device);
+        devices.register(DeviceKind::Char, fs::vfs::major(host.device), minor..=minor, opener);
+    }
+
+    /// What opens the terminal by name.
+    pub(super) fn opener(&self) -> Option<Arc<Opener>> {
+        let ops = self.host.get()?.ops.upgrade()?;
+        Some(Arc::new(Opener { ops }))
     }
 
     /// Itself as the command's controlling terminal, if any stream is a terminal.
@@ -98,28 +95,16 @@ impl Terminal {
         Some(Arc::clone(self) as Arc<dyn ControllingTty>)
     }
 
-    /// A background process wants to read: its group is stopped by SIGTTIN, or the read fails (EIO) if that signal cannot
-    /// stop it. `EAGAIN` makes the reader wait, and the signal ends the wait. (termios(3), "job control")
-    pub(super) fn may_read(&self, ctx: &Context<'_>) -> Result<(), Errno> {
-        let Ok((kernel, _)) = self.session_of(ctx) else { return Ok(()) };
-        let thread = caller(ctx)?;
-        let Some(group) = kernel.tasks().pgrp_of(thread.pid()) else { return Ok(()) };
-        if Some(group) == self.foreground_group() {
-            return Ok(());
-        }
-        let (blocked, _) = thread.signal_sets();
-        let ignored = thread.group().signal_sets().ignored;
-        if blocked.union(ignored).contains(Signal::TTIN) || kernel.tasks().is_orphaned_pgrp(group) {
-            return Err(Errno::EIO);
-        }
-        kernel.signal_pgrp(group, &SigInfo::kernel(Signal::TTIN));
-        Err(Errno::EAGAIN)
+    /// A background process may not read.
+    pub(super) fn may_read(self: &Arc<Self>, ctx: &Context<'_>) -> Result<(), Errno> {
+        let (Some(kernel), Ok(thread)) = (self.kernel.upgrade(), caller(ctx)) else { return Ok(()) };
+        let tty = Arc::clone(self) as Arc<dyn ControllingTty>;
+        kernel::tty::check_background(&kernel, thread, &tty, Signal::TTIN)
     }
 
-    /// The foreground process group: the command's own until the guest says otherwise.
+    /// The foreground process group.
     pub(super) fn foreground_group(&self) -> Option<Pid> {
-        self.host.get()?;
-        (*self.foreground.lock()).or_else(|| self.kernel.upgrade()?.main_pid())
+        self.seat.foreground()
     }
 
     /// ioctl_tty(2).
@@ -131,6 +116,14 @@ impl Terminal {
         mem: &dyn UserMemory,
     ) -> Result<u64, Errno> {
         let fd = self.host.get().ok_or(Errno::ENOTTY)?.fd.as_fd();
+        if let (Some(kernel), Ok(thread)) = (self.kernel.upgrade(), caller(ctx)) {
+            let tty = Arc::clone(self) as Arc<dyn ControllingTty>;
+            let (creds, through, readable) = (ctx.creds, Through::Terminal, true);
+            let request = JobRequest { kernel: &kernel, thread, creds, tty: &tty, through, readable, mem };
+            if let Some(answer) = request.answer(command, argument) {
+                return answer;
+            }
+        }
         let io = |error: std::io::Error| usermem::host::errno_of(&error);
         match command {
             abi::tty::TCGETS => put(mem, argument, &host::terminal_mode(fd).map_err(io)?)?,
@@ -153,48 +146,9 @@ impl Terminal {
             }
             // The size belongs to the caller's window.
             abi::tty::TIOCSWINSZ => {}
-            abi::tty::TIOCGPGRP => {
-                self.session_of(ctx)?;
-                let group = self.foreground_group().map_or(0, |pid| pid.0);
-                put(mem, argument, &group.to_ne_bytes())?;
-            }
-            abi::tty::TIOCSPGRP => {
-                let group = Pid(u32::from_ne_bytes(get(mem, argument)?));
-                let (kernel, session) = self.session_of(ctx)?;
-                if i32::try_from(group.0).is_err() || group.0 == 0 {
-                    return Err(Errno::EINVAL);
-                }
-                let theirs = kernel.tasks().session_of_pgrp(group).ok_or(Errno::ESRCH)?;
-                if theirs.id() != session.id() {
-                    return Err(Errno::EPERM);
-                }
-                *self.foreground.lock() = Some(group);
-            }
-            abi::tty::TIOCGSID => {
-                let (_, session) = self.session_of(ctx)?;
-                put(mem, argument, &session.id().0.to_ne_bytes())?;
-            }
-            // It is the command's session's; stealing it is for the host's root alone.
-            abi::tty::TIOCSCTTY => {
-                self.session_of(ctx).map_err(|_| Errno::EPERM)?;
-            }
-            abi::tty::TIOCNOTTY => {
-                let (_, session) = self.session_of(ctx)?;
-                if session.id() == caller(ctx)?.pid() {
-                    session.set_tty(None);
-                }
-            }
             _ => return Err(Errno::ENOTTY),
         }
         Ok(0)
-    }
-
-    /// The caller's session, which it must control: ENOTTY.
-    fn session_of(&self, ctx: &Context<'_>) -> Result<(Arc<Kernel>, Arc<Session>), Errno> {
-        let kernel = self.kernel.upgrade().ok_or(Errno::ENOTTY)?;
-        let session = kernel.tasks().session_of(caller(ctx)?.pid()).ok_or(Errno::ENOTTY)?;
-        // There is one terminal, so any controlling terminal is this one.
-        if session.tty().is_some() { Ok((kernel, session)) } else { Err(Errno::ENOTTY) }
     }
 }
 
@@ -203,26 +157,15 @@ fn caller<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Thread>, Errno> {
 }
 
 impl ControllingTty for Terminal {
-    fn session_ended(&self) {
-        let foreground = self.foreground_group();
-        *self.foreground.lock() = None;
-        if let (Some(kernel), Some(group)) = (self.kernel.upgrade(), foreground) {
-            for signal in [Signal::HUP, Signal::CONT] {
-                kernel.signal_pgrp(group, &SigInfo::kernel(signal));
-            }
-        }
-    }
-
     fn device(&self) -> u64 {
         self.host.get().map_or(0, |host| host.device)
     }
 
-    fn foreground(&self) -> Option<Pid> {
-        self.foreground_group()
+    fn seat(&self) -> &Seat {
+        &self.seat
     }
 
-    fn as_any(&self) -> Arc<dyn Any + Send + Sync> {
-        // Nobody needs more of it than the trait.
-        Arc::new(())
+    fn open(self: Arc<Self>, _ctx: &Context<'_>, _flags: OpenFlags) -> Result<Arc<dyn FileOps>, Errno> {
+        self.host.get().and_then(|host| host.ops.upgrade()).ok_or(Errno::EIO)
     }
 }
