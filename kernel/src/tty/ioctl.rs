@@ -383,7 +383,7 @@ impl Request<'_> {
         }
         let own = caller(self.ctx).and_then(|thread| thread.group().tty());
         let ours = own.is_some_and(|tty| std::ptr::addr_eq(Arc::as_ptr(&tty), Arc::as_ptr(self.pty)));
-        if !administrator && !(ours && self.through == Through::Terminal) {
+        if !(administrator || ours && self.through == Through::Terminal) {
             return Err(Errno::EPERM);
         }
         let byte: u8 = self.get(argument)?;
