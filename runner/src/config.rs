@@ -27,6 +27,17 @@ pub(crate) enum Isolation {
     SeccompOnly,
 }
 
+/// What terminal the guest has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum GuestTerminal {
+    /// The caller's, if a standard stream is one.
+    Callers,
+    /// One of its own (`-t`), which shows on the caller's standard output.
+    Own,
+    /// And what comes from the caller's standard input is typed at it (`-it`).
+    OwnTyped,
+}
+
 /// Whether the guest may change a volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum VolumeAccess {
@@ -95,4 +106,6 @@ pub(crate) struct RunConfig {
     pub(crate) patching: Patching,
     /// What keeps the sandbox process apart from the host.
     pub(crate) isolation: Isolation,
+    /// The guest's terminal.
+    pub(crate) terminal: GuestTerminal,
 }

@@ -23,6 +23,11 @@ struct Session {
 
 impl Session {
     fn start(script: &str) -> Self {
+        Self::run(&[], &["/bin/sh", "-c", script])
+    }
+
+    /// `casemate run OPTIONS -- COMMAND`.
+    fn run(options: &[&str], guest: &[&str]) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("pty");
         grantpt(&master).expect("grant");
         unlockpt(&master).expect("unlock");
@@ -40,7 +45,10 @@ impl Session {
         command
             .args(["--ctty", "--wait", "/usr/bin/env", "--default-signal"])
             .arg(casemate())
-            .args(["run", "--", "/bin/sh", "-c", script]);
+            .arg("run")
+            .args(options)
+            .arg("--")
+            .args(guest);
         let copy = || slave.try_clone().expect("dup");
         let child = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("starts");
         Self { master: master.into(), slave, child, seen: String::new() }
@@ -127,4 +135,83 @@ fn control_z_stops_the_launcher_too() {
     session.expect("got:again");
     assert_eq!(wait(&mut session.child).code(), Some(0));
     let _ = waitpid(None, WaitOptions::NOHANG);
+}
+
+#[test]
+fn a_terminal_of_its_own_has_keys_and_size() {
+    let script = "trap 'echo interrupted' INT; tty; stty size; echo ready; read line; echo got:$line; \
+                  trap 'stty size; exit 4' WINCH; echo waiting; while :; do sleep 0.1; done";
+    let mut session = Session::run(&["-it"], &["/bin/sh", "-c", script]);
+    session.expect("/dev/pts/0\r\n24 80\r\nready");
+    // Keys are the guest's: the caller's terminal passes all of them on, and echoes nothing.
+    let modes = tcgetattr(&session.slave).expect("mode").local_modes;
+    assert!(!modes.intersects(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG));
+    session.type_in("helo\x7f\x7fllo\n");
+    session.expect("helo\x08 \x08\x08 \x08llo\r\ngot:hello");
+    session.expect("waiting");
+    session.type_in("\x03");
+    session.expect("interrupted");
+    tcsetwinsize(session.slave.as_fd(), Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }).expect("size");
+    session.expect("40 100");
+    assert_eq!(wait(&mut session.child).code(), Some(4));
+    let modes = tcgetattr(&session.slave).expect("mode").local_modes;
+    assert!(modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG));
+}
+
+#[test]
+fn a_shell_controls_its_jobs() {
+    let mut session =
+        Session::run(&["-i", "-t", "-e", "PS1=> "], &["/bin/bash", "--norc", "--noprofile", "--noediting"]);
+    session.expect("> ");
+    session.type_in("cat\n");
+    session.expect("cat\r\n");
+    session.type_in("one\n");
+    session.expect("one\r\none\r\n");
+    session.type_in("\x1a");
+    session.expect("Stopped");
+    session.expect("> ");
+    session.type_in("jobs; fg\n");
+    session.expect("Stopped                 cat\r\ncat\r\n");
+    session.type_in("two\n");
+    session.expect("two\r\ntwo\r\n");
+    session.type_in("\x04");
+    session.expect("> ");
+    session.type_in("sleep 1000\n");
+    session.expect("sleep 1000\r\n");
+    session.type_in("\x03");
+    session.expect("> ");
+    session.type_in("echo status $?; cat < /dev/tty & wait\n");
+    session.expect("status 130");
+    session.expect("Stopped");
+    session.type_in("kill %1; exit 7\n");
+    assert_eq!(wait(&mut session.child).code(), Some(7));
+}
+
+#[test]
+fn all_that_a_terminal_shows_comes_out() {
+    let mut session =
+        Session::run(&["-t"], &["/bin/sh", "-c", "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done"]);
+    session.expect("line 4999\r\n");
+    assert_eq!(wait(&mut session.child).code(), Some(0));
+}
+
+#[test]
+fn whatever_ends_the_launcher_the_mode_comes_back() {
+    let mut session = Session::run(&["-it"], &["/bin/sh", "-c", "echo ready; cat"]);
+    session.expect("ready");
+    let launcher = session.launcher();
+    kill_process(launcher, Signal::TERM).expect("signal");
+    assert_eq!(wait(&mut session.child).code(), Some(143));
+    let modes = tcgetattr(&session.slave).expect("mode").local_modes;
+    assert!(modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG));
+}
+
+#[test]
+fn streams_that_are_no_terminal_can_be_one_to_the_guest() {
+    let output = Command::new("/bin/sh")
+        .args(["-c", "printf 'typed\\n' | \"$0\" run -it -- /bin/sh -c 'test -t 0 && cat; echo end'"])
+        .arg(casemate())
+        .output()
+        .expect("runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "typed\r\ntyped\r\nend\r\n");
 }

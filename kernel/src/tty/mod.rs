@@ -107,18 +107,13 @@ impl Terminals {
         &self.devpts
     }
 
-    /// Makes a pair whose slave is `/dev/console` too; the first one counts. The master stays with the caller.
-    pub fn make_console(&self, ctx: &Context<'_>) -> Result<Arc<dyn FileOps>, Errno> {
+    /// Makes a pair whose slave is `/dev/console` too; the first one counts. The master's file stays with the caller.
+    pub fn make_console(&self, ctx: &Context<'_>) -> Result<(Arc<dyn FileOps>, Arc<Pty>), Errno> {
         let master = self.devpts.new_pair(ctx)?;
         let pty = Arc::clone(master.pty());
         pty.unlock();
-        let _ = self.console.set(pty);
-        Ok(master)
-    }
-
-    /// The pair that [`Terminals::make_console`] made.
-    pub fn console(&self) -> Option<&Arc<Pty>> {
-        self.console.get()
+        let _ = self.console.set(Arc::clone(&pty));
+        Ok((master, pty))
     }
 }
 

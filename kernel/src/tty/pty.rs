@@ -268,7 +268,7 @@ impl Pty {
     }
 
     /// Sends a signal to the foreground process group.
-    pub(super) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         if let Some(group) = self.seat.foreground()
             && let Some(kernel) = self.kernel()
         {

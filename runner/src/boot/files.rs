@@ -167,6 +167,13 @@ impl<'a> Tree<'a> {
         }
     }
 
+    /// Opens the guest's terminal of this number; it becomes nobody's controlling terminal by that.
+    pub(super) fn open_terminal(&self, index: u32) -> Result<Arc<fs::vfs::File>, Errno> {
+        let root = self.ns.root();
+        let flags = abi::fs::O_RDWR | OpenFlags::O_NOCTTY.bits();
+        self.at(&root).open(format!("/dev/pts/{index}").as_bytes(), &OpenHow::from_open(flags, 0))
+    }
+
     /// The node of this character device at `path`, if it is there.
     pub(super) fn existing_node(&self, path: &[u8], rdev: u64) -> Option<Path> {
         let root = self.ns.root();

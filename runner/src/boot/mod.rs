@@ -21,14 +21,16 @@ use fs::vfs::{At, Devices, LookupFlags, MountOptions};
 use kernel::heap::Heap;
 use kernel::rlimit::{Resource, Rlimit, Rlimits};
 use kernel::signal::types::{SigSet, Signal};
+use kernel::tty::Terminals;
 use kernel::{Command, Entropy, Kernel, KernelConfig, Machine, Observer, Supervised, Uts};
 use platform_systrap::{Calls, Systrap, SystrapConfig};
 use usermem::memfile::MemoryFile;
-use usermem::platform::Platform;
+use usermem::platform::{HostCallRule, Platform};
 
 pub(crate) use kernel::crash_context;
 pub(crate) use resolver::ResolverFiles;
 
+use crate::config::GuestTerminal;
 use crate::control::{Control, Report};
 use crate::failure::{Doing, Failure, Outcome, describe};
 use crate::host;
@@ -36,7 +38,7 @@ use crate::launcher::{Caller, HostView, Setup};
 use crate::sandbox::{MemoryFiles, OomScore, install_filter};
 use files::Tree;
 use makers::GuestRoot;
-use streams::{Places, Terminal};
+use streams::{Places, Relay, Terminal, Typing};
 use users::Identity;
 
 /// Largest `/etc/passwd` or `/etc/group` that `--user` reads.
@@ -102,7 +104,15 @@ impl Observer for Mirror {
 /// Carries signals from outside into the kernel.
 struct Signals {
     kernel: Arc<Kernel>,
-    terminal: Arc<Terminal>,
+    terminal: Keys,
+}
+
+/// Where the caller's terminal sends signals.
+enum Keys {
+    /// To the foreground of the same terminal, as the guest sees it.
+    Callers(Arc<Terminal>),
+    /// To the guest's own terminal.
+    Own(Arc<Relay>),
 }
 
 impl orders::Guest for Signals {
@@ -114,7 +124,12 @@ impl orders::Guest for Signals {
 
     fn terminal_signal(&self, number: i32) {
         let Some(signal) = Signal::new(number) else { return };
-        streams::signal_foreground(&self.kernel, &self.terminal, signal);
+        match &self.terminal {
+            Keys::Callers(terminal) => streams::signal_foreground(&self.kernel, terminal, signal),
+            // The size tells who is in the foreground.
+            Keys::Own(relay) if signal == Signal::WINCH => relay.resize(),
+            Keys::Own(relay) => relay.pty().signal(signal),
+        }
     }
 }
 
@@ -171,6 +186,10 @@ impl Boot {
             tree.write_file(path, bytes)?;
         }
 
+        if setup.config.terminal != GuestTerminal::Callers {
+            let guest = AtTerminal { kernel, tree: &tree, context: &context, terminals };
+            return guest.run(setup, identity, host_calls, control);
+        }
         let terminal = Terminal::new(&kernel);
         let streams = streams::open(
             std::mem::take(&mut setup.streams),
@@ -182,10 +201,52 @@ impl Boot {
         command.tty = terminal.controlling();
         command.supervised = Supervised::Yes;
         install_filter(host_calls, &setup.config.debug)?;
-        orders::follow(control, Signals { kernel: Arc::clone(&kernel), terminal })?;
+        orders::follow(control, Signals { kernel: Arc::clone(&kernel), terminal: Keys::Callers(terminal) })?;
         let name = setup.config.command.first().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
         kernel.start(command).map_err(|errno| command::refused(&name, errno))?;
         Ok(kernel.wait_command().shell_code())
+    }
+}
+
+/// A guest that gets a terminal of its own.
+struct AtTerminal<'a> {
+    kernel: Arc<Kernel>,
+    tree: &'a Tree<'a>,
+    context: &'a KernelContext,
+    terminals: Terminals,
+}
+
+impl AtTerminal<'_> {
+    /// Runs the command at the terminal to its end.
+    fn run(
+        self,
+        mut setup: Setup,
+        identity: Identity,
+        host_calls: &'static [HostCallRule],
+        control: Arc<Control>,
+    ) -> Outcome<u8> {
+        let trouble = |errno| Failure::ours(format!("terminal: {}", describe(errno)));
+        let creds = Creds::new(Uid(identity.uid), Gid(identity.gid), Vec::new());
+        let ours = self.context.context();
+        let (master, pty) = self.terminals.make_console(&ours.with_creds(&creds)).map_err(trouble)?;
+        let file = self.tree.open_terminal(pty.index()).map_err(trouble)?;
+        let files = (0..3).map(|number| (number, Arc::clone(&file))).collect();
+        let typing = match setup.config.terminal {
+            GuestTerminal::OwnTyped => Typing::Yes,
+            _ => Typing::No,
+        };
+        let relay = Arc::new(Relay::start(master, &pty, std::mem::take(&mut setup.streams), typing)?);
+        let mut command = prepare(&setup, self.tree, self.context, identity, files)?;
+        command.tty = Some(pty);
+        drop(file);
+        install_filter(host_calls, &setup.config.debug)?;
+        let keys = Keys::Own(Arc::clone(&relay));
+        orders::follow(control, Signals { kernel: Arc::clone(&self.kernel), terminal: keys })?;
+        let name = setup.config.command.first().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
+        self.kernel.start(command).map_err(|errno| command::refused(&name, errno))?;
+        let status = self.kernel.wait_command();
+        relay.finish();
+        Ok(status.shell_code())
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use platform_systrap::Handover;
 
-use crate::config::{Isolation, LogSink, MIN_MEMORY, Patching, RunConfig, Volume, VolumeAccess};
+use crate::config::{GuestTerminal, Isolation, LogSink, MIN_MEMORY, Patching, RunConfig, Volume, VolumeAccess};
 use crate::failure::{Doing, Failure, Outcome};
 
 /// Run a program inside a new sandbox.
@@ -32,6 +32,12 @@ pub(super) struct RunArgs {
     /// Start from an empty environment
     #[arg(long)]
     clear_env: bool,
+    /// With --tty, type what comes on standard input at the guest's terminal; without, standard input is passed on anyway
+    #[arg(long, short = 'i')]
+    interactive: bool,
+    /// Give the guest a terminal of its own, which shows on standard output
+    #[arg(long, short = 't')]
+    tty: bool,
     /// User and group inside the guest, names or numbers
     #[arg(long, short = 'u', value_name = "USER[:GROUP]")]
     user: Option<String>,
@@ -171,6 +177,11 @@ impl RunArgs {
             isolation: match self.isolation {
                 IsolationArg::Namespaces => Isolation::Namespaces,
                 IsolationArg::Seccomp => Isolation::SeccompOnly,
+            },
+            terminal: match (self.tty, self.interactive) {
+                (false, _) => GuestTerminal::Callers,
+                (true, false) => GuestTerminal::Own,
+                (true, true) => GuestTerminal::OwnTyped,
             },
         })
     }

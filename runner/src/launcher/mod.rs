@@ -33,7 +33,7 @@ pub(crate) use idmap::{IdMap, inner as inner_id};
 pub(crate) use streams::{Stream, StreamKind};
 pub(crate) use trees::{HostTree, HostView, Skeleton, TreeKind, TreeRole};
 
-use crate::config::{Isolation, LogSink, RunConfig};
+use crate::config::{GuestTerminal, Isolation, LogSink, RunConfig};
 use crate::control::{Control, Order, Received, Report};
 use crate::failure::{Doing, Failure, Outcome, STATUS_OURS, print_line};
 use crate::host::{self, Forked, Inherited, ReceivedSignal};
@@ -94,7 +94,7 @@ pub(crate) fn run(config: RunConfig) -> Outcome<u8> {
     crate::logging::init(debug.as_ref())?;
     let caller = Caller::read();
     raise_descriptor_limit();
-    let terminal = Terminal::find();
+    let terminal = Terminal::find().map(|terminal| Screen { terminal, guest: config.terminal });
     let streams = streams::open_all(inherited).doing("standard streams")?;
     let strace = open_log(&config.strace)?;
     let ids = IdMap::for_caller();
@@ -133,6 +133,9 @@ pub(crate) fn run(config: RunConfig) -> Outcome<u8> {
         return Err(Failure::ours(format!("user namespace: id maps in /proc: {error} (see `casemate doctor`)")));
     }
     // A sandbox process that is already gone shows in the loop below.
+    if let Some(screen) = &terminal {
+        screen.begin();
+    }
     let _ = ours.order(Order::Go);
     supervise(&process, &ours, &signals, terminal.as_ref())
 }
@@ -193,6 +196,21 @@ fn detach_streams() {
     let _ = rustix::stdio::dup2_stdout(&null);
 }
 
+/// The caller's terminal, and what the guest has of it.
+struct Screen {
+    terminal: Terminal,
+    guest: GuestTerminal,
+}
+
+impl Screen {
+    /// At the start, and when the launcher goes on after a stop: keys go to the guest's own terminal, if it has one.
+    fn begin(&self) {
+        if self.guest == GuestTerminal::OwnTyped {
+            self.terminal.set_raw();
+        }
+    }
+}
+
 /// The sandbox process as the launcher sees it.
 struct Process {
     pid: Pid,
@@ -217,7 +235,7 @@ impl Process {
 }
 
 /// Forwards signals and waits for the end.
-fn supervise(process: &Process, control: &Control, signals: &OwnedFd, terminal: Option<&Terminal>) -> Outcome<u8> {
+fn supervise(process: &Process, control: &Control, signals: &OwnedFd, terminal: Option<&Screen>) -> Outcome<u8> {
     let mut ended = None;
     loop {
         let mut set = [
@@ -250,7 +268,7 @@ enum Ended {
 }
 
 /// Handles the reports that are there; says whether the other end is gone.
-fn take_reports(process: &Process, control: &Control, terminal: Option<&Terminal>, ended: &mut Option<Ended>) -> bool {
+fn take_reports(process: &Process, control: &Control, terminal: Option<&Screen>, ended: &mut Option<Ended>) -> bool {
     loop {
         match control.try_next_report() {
             Ok(None) => return false,
@@ -285,15 +303,15 @@ fn conclude(ended: Option<Ended>, signal: Option<i32>) -> Outcome<u8> {
     }
 }
 
-fn forward(signal: ReceivedSignal, control: &Control, terminal: Option<&Terminal>) {
+fn forward(signal: ReceivedSignal, control: &Control, terminal: Option<&Screen>) {
     if BLOCKED.contains(&signal.number) {
         return;
     }
     if signal.number == libc::SIGCONT
-        && let Some(terminal) = terminal
+        && let Some(screen) = terminal
     {
         // The shell that stopped us may have left its own mode; the guest's came back in `stop_like_the_guest`.
-        log::debug!("continued; terminal present: {}", terminal.current().is_some());
+        screen.begin();
     }
     // What the terminal sends goes to the guest's foreground group, what a process sends to the command.
     let order = if signal.code == libc::SI_KERNEL && terminal.is_some() {
@@ -305,8 +323,14 @@ fn forward(signal: ReceivedSignal, control: &Control, terminal: Option<&Terminal
     let _ = control.order(order);
 }
 
-/// The command has stopped: the launcher stops too, with the caller's terminal mode while it is stopped.
-fn stop_like_the_guest(terminal: Option<&Terminal>) {
+/// The command has stopped: the launcher stops too, with the caller's terminal mode while it is stopped. A guest with a
+/// terminal of its own does that by itself.
+fn stop_like_the_guest(screen: Option<&Screen>) {
+    let terminal = match screen {
+        Some(screen) if screen.guest != GuestTerminal::Callers => return,
+        Some(screen) => Some(&screen.terminal),
+        None => None,
+    };
     let mode = terminal.and_then(Terminal::current);
     if let Some(terminal) = terminal {
         terminal.restore();

@@ -32,6 +32,15 @@ impl Terminal {
         let _ = tcsetattr(&self.fd, OptionalActions::Drain, mode);
     }
 
+    /// Passes keys on as they are, to the guest's own terminal. Not from the background, where the terminal is another's.
+    pub(super) fn set_raw(&self) {
+        if rustix::termios::tcgetpgrp(&self.fd).is_ok_and(|group| group == rustix::process::getpgrp()) {
+            let mut raw = self.original.clone();
+            raw.make_raw();
+            self.set(&raw);
+        }
+    }
+
     /// Puts the caller's mode back.
     pub(super) fn restore(&self) {
         let Some(current) = self.current() else { return };

@@ -1,9 +1,11 @@
 //! The command's standard streams: open files over the caller's descriptors.
 //!
 //! [`stream`] is the file, [`reactor`] the one thread that learns from the host when a pollable one may be ready,
-//! [`terminal`] what a terminal is to sessions and process groups.
+//! [`terminal`] what a terminal is to sessions and process groups. A
+//! guest with a terminal of its own has none of these: [`relay`] connects that to them.
 
 mod reactor;
+mod relay;
 mod stream;
 mod terminal;
 
@@ -19,6 +21,7 @@ use super::files::Tree;
 use crate::failure::{Doing, Outcome};
 use crate::launcher::{IdMap, Stream, StreamKind};
 
+pub(super) use relay::{Relay, Typing};
 pub(super) use terminal::Terminal;
 
 /// Where a terminal gets a name.
