@@ -131,8 +131,10 @@ fn word2(addr: u64, flags: u32) -> Result<Word, Errno> {
 /// A deadline of a futex2 call: a moment on one of two clocks.
 fn deadline2(task: &Task, timeout: &In<Timespec>, clock: ClockArg) -> Result<Deadline, Errno> {
     let Some(at) = timeout.read_opt(task)? else { return Ok(Deadline::Never) };
-    let clock = match ClockId::from_raw(clock.0)? {
-        clock @ (ClockId::Realtime | ClockId::Monotonic) => clock,
+    // Others read as one of the two (CLOCK_TAI) are refused.
+    let clock = match clock.0 {
+        abi::time::CLOCK_REALTIME => ClockId::Realtime,
+        abi::time::CLOCK_MONOTONIC => ClockId::Monotonic,
         _ => return Err(Errno::EINVAL),
     };
     absolute(task, clock, &at)

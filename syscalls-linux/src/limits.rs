@@ -16,7 +16,7 @@ use abi::time::{Timespec, Tms};
 use auth::{Caps, Uid};
 use kernel::rlimit::{Privilege, Resource, Rlimit};
 use kernel::syscalls;
-use kernel::task::attributes::Scheduling;
+use kernel::task::attributes::{Reservation, Scheduling};
 use kernel::task::{Pid, Task, Thread, ThreadGroup, Tid};
 use mm::Limits;
 use usermem::Addr;
@@ -55,7 +55,7 @@ syscalls! {
     /// Gets policy and parameters.
     sched_getattr [315, 275] Full("kept::policies_are_kept_and_inherited");
     /// Sets policy and parameters.
-    sched_setattr [314, 274] Partial("kept and told, no deadline policy; the host schedules");
+    sched_setattr [314, 274] Partial("kept and told; the host schedules");
     /// Highest priority of a policy.
     sched_get_priority_max [146, 125] Full("schedule::policies_are_told_and_checked");
     /// Lowest priority of a policy.
@@ -228,20 +228,30 @@ fn sched_getscheduler(task: &mut Task, tid: i32) -> Result<i32, Errno> {
     Ok(scheduling.policy | reset)
 }
 
-/// Whether a policy and priority go together; `EINVAL`. Deadline scheduling is for those with a privilege that no guest
-/// has.
-fn check_policy(policy: i32, priority: i32) -> Result<(), Errno> {
-    match policy {
-        SCHED_NORMAL | SCHED_BATCH | SCHED_IDLE if priority == 0 => Ok(()),
-        SCHED_FIFO | SCHED_RR if (1..=99).contains(&priority) => Ok(()),
-        SCHED_DEADLINE => Err(Errno::EPERM),
-        _ => Err(Errno::EINVAL),
-    }
+/// Least runtime of a reservation (sched(7)).
+const LEAST_RUNTIME_NS: u64 = 1024;
+
+/// Whether a policy and what comes with it go together; `EINVAL`.
+fn check_policy(new: &Scheduling) -> Result<(), Errno> {
+    let Reservation { runtime_ns, deadline_ns, period_ns } = new.reservation;
+    let fits = match new.policy {
+        SCHED_NORMAL | SCHED_BATCH | SCHED_IDLE => new.priority == 0,
+        SCHED_FIFO | SCHED_RR => (1..=99).contains(&new.priority),
+        SCHED_DEADLINE => {
+            new.priority == 0
+                && runtime_ns >= LEAST_RUNTIME_NS
+                && runtime_ns <= deadline_ns
+                && deadline_ns <= period_ns
+                && i64::try_from(period_ns).is_ok()
+        }
+        _ => false,
+    };
+    if fits { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 /// Whether the caller may give `thread` this scheduling (`sched(7)`, "Privileges and resource limits"); `EPERM`.
 fn check_scheduling(task: &Task, thread: &Thread, new: Scheduling) -> Result<(), Errno> {
-    check_policy(new.policy, new.priority)?;
+    check_policy(&new)?;
     if task.creds().has(Caps::SYS_NICE) {
         return Ok(());
     }
@@ -257,7 +267,7 @@ fn check_scheduling(task: &Task, thread: &Thread, new: Scheduling) -> Result<(),
         && new.policy != SCHED_IDLE
         && i64::from(20 - thread.nice()).cast_unsigned() > limit(Resource::Nice);
     let foreign = creds.euid != its.ruid && creds.euid != its.euid;
-    if raises || leaves_idle || foreign || (old.reset_on_fork && !new.reset_on_fork) {
+    if raises || leaves_idle || new.policy == SCHED_DEADLINE || foreign || (old.reset_on_fork && !new.reset_on_fork) {
         return Err(Errno::EPERM);
     }
     Ok(())
@@ -278,7 +288,11 @@ fn sched_setscheduler(task: &mut Task, tid: i32, policy: PolicyArg, param: In<Sc
     let thread = thread(task, tid)?;
     let reset_on_fork = policy.0 & SCHED_RESET_ON_FORK != 0;
     let policy = policy.0 & !SCHED_RESET_ON_FORK;
-    set_scheduling(task, &thread, Scheduling { policy, priority: param.sched_priority, reset_on_fork })
+    set_scheduling(
+        task,
+        &thread,
+        Scheduling { policy, priority: param.sched_priority, reset_on_fork, ..Scheduling::default() },
+    )
 }
 
 /// `sched_getparam(2)`.
@@ -298,7 +312,9 @@ fn sched_setparam(task: &mut Task, tid: i32, param: In<SchedParam>) -> Result<()
     let param = param.read(task)?;
     let thread = thread(task, tid)?;
     let old = thread.attributes().scheduling();
-    set_scheduling(task, &thread, Scheduling { priority: param.sched_priority, ..old })
+    // Without a reservation, which this call cannot name.
+    let reservation = Reservation::default();
+    set_scheduling(task, &thread, Scheduling { priority: param.sched_priority, reservation, ..old })
 }
 
 /// `sched_getattr(2)`.
@@ -318,6 +334,9 @@ fn sched_getattr(task: &mut Task, tid: i32, attr: Addr, size: u32, flags: u32) -
         sched_flags: if scheduling.reset_on_fork { SCHED_FLAG_RESET_ON_FORK } else { 0 },
         sched_nice: if ordinary { thread.nice() } else { 0 },
         sched_priority: scheduling.priority.cast_unsigned(),
+        sched_runtime: scheduling.reservation.runtime_ns,
+        sched_deadline: scheduling.reservation.deadline_ns,
+        sched_period: scheduling.reservation.period_ns,
         ..SchedAttr::default()
     };
     let bytes = zerocopy::IntoBytes::as_bytes(&value);
@@ -353,7 +372,17 @@ fn sched_setattr(task: &mut Task, tid: i32, attr: In<SchedAttr>, flags: u32) -> 
     } else {
         i32::try_from(asked.sched_priority).map_err(|_| Errno::EINVAL)?
     };
-    let new = Scheduling { policy, priority, reset_on_fork: keeps(SCHED_FLAG_RESET_ON_FORK) };
+    let reservation = match policy {
+        SCHED_DEADLINE if keeps(SCHED_FLAG_KEEP_PARAMS) => old.reservation,
+        SCHED_DEADLINE => Reservation {
+            runtime_ns: asked.sched_runtime,
+            deadline_ns: asked.sched_deadline,
+            // sched_setattr(2): without a period, it is the deadline.
+            period_ns: if asked.sched_period == 0 { asked.sched_deadline } else { asked.sched_period },
+        },
+        _ => Reservation::default(),
+    };
+    let new = Scheduling { policy, priority, reset_on_fork: keeps(SCHED_FLAG_RESET_ON_FORK), reservation };
     let nice = asked.sched_nice.clamp(-20, 19);
     check_scheduling(task, &thread, new)?;
     if matches!(policy, SCHED_NORMAL | SCHED_BATCH) && !keeps(SCHED_FLAG_KEEP_PARAMS) {
@@ -492,7 +521,7 @@ fn ioprio_set(task: &mut Task, which: i32, who: i32, priority: i32) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use super::{check_policy, cpu_mask};
+    use super::{Reservation, Scheduling, check_policy, cpu_mask};
     use abi::Errno;
 
     #[test]
@@ -504,11 +533,15 @@ mod tests {
 
     #[test]
     fn policies_and_priorities_go_together() {
-        assert_eq!(check_policy(0, 0), Ok(()));
-        assert_eq!(check_policy(0, 1), Err(Errno::EINVAL));
-        assert_eq!(check_policy(1, 0), Err(Errno::EINVAL));
-        assert_eq!(check_policy(1, 5), Ok(()));
-        assert_eq!(check_policy(6, 0), Err(Errno::EPERM));
-        assert_eq!(check_policy(42, 0), Err(Errno::EINVAL));
+        let check = |policy, priority| check_policy(&Scheduling { policy, priority, ..Scheduling::default() });
+        assert_eq!(check(0, 0), Ok(()));
+        assert_eq!(check(0, 1), Err(Errno::EINVAL));
+        assert_eq!(check(1, 0), Err(Errno::EINVAL));
+        assert_eq!(check(1, 5), Ok(()));
+        assert_eq!(check(6, 0), Err(Errno::EINVAL), "without a reservation");
+        let reservation = Reservation { runtime_ns: 2000, deadline_ns: 2000, period_ns: 3000 };
+        let deadline = Scheduling { policy: 6, reservation, ..Scheduling::default() };
+        assert_eq!(check_policy(&deadline), Ok(()));
+        assert_eq!(check(42, 0), Err(Errno::EINVAL));
     }
 }

@@ -150,14 +150,19 @@ fn kcmp(task: &mut Task, first: i32, second: i32, kind: i32, a: u64, b: u64) -> 
     let mm = |thread: &Thread| address(thread.mm().map(|mm| Arc::as_ptr(&mm).cast()));
     let fds = |thread: &Thread| address(thread.fds().map(|fds| Arc::as_ptr(&fds).cast()));
     let fs = |thread: &Thread| address(thread.fs().map(|fs| Arc::as_ptr(&fs).cast()));
+    // A thread has an I/O context once it has a priority, and a process a list of adjustments once it needs one.
+    let io = |thread: &Thread| if thread.attributes().io_priority() == 0 { 0 } else { u64::from(thread.tid().0) };
+    let sems = task.kernel().ipc().sem();
+    let adjustments = |thread: &Thread| if sems.has_undo(thread.pid()) { u64::from(thread.pid().0) } else { 0 };
     Ok(match kind {
         KCMP_FILE => order(file(&one, a)?, file(&two, b)?),
         KCMP_VM => order(mm(&one), mm(&two)),
         KCMP_FILES => order(fds(&one), fds(&two)),
         KCMP_FS => order(fs(&one), fs(&two)),
         KCMP_SIGHAND => order(one.group().handlers_id(), two.group().handlers_id()),
-        // No thread shares an I/O context or a list of semaphore adjustments with another.
-        KCMP_IO | KCMP_SYSVSEM => order(u64::from(one.tid().0), u64::from(two.tid().0)),
+        // Those that have none are the same here.
+        KCMP_IO => order(io(&one), io(&two)),
+        KCMP_SYSVSEM => order(adjustments(&one), adjustments(&two)),
         KCMP_EPOLL_TFD => {
             let slot: [u32; 3] = mem::read(task, Addr(b))?;
             let [epoll, wanted, offset] = slot;

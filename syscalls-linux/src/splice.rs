@@ -14,7 +14,7 @@ use kernel::signal::Signal;
 use kernel::syscall::SysResult;
 use kernel::syscalls;
 use kernel::task::{Patience, Task};
-use usermem::bytes::{KernelDst, KernelSrc};
+use usermem::bytes::{IoSrc as _, KernelDst, KernelSrc};
 use waiter::EventMask;
 
 use crate::args::{Fd, Flags, InOut, InVec};
@@ -225,14 +225,23 @@ fn tee(task: &mut Task, from: Fd, to: Fd, len: u64, flags: Flags<SpliceFlags>) -
 fn vmsplice(task: &mut Task, fd: Fd, vectors: InVec, count: u64, flags: Flags<SpliceFlags>) -> SysResult<usize> {
     let flags = flags.known()?;
     let file = task.fd(fd.0)?;
-    if pipe_of(&file).is_none() {
-        return Err(Errno::EBADF.into());
-    }
+    let Some(pipe) = pipe_of(&file) else { return Err(Errno::EBADF.into()) };
     let patience = patience(&file, flags);
     let mm = Arc::clone(task.mm());
     if file.is_writable() {
         let mut src = mem::src_vec(task, &mm, vectors.0, count)?;
-        write_at(task, &file, &mut src, At::Position, patience)
+        if src.remaining() == 0 {
+            return Ok(0);
+        }
+        // It waits for some room and then not for more.
+        wait_for_room(task, &file, &pipe, patience)?;
+        match write_at(task, &file, &mut src, At::Position, Patience::None) {
+            // Too little for what goes in at once or not at all, or another writer was faster.
+            Err(SysErr::Errno(Errno::EAGAIN)) if patience != Patience::None => {
+                write_at(task, &file, &mut src, At::Position, patience)
+            }
+            done => done,
+        }
     } else {
         let mut dst = mem::dst_vec(task, &mm, vectors.0, count)?;
         read_into(task, &file, &mut dst, At::Position, patience)

@@ -9,6 +9,7 @@ use crate::vfs::inode::{Inode, XattrOps};
 use crate::vfs::mount::Path;
 use crate::vfs::notify;
 use crate::vfs::perm::{Perm, owner_or_capable};
+use crate::vfs::text::{Role, TextHold};
 use crate::vfs::types::{Attr, FileType, SetAttr, SetTime, StatFs};
 
 /// Adds to `change` what a change of contents does to set-id bits, unless the caller may keep them.
@@ -160,6 +161,7 @@ impl Path {
         }
         self.mount.check_writable()?;
         inode.permission(ctx, Perm::WRITE)?;
+        let _hold = TextHold::new(inode, Role::Writer)?;
         let mut change = SetAttr { size: Some(size), mtime: Some(SetTime::Now), ..SetAttr::default() };
         drop_privileges_on_write(ctx, inode, &mut change)?;
         self.change(ctx, &change)

@@ -22,6 +22,7 @@ use crate::vfs::inode::Inode;
 use crate::vfs::mount::Path;
 use crate::vfs::notify;
 use crate::vfs::pseudo::AnonInode;
+use crate::vfs::text::TextHold;
 use crate::vfs::types::{Attr, DirSink, FileType, StatFs};
 use crate::{Context, lockclass};
 
@@ -230,6 +231,8 @@ pub struct File {
     owner: Mutex<Owner>,
     /// Whether a lock was ever taken through this description. Relaxed: only a hint to skip work at close.
     locked: AtomicBool,
+    /// That it writes, or that a program was started from it; ends with it.
+    _hold: Option<TextHold>,
 }
 
 /// Whom `F_SETOWN` named.
@@ -292,6 +295,11 @@ const CHANGEABLE: OpenFlags = OpenFlags::O_APPEND
 impl File {
     /// A description of an opened object. The access mode is in `flags`.
     pub fn new(ops: Arc<dyn FileOps>, path: Path, flags: OpenFlags) -> Arc<Self> {
+        Self::holding(ops, path, flags, None)
+    }
+
+    /// As [`File::new`], with what keeps writers or programs away from the inode.
+    pub(crate) fn holding(ops: Arc<dyn FileOps>, path: Path, flags: OpenFlags, hold: Option<TextHold>) -> Arc<Self> {
         let access = flags.bits() & abi::fs::O_ACCMODE;
         let path_only = flags.contains(OpenFlags::O_PATH);
         Arc::new(Self {
@@ -306,6 +314,7 @@ impl File {
             moving: Mutex::new(lockclass::POSITION, ()),
             owner: Mutex::new(lockclass::SLOTS, Owner::default()),
             locked: AtomicBool::new(false),
+            _hold: hold,
         })
     }
 

@@ -18,6 +18,7 @@ use crate::vfs::locks::InodeLocks;
 use crate::vfs::mount::Path;
 use crate::vfs::notify::Watches;
 use crate::vfs::perm::{self, Perm};
+use crate::vfs::text::TextUse;
 use crate::vfs::types::{Attr, DirEntry, FileType, PermAttr, SetAttr, SetTime, Timestamp};
 use crate::{Clock, Context};
 
@@ -95,10 +96,11 @@ pub struct NewNode {
 }
 
 /// Things that hang off an inode but belong to no file system: file locks, the pipe behind a FIFO, a bound socket.
-/// Empty until used, so that it costs one word per inode.
+/// Empty until used, so that it costs two words per inode.
 #[derive(Default)]
 pub struct InodeSlots {
     slots: OnceLock<Box<Slots>>,
+    text: TextUse,
 }
 
 struct Slots {
@@ -112,7 +114,7 @@ struct Slots {
 impl InodeSlots {
     /// Empty slots.
     pub const fn new() -> Self {
-        Self { slots: OnceLock::new() }
+        Self { slots: OnceLock::new(), text: TextUse::new() }
     }
 
     fn get(&self) -> &Slots {
@@ -125,6 +127,11 @@ impl InodeSlots {
                 watches: Watches::new(),
             })
         })
+    }
+
+    /// Who writes and who executes it.
+    pub(crate) fn text(&self) -> &TextUse {
+        &self.text
     }
 
     /// Locks on the inode.

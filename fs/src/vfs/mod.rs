@@ -18,6 +18,7 @@ mod notify;
 mod open;
 mod perm;
 mod pseudo;
+mod text;
 mod types;
 mod walk;
 

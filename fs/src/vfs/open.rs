@@ -15,6 +15,7 @@ use crate::vfs::inode::{NewNode, NodeKind};
 use crate::vfs::mount::{MountOptions, Path};
 use crate::vfs::notify;
 use crate::vfs::perm::{Perm, owner_or_capable};
+use crate::vfs::text::{Role, TextHold};
 use crate::vfs::types::{FileType, LookupFlags, OpenHow, SetAttr, SetTime};
 use crate::vfs::walk::{At, FollowLinks, Last, Walker, insist};
 
@@ -86,7 +87,7 @@ impl At<'_> {
         if creates && created == Created::No && place.dentry.is_dir() {
             return Err(if exclusive { Errno::EEXIST } else { Errno::EISDIR });
         }
-        open_place(self.ctx, place, how, created)
+        open_place(self.ctx, place, how, created, None)
     }
 
     /// The child called `name`, made if absent.
@@ -117,7 +118,7 @@ impl At<'_> {
         let inode = dir.dentry.dir()?.create_unnamed(self.ctx, &node)?;
         let name = format!("#{}", inode.identity().1);
         let dentry = Dentry::new_unlinked(inode, &dir.dentry, name.as_bytes());
-        open_place(self.ctx, dir.with_dentry(dentry), how, Created::Yes)
+        open_place(self.ctx, dir.with_dentry(dentry), how, Created::Yes, None)
     }
 }
 
@@ -141,11 +142,25 @@ impl Path {
     /// Opens what is here, as `/proc/[pid]/fd` links, `open_by_handle_at` and exec do. Permissions are checked.
     pub fn open(&self, ctx: &Context<'_>, flags: OpenFlags) -> Result<Arc<File>, Errno> {
         let how = OpenHow { flags, mode: 0, resolve: abi::fs::ResolveFlags::empty() };
-        open_place(ctx, self.clone(), &how, Created::No)
+        open_place(ctx, self.clone(), &how, Created::No, None)
+    }
+
+    /// Opens the program that is here to run it: while the description lives, nobody opens the file for writing.
+    /// `ETXTBSY` where somebody has.
+    pub fn open_to_execute(&self, ctx: &Context<'_>) -> Result<Arc<File>, Errno> {
+        let how = OpenHow { flags: OpenFlags::empty(), mode: 0, resolve: abi::fs::ResolveFlags::empty() };
+        let hold = TextHold::new(self.inode(), Role::Program)?;
+        open_place(ctx, self.clone(), &how, Created::No, Some(hold))
     }
 }
 
-fn open_place(ctx: &Context<'_>, place: Path, how: &OpenHow, created: Created) -> Result<Arc<File>, Errno> {
+fn open_place(
+    ctx: &Context<'_>,
+    place: Path,
+    how: &OpenHow,
+    created: Created,
+    hold: Option<TextHold>,
+) -> Result<Arc<File>, Errno> {
     let flags = how.flags;
     let file_type = place.inode().file_type();
     if flags.contains(OpenFlags::O_PATH) {
@@ -179,7 +194,11 @@ fn open_place(ctx: &Context<'_>, place: Path, how: &OpenHow, created: Created) -
     if flags.contains(OpenFlags::O_NOATIME) && !owner_or_capable(ctx, place.inode().perm_attr()?) {
         return Err(Errno::EPERM);
     }
-    if truncates && file_type == FileType::Regular && created == Created::No {
+    let is_regular = file_type == FileType::Regular;
+    let writing =
+        (is_regular && (writes || truncates)).then(|| TextHold::new(place.inode(), Role::Writer)).transpose()?;
+    let hold = hold.or(writing);
+    if truncates && is_regular && created == Created::No {
         let mut change = SetAttr { size: Some(0), mtime: Some(SetTime::Now), ..SetAttr::default() };
         drop_privileges_on_write(ctx, place.inode(), &mut change)?;
         place.inode().set_attr(ctx, &change)?;
@@ -201,5 +220,7 @@ fn open_place(ctx: &Context<'_>, place: Path, how: &OpenHow, created: Created) -
         _ => Arc::clone(place.inode()).open(ctx, flags)?,
     };
     notify::happened(&place.dentry, InotifyMask::IN_OPEN);
-    Ok(File::new(ops, place, flags))
+    // Truncating alone does not last.
+    let hold = hold.filter(|_| writes || !truncates);
+    Ok(File::holding(ops, place, flags, hold))
 }

@@ -44,6 +44,7 @@ impl Mm {
                 files.push(std::mem::replace(&mut file.file, Arc::clone(&closed)));
             }
         });
+        files.extend(state.executable.take());
         drop(state);
         files
     }

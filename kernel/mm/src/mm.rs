@@ -5,10 +5,10 @@ use std::sync::{Arc, Weak};
 
 use abi::Errno;
 use sync::{Condvar, LockClass, Mutex, MutexGuard};
-use usermem::Addr;
 use usermem::memfile::MemoryFile;
 use usermem::memmap::{MappingObserver, Truncated};
 use usermem::platform::{Access, AddressSpace};
+use usermem::{Addr, PAGE_SIZE};
 
 use crate::pool::Pool;
 use crate::state::{InFlight, State, Unmapped};
@@ -156,7 +156,7 @@ impl Mm {
     }
 
     /// The identity of the futex word at `addr`: of the address space for private ones (`FUTEX_PRIVATE_FLAG`, or memory
-    /// that is not shared), of the mapped object else. `EFAULT` where nothing readable is mapped.
+    /// that is not shared), of the mapped object else. `EFAULT` where nothing readable is mapped, or past the object's end.
     pub fn futex_key(&self, addr: Addr, scope: Sharing) -> Result<FutexKey, Errno> {
         let private = FutexKey::Private { mm: self.id.0, addr: addr.0 };
         if scope == Sharing::Private {
@@ -169,7 +169,11 @@ impl Mm {
         }
         Ok(match &vma.file {
             Some(file) if !vma.is_private() => {
-                FutexKey::Shared { object: file.object.id(), offset: vma.offset_of(range, addr) }
+                let offset = vma.offset_of(range, addr);
+                if offset >= file.object.size().next_multiple_of(PAGE_SIZE) {
+                    return Err(Errno::EFAULT);
+                }
+                FutexKey::Shared { object: file.object.id(), offset }
             }
             _ => private,
         })

@@ -351,6 +351,12 @@ impl Epoll {
             return Asked::NotReady;
         }
         interest = item.interest.lock();
+        if event.events & bits::EXCLUSIVE != 0
+            && let Some(registration) = &interest.registration
+        {
+            // Whoever is told of the event now has it: closing the set later wakes nobody else for it.
+            registration.used();
+        }
         if event.events & bits::ONESHOT != 0 {
             if interest.spent {
                 return Asked::NotReady;

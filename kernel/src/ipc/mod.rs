@@ -7,6 +7,7 @@
 //! **Invariants.** No lock of this module is held while guest memory is touched or a task sleeps. What all objects of a
 //! family hold together is bounded, whatever guests create.
 
+mod knobs;
 pub mod mqueue;
 mod msg;
 mod perm;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use crate::kernel::Kernel;
 use crate::time::ClockId;
 
+pub(crate) use knobs::{Family, TableKnob};
 pub use msg::{Copied, MSGMAX, MSGMNB, MSGMNI, MessageQueue, QueueTotals, Queues, Select, Shortening};
 pub use perm::{Change, Existing, Perm, Wanted};
 pub use sem::{SEMMNI, SEMMNS, SEMMSL, SEMOPM, SEMVMX, SemOp, SemTotals, SemaphoreSet, Semaphores, Undo, Waiting};

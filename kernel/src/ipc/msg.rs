@@ -10,7 +10,7 @@ use waiter::{EventMask, WaitQueue};
 
 use super::perm::{Change, Existing, Perm, Wanted};
 use super::sem::Waiting;
-use super::table::{Named, Object, Table};
+use super::table::{Named, Object, Settings, Table};
 use crate::error::{Restart, SysErr, SysResult};
 use crate::ids::Pid;
 use crate::lock::IPC;
@@ -144,7 +144,17 @@ pub struct Queues {
 
 impl Queues {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::new(IPC, State { queues: Table::new(), cost: 0 }) }
+        Self { state: Mutex::new(IPC, State { queues: Table::new(MSGMNI), cost: 0 }) }
+    }
+
+    /// Most queues that there may be.
+    pub fn limit(&self) -> usize {
+        self.with_settings(|table| table.limit())
+    }
+
+    /// What belongs to all of them, for their settings.
+    pub(super) fn with_settings<R>(&self, then: impl FnOnce(&mut dyn Settings) -> R) -> R {
+        then(&mut self.state.lock().queues)
     }
 
     /// What is told of the queue in a slot; without `creds`, whoever asks. Errors: `EINVAL`, `EACCES`.
@@ -291,7 +301,7 @@ impl Task {
         if let Some(id) = state.queues.find(key, existing, mode, self.creds(), |_| true)? {
             return Ok(id);
         }
-        state.queues.insert(MSGMNI, |_| Queue {
+        state.queues.insert(|_| Queue {
             info: MessageQueue {
                 perm: Perm::new(key, mode, self.creds()),
                 send_time: 0,

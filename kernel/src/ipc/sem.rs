@@ -9,7 +9,7 @@ use sync::Mutex;
 use waiter::{EventMask, WaitQueue};
 
 use super::perm::{Change, Existing, Perm, Wanted};
-use super::table::{Named, Object, Table};
+use super::table::{Named, Object, Settings, Table};
 use crate::error::SysResult;
 use crate::ids::Pid;
 use crate::lock::IPC;
@@ -218,7 +218,12 @@ pub struct Semaphores {
 
 impl Semaphores {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::new(IPC, State { sets: Table::new(), semaphores: 0, undo: 0 }) }
+        Self { state: Mutex::new(IPC, State { sets: Table::new(SEMMNI), semaphores: 0, undo: 0 }) }
+    }
+
+    /// What belongs to all of them, for their settings.
+    pub(super) fn with_settings<R>(&self, then: impl FnOnce(&mut dyn Settings) -> R) -> R {
+        then(&mut self.state.lock().sets)
     }
 
     /// What is told of the set in a slot; without `creds`, whoever asks. Errors: `EINVAL`, `EACCES`.
@@ -249,6 +254,11 @@ impl Semaphores {
 
     fn with<T>(&self, id: i32, act: impl FnOnce(&mut Set) -> Result<T, Errno>) -> Result<T, Errno> {
         self.state.lock().with(id, act)
+    }
+
+    /// Whether a process has operations that are to be taken back when it ends.
+    pub fn has_undo(&self, pid: Pid) -> bool {
+        self.state.lock().sets.iter().any(|(_, set)| set.undo.contains_key(&pid))
     }
 
     /// Takes back what the process's operations asked to be taken back.
@@ -293,7 +303,7 @@ impl Task {
         if state.semaphores.saturating_add(count) > SEMMNS {
             return Err(Errno::ENOSPC);
         }
-        let id = state.sets.insert(SEMMNI, |_| Set {
+        let id = state.sets.insert(|_| Set {
             perm: Perm::new(key, mode, self.creds()),
             op_time: 0,
             change_time: now,

@@ -12,7 +12,7 @@ use sync::Mutex;
 use usermem::PAGE_SIZE;
 
 use super::perm::{Change, Existing, Perm, Wanted};
-use super::table::{Named, Object, Table};
+use super::table::{Named, Object, Settings, Table};
 use crate::ids::Pid;
 use crate::kernel::Kernel;
 use crate::lock::IPC;
@@ -167,7 +167,17 @@ struct Get {
 
 impl Segments {
     pub(super) fn new() -> Self {
-        Self { table: Mutex::new(IPC, Table::new()) }
+        Self { table: Mutex::new(IPC, Table::new(SHMMNI)) }
+    }
+
+    /// Most segments that there may be.
+    pub fn limit(&self) -> usize {
+        self.with_settings(|table| table.limit())
+    }
+
+    /// What belongs to all of them, for their settings.
+    pub(super) fn with_settings<R>(&self, then: impl FnOnce(&mut dyn Settings) -> R) -> R {
+        then(&mut *self.table.lock())
     }
 
     fn get(&self, kernel: &Arc<Kernel>, task: &Task, request: Get) -> Result<i32, Errno> {
@@ -190,7 +200,7 @@ impl Segments {
         if let Some(id) = find(&mut table)? {
             return Ok(id);
         }
-        table.insert(SHMMNI, |id| Segment {
+        table.insert(|id| Segment {
             info: SegmentInfo {
                 perm: Perm::new(key, mode, creds),
                 size,

@@ -38,11 +38,54 @@ pub(super) struct Table<T> {
     /// The slot that was filled last: filling it or one before it begins a new generation.
     last: Option<usize>,
     used: usize,
+    /// Most objects that may be made, as `/proc/sys/kernel` has it; at most `most`.
+    limit: usize,
+    most: usize,
+    /// The id that the next object is to get, for a restorer (`/proc/sys/kernel/*_next_id`).
+    wanted: Option<i32>,
+}
+
+/// What `/proc/sys/kernel` shows of a table and lets one change.
+pub(super) trait Settings {
+    /// Most objects that may be made.
+    fn limit(&self) -> usize;
+
+    /// Changes it; those that are there stay. `EINVAL` for more than there can be.
+    fn set_limit(&mut self, limit: usize) -> Result<(), Errno>;
+
+    /// The id that the next object is to get, if somebody asked for one.
+    fn wanted_id(&self) -> Option<i32>;
+
+    /// Asks that the next object get this id, or one after it if its slot is taken.
+    fn want_id(&mut self, id: Option<i32>);
+}
+
+impl<T> Settings for Table<T> {
+    fn limit(&self) -> usize {
+        self.limit
+    }
+
+    fn set_limit(&mut self, limit: usize) -> Result<(), Errno> {
+        if limit > self.most {
+            return Err(Errno::EINVAL);
+        }
+        self.limit = limit;
+        Ok(())
+    }
+
+    fn wanted_id(&self) -> Option<i32> {
+        self.wanted
+    }
+
+    fn want_id(&mut self, id: Option<i32>) {
+        self.wanted = id.filter(|&id| id >= 0);
+    }
 }
 
 impl<T: Object> Table<T> {
-    pub(super) const fn new() -> Self {
-        Self { slots: Vec::new(), generation: 0, last: None, used: 0 }
+    /// An empty one, for at most `most` objects.
+    pub(super) const fn new(most: usize) -> Self {
+        Self { slots: Vec::new(), generation: 0, last: None, used: 0, limit: most, most, wanted: None }
     }
 
     /// How many there are.
@@ -77,23 +120,34 @@ impl<T: Object> Table<T> {
         Ok(Some(slot.id))
     }
 
-    /// Adds an object; `ENOSPC` when there are `limit` already. `make` gets its id.
-    pub(super) fn insert(&mut self, limit: usize, make: impl FnOnce(i32) -> T) -> Result<i32, Errno> {
-        if self.used >= limit {
+    /// Adds an object; `ENOSPC` when there are as many as may be. `make` gets its id.
+    pub(super) fn insert(&mut self, make: impl FnOnce(i32) -> T) -> Result<i32, Errno> {
+        if self.used >= self.limit {
             return Err(Errno::ENOSPC);
         }
-        let index = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
-        if self.last.is_some_and(|last| index <= last) {
-            self.generation = (self.generation + 1) % GENERATIONS;
-        }
+        let wanted = self.wanted.take();
+        let first = wanted.map_or(Ok(0), index)?;
+        let free = self.slots.iter().skip(first).position(Option::is_none).and_then(|at| at.checked_add(first));
+        let index = free.unwrap_or(self.slots.len().max(first));
         let base = i32::try_from(index).ok().filter(|&index| index < IPCMNI).ok_or(Errno::ENOSPC)?;
-        let id = self.generation * IPCMNI + base;
+        let generation = if let Some(id) = wanted {
+            id / IPCMNI
+        } else {
+            if self.last.is_some_and(|last| index <= last) {
+                self.generation = (self.generation + 1) % GENERATIONS;
+            }
+            self.last = Some(index);
+            self.generation
+        };
+        let id = generation * IPCMNI + base;
+        if self.slots.len() < index {
+            self.slots.resize_with(index, || None);
+        }
         let slot = Some(Slot { id, object: make(id) });
         match self.slots.get_mut(index) {
             Some(empty) => *empty = slot,
             None => self.slots.push(slot),
         }
-        self.last = Some(index);
         self.used += 1;
         Ok(id)
     }
@@ -155,7 +209,7 @@ mod tests {
     use auth::Creds;
 
     use super::super::perm::{Existing, Perm};
-    use super::{IPCMNI, Object, Table};
+    use super::{IPCMNI, Object, Settings as _, Table};
 
     struct Thing(Perm);
 
@@ -171,24 +225,43 @@ mod tests {
 
     #[test]
     fn an_id_is_not_given_again_at_once() {
-        let mut table = Table::new();
-        assert_eq!(table.insert(9, |_| thing(0)), Ok(0));
-        assert_eq!(table.insert(9, |_| thing(0)), Ok(1));
+        let mut table = Table::new(9);
+        assert_eq!(table.insert(|_| thing(0)), Ok(0));
+        assert_eq!(table.insert(|_| thing(0)), Ok(1));
         table.remove(0).unwrap();
-        assert_eq!(table.insert(9, |_| thing(0)), Ok(IPCMNI));
+        assert_eq!(table.insert(|_| thing(0)), Ok(IPCMNI));
         assert!(table.get(0).is_err() && table.get(-1).is_err() && table.get(IPCMNI).is_ok());
-        assert_eq!(table.insert(2, |_| thing(0)), Err(Errno::ENOSPC));
+        assert_eq!((table.set_limit(10), table.set_limit(2)), (Err(Errno::EINVAL), Ok(())));
+        assert_eq!(table.insert(|_| thing(0)), Err(Errno::ENOSPC));
         assert_eq!((table.len(), table.last_index()), (2, 1));
     }
 
     #[test]
+    fn an_id_is_given_on_request() {
+        let mut table = Table::new(9);
+        table.want_id(Some(3 * IPCMNI + 5));
+        assert_eq!(table.wanted_id(), Some(3 * IPCMNI + 5));
+        assert_eq!(table.insert(|_| thing(0)), Ok(3 * IPCMNI + 5));
+        assert_eq!((table.wanted_id(), table.insert(|_| thing(0))), (None, Ok(0)));
+        // A taken one is not given twice.
+        table.want_id(Some(3 * IPCMNI + 5));
+        assert_eq!(table.insert(|_| thing(0)), Ok(3 * IPCMNI + 6));
+        table.want_id(Some(i32::MAX));
+        assert_eq!(table.insert(|_| thing(0)), Ok(i32::MAX));
+        table.want_id(Some(i32::MAX));
+        assert_eq!(table.insert(|_| thing(0)), Err(Errno::ENOSPC));
+        table.want_id(Some(-1));
+        assert_eq!(table.insert(|_| thing(0)), Ok(1));
+    }
+
+    #[test]
     fn keys_are_found_made_or_refused() {
-        let mut table = Table::new();
+        let mut table = Table::new(9);
         let root = Creds::root();
         let find = |table: &Table<Thing>, existing| table.find(7, existing, 0, &root, |_| true);
         assert_eq!(find(&table, Existing::Needed), Err(Errno::ENOENT));
         assert_eq!(find(&table, Existing::Welcome), Ok(None));
-        let id = table.insert(9, |_| thing(7)).unwrap();
+        let id = table.insert(|_| thing(7)).unwrap();
         assert_eq!(find(&table, Existing::Needed), Ok(Some(id)));
         assert_eq!(find(&table, Existing::Refused), Err(Errno::EEXIST));
         assert_eq!(table.find(7, Existing::Needed, 0, &root, |_| false), Err(Errno::EINVAL));

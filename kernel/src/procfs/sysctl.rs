@@ -12,7 +12,7 @@ use fs::vfs::Inode;
 
 use super::{Proc, ROOT_INO};
 use crate::ipc::mqueue::Knob;
-use crate::ipc::{SEMMNI, SEMMNS, SEMMSL, SEMOPM};
+use crate::ipc::{Family, SEMMNI, SEMMNS, SEMMSL, SEMOPM, TableKnob};
 use crate::kernel::Kernel;
 
 type Render = fn(&Kernel) -> String;
@@ -34,7 +34,6 @@ const KNOBS: &[(&str, &str, Render)] = &[
     ("kernel", "domainname", |kernel| kernel.uts().domainname),
     ("kernel", "msgmax", |_| crate::ipc::MSGMAX.to_string()),
     ("kernel", "msgmnb", |_| crate::ipc::MSGMNB.to_string()),
-    ("kernel", "msgmni", |_| crate::ipc::MSGMNI.to_string()),
     ("kernel", "ngroups_max", |_| "65536".into()),
     ("kernel", "osrelease", |kernel| kernel.uts().release),
     ("kernel", "ostype", |kernel| kernel.uts().sysname),
@@ -48,7 +47,8 @@ const KNOBS: &[(&str, &str, Render)] = &[
     ("kernel", "sem", |_| format!("{SEMMSL}\t{SEMMNS}\t{SEMOPM}\t{SEMMNI}")),
     ("kernel", "shmall", |_| crate::ipc::SHMMAX.to_string()),
     ("kernel", "shmmax", |_| crate::ipc::SHMMAX.to_string()),
-    ("kernel", "shmmni", |_| crate::ipc::SHMMNI.to_string()),
+    // Nothing taints this kernel: it loads no modules, and what would be an oops ends it.
+    ("kernel", "tainted", |_| "0".into()),
     ("kernel", "threads-max", |kernel| kernel.pids_limit().to_string()),
     ("kernel", "version", |kernel| kernel.uts().version),
     ("kernel", "yama/ptrace_scope", |_| "1".into()),
@@ -89,7 +89,13 @@ pub(super) fn directory(proc: &Proc) -> Inode {
             KNOBS.iter().filter(|(dir, _, _)| *dir == name).map(|&(_, path, value)| (path, value)).collect();
         let mut dir = folder.fill(&rows);
         match name {
-            "kernel" => dir = dir.with("hostname", hostname(proc, folder.ino)),
+            "kernel" => {
+                dir = dir.with("hostname", hostname(proc, folder.ino));
+                for (name, family, knob) in TableKnob::ALL {
+                    let content = IpcKnob { proc: proc.clone(), family, knob };
+                    dir = dir.with(name, proc.tree.file(Tree::ino(folder.ino, name.as_bytes()), 0o644, content));
+                }
+            }
             "fs" => dir = dir.with("mqueue", mqueue(proc, folder.ino)),
             "vm" => dir = dir.with("drop_caches", drop_caches(proc, folder.ino)),
             _ => {}
@@ -212,6 +218,27 @@ impl Content for MqueueKnob {
         let text = std::str::from_utf8(bytes.trim_ascii()).map_err(|_| Errno::EINVAL)?;
         let value = text.parse().map_err(|_| Errno::EINVAL)?;
         self.proc.kernel()?.ipc().mqueues().set_knob(self.knob, value)
+    }
+}
+
+/// A setting of a table of System V IPC objects.
+struct IpcKnob {
+    proc: Proc,
+    family: Family,
+    knob: TableKnob,
+}
+
+impl Owned for IpcKnob {}
+
+impl Content for IpcKnob {
+    fn render(&self, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
+        Ok(format!("{}\n", self.proc.kernel()?.ipc().knob(self.family, self.knob)).into_bytes())
+    }
+
+    fn write(&self, _ctx: &Context<'_>, bytes: &[u8]) -> Result<(), Errno> {
+        let text = std::str::from_utf8(bytes.trim_ascii()).map_err(|_| Errno::EINVAL)?;
+        let value = text.parse().map_err(|_| Errno::EINVAL)?;
+        self.proc.kernel()?.ipc().set_knob(self.family, self.knob, value)
     }
 }
 

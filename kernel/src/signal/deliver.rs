@@ -153,12 +153,13 @@ impl Task {
             *overrun = self.group().timers.delivered(*id, *overrun);
         }
         if let Some(restart) = restart {
+            let mut answer = abi::Errno::EINTR;
             let again = match restart {
                 Restart::Sys => action.flags.contains(SaFlags::RESTART),
                 Restart::NoIntr => true,
                 Restart::NoHand => false,
                 Restart::Block(ref block) => {
-                    self.sleep_interrupted(block);
+                    answer = self.sleep_interrupted(block);
                     false
                 }
             };
@@ -166,7 +167,7 @@ impl Task {
                 self.user.regs.rax = self.user.regs.orig_rax;
                 self.user.regs.rip = self.user.regs.rip.wrapping_sub(SYSCALL_LEN);
             } else {
-                self.set_errno(abi::Errno::EINTR);
+                self.set_errno(answer);
             }
             self.restart_block = None;
         }

@@ -41,6 +41,19 @@ pub struct Scheduling {
     pub priority: i32,
     /// Children begin without real-time policy and negative niceness.
     pub reset_on_fork: bool,
+    /// `SCHED_DEADLINE` only.
+    pub reservation: Reservation,
+}
+
+/// CPU time that a thread asks for: so much of each period, before so much of it has passed. In nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reservation {
+    /// CPU time.
+    pub runtime_ns: u64,
+    /// From the beginning of a period to when it is had.
+    pub deadline_ns: u64,
+    /// From one period to the next.
+    pub period_ns: u64,
 }
 
 /// A thread's wishes.
@@ -87,7 +100,7 @@ impl Attributes {
             return Reset::No;
         }
         // sched(7): a real-time policy becomes the default one; the wish itself is not inherited.
-        let real_time = theirs.priority > 0;
+        let real_time = theirs.priority > 0 || theirs.policy == abi::sched::SCHED_DEADLINE;
         self.set_scheduling(if real_time {
             Scheduling::default()
         } else {
@@ -184,13 +197,13 @@ mod tests {
         let (parent, child) = (Attributes::new(), Attributes::new());
         parent.set_persona(7);
         parent.set_slack_ns(9);
-        parent.set_scheduling(Scheduling { policy: 1, priority: 5, reset_on_fork: false });
+        parent.set_scheduling(Scheduling { policy: 1, priority: 5, ..Scheduling::default() });
         assert_eq!(child.inherit(&parent), Reset::No);
         assert_eq!((child.persona(), child.slack_ns(), child.scheduling().priority), (7, 9, 5));
         child.set_slack_ns(1);
         child.set_slack_ns(0);
         assert_eq!(child.slack_ns(), 9);
-        parent.set_scheduling(Scheduling { policy: 1, priority: 5, reset_on_fork: true });
+        parent.set_scheduling(Scheduling { policy: 1, priority: 5, reset_on_fork: true, ..Scheduling::default() });
         let child = Attributes::new();
         assert_eq!((child.inherit(&parent), child.scheduling()), (Reset::Yes, Scheduling::default()));
     }

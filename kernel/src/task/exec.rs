@@ -78,6 +78,15 @@ pub(crate) struct PreparedExec {
     pub(super) creds: Creds,
 }
 
+/// What a file is opened for.
+#[derive(Clone, Copy)]
+enum Role {
+    /// To be run: nobody writes it meanwhile (ETXTBSY).
+    Program,
+    /// To be mapped beside what runs, as a library is.
+    Interpreter,
+}
+
 /// A file opened for execution.
 struct Program {
     file: Arc<File>,
@@ -118,7 +127,7 @@ pub(super) fn learner(creds: &Creds) -> mm::Learner {
 
 impl Executor<'_> {
     /// Finds what to run and checks that it may be (execve(2), "ERRORS").
-    fn open(&self, path: &Path) -> Result<Program, Errno> {
+    fn open(&self, path: &Path, role: Role) -> Result<Program, Errno> {
         let attr = path.attr()?;
         if attr.file_type != FileType::Regular || path.mount.options().contains(MountOptions::NOEXEC) {
             return Err(Errno::EACCES);
@@ -126,7 +135,10 @@ impl Executor<'_> {
         path.access(&self.ctx, Perm::EXEC)?;
         // A file may be executable and not readable: the kernel reads it all the same.
         let ctx = fs::KernelContext::new(Arc::clone(self.kernel.devices_arc()));
-        let file = path.open(&ctx.context(), OpenFlags::empty())?;
+        let file = match role {
+            Role::Program => path.open_to_execute(&ctx.context())?,
+            Role::Interpreter => path.open(&ctx.context(), OpenFlags::empty())?,
+        };
         Ok(Program { file, ctx })
     }
 
@@ -143,8 +155,8 @@ impl Executor<'_> {
         if path.attr()?.file_type == FileType::Symlink {
             return Err(Errno::ELOOP);
         }
-        let program = self.open(&path)?;
-        let mut open = |path: &[u8]| self.open(&self.lookup(&self.cwd, path, LookupFlags::FOLLOW)?);
+        let program = self.open(&path, Role::Program)?;
+        let mut open = |path: &[u8]| self.open(&self.lookup(&self.cwd, path, LookupFlags::FOLLOW)?, Role::Program);
         let program = loader::resolve(program, name, &request.argv, &mut open)?;
         let (creds, secure) = self.creds_for(&program.file)?;
         let limits = self.kernel.platform().limits();
@@ -172,6 +184,7 @@ impl Executor<'_> {
             vdso: self.kernel.vdso().presence(),
             rseq: loader::Rseq::Absent,
         };
+        let mut open = |path: &[u8]| self.open(&self.lookup(&self.cwd, path, LookupFlags::FOLLOW)?, Role::Interpreter);
         let plan = program.plan(&request, &mut open)?;
         let text = self.kernel.text().map(|cache| mm::SharedText { cache, learner: learner(&creds), secure });
         let mm = self.build(&plan, limits.user, text)?;

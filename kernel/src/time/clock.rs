@@ -88,11 +88,10 @@ impl Kernel {
     pub fn clock_ns(&self, clock: ClockId) -> u64 {
         use rustix::time::ClockId as Host;
         match clock {
-            ClockId::Realtime => self.vdso().now().realtime_ns,
-            ClockId::Monotonic => self.vdso().now().monotonic_ns,
+            // The coarse ones are as fine as the others, as they are in the vDSO: one must not be behind the other.
+            ClockId::Realtime | ClockId::RealtimeCoarse => self.vdso().now().realtime_ns,
+            ClockId::Monotonic | ClockId::MonotonicCoarse => self.vdso().now().monotonic_ns,
             ClockId::MonotonicRaw => host_ns(Host::MonotonicRaw),
-            ClockId::RealtimeCoarse => host_ns(Host::RealtimeCoarse),
-            ClockId::MonotonicCoarse => host_ns(Host::MonotonicCoarse),
             ClockId::Boottime => self.vdso().now().boottime_ns,
             ClockId::ProcessCpu(_) | ClockId::ThreadCpu(_) => 0,
         }
@@ -103,8 +102,12 @@ impl Kernel {
         if clock == ClockId::Monotonic {
             return at_ns;
         }
-        let left = at_ns.saturating_sub(self.clock_ns(clock));
-        sync::monotonic_now_ns().saturating_add(left)
+        let (there, here) = (self.clock_ns(clock), sync::monotonic_now_ns());
+        match at_ns.checked_sub(there) {
+            Some(left) => here.saturating_add(left),
+            // Long ago stays long ago: a timer counts what it has missed since.
+            None => here.saturating_sub(there.saturating_sub(at_ns)),
+        }
     }
 }
 

@@ -70,8 +70,9 @@ impl Task {
         }
     }
 
-    /// What an interrupted sleep leaves for a guest whose handler runs: the time left.
-    pub(crate) fn sleep_interrupted(&mut self, block: &RestartBlock) {
+    /// What an interrupted sleep leaves for a guest whose handler runs: the time left. Says what the call answers: `EINTR`,
+    /// or `EFAULT` where the time left has no place (nanosleep(2)).
+    pub(crate) fn sleep_interrupted(&mut self, block: &RestartBlock) -> Errno {
         if let RestartBlock::Nanosleep { clock, deadline_ns, remain: Some(remain) } = block {
             let now = match clock {
                 ClockId::ProcessCpu(_) => self.clock_ns(*clock).unwrap_or(*deadline_ns),
@@ -82,9 +83,11 @@ impl Task {
                 tv_sec: i64::try_from(left / NS_PER_SEC).unwrap_or(i64::MAX),
                 tv_nsec: i64::try_from(left % NS_PER_SEC).unwrap_or(0),
             };
-            // nanosleep(2): a bad pointer is EFAULT; the handler's EINTR has precedence here.
-            let _ = UserPtr::<Timespec>::new(*remain).write(self.mem(), &left);
+            if UserPtr::<Timespec>::new(*remain).write(self.mem(), &left).is_err() {
+                return Errno::EFAULT;
+            }
         }
+        Errno::EINTR
     }
 
     /// Sleeps until a process has used so much CPU time. Its threads use it; the check is by the wall clock, which CPU time of

@@ -203,6 +203,18 @@ mod tests {
     }
 
     #[test]
+    fn an_exclusive_wake_that_was_used_is_not_passed_on() {
+        let queue = WaitQueue::new();
+        let (a, b) = (waiter(), waiter());
+        let ra = queue.register(a.clone(), EventMask::IN, Mode::Exclusive);
+        let _rb = queue.register(b.clone(), EventMask::IN, Mode::Exclusive);
+        queue.wake(EventMask::IN);
+        ra.used();
+        drop(ra);
+        assert_eq!((a.get(), b.get()), (1, 0));
+    }
+
+    #[test]
     fn a_waiter_may_use_the_queue_it_is_woken_by() {
         struct Nested(WaitQueue);
         impl Waiter for Nested {

@@ -213,6 +213,16 @@ impl Registration {
         self.mode = Mode::Shared;
     }
 
+    /// Says that the latest wake was put to use: it is not passed on when the registration ends.
+    pub fn used(&self) {
+        let mut entries = self.queue.entries.lock();
+        if let Some(at) = entries.position(self.id)
+            && let Some(entry) = entries.list.get_mut(at)
+        {
+            entry.chosen = false;
+        }
+    }
+
     /// Changes what the waiter is woken for.
     pub fn set_interest(&self, interest: EventMask) {
         let mut entries = self.queue.entries.lock();

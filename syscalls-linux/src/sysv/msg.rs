@@ -7,7 +7,7 @@ use abi::ipc::{
     IPC_INFO, IPC_NOWAIT, IPC_RMID, IPC_SET, IPC_STAT, MSG_COPY, MSG_EXCEPT, MSG_INFO, MSG_NOERROR, MSG_STAT,
     MSG_STAT_ANY, MsgInfo, MsqidDs,
 };
-use kernel::ipc::{MSGMAX, MSGMNB, MSGMNI, MessageQueue, Select, Shortening, Waiting};
+use kernel::ipc::{MSGMAX, MSGMNB, MessageQueue, Select, Shortening, Waiting};
 use kernel::syscall::SysResult;
 use kernel::syscalls;
 use kernel::task::{Pid, Task};
@@ -100,13 +100,13 @@ fn describe(id: i32, queue: &MessageQueue) -> MsqidDs {
 fn limits(task: &Task, command: i32, out: Addr) -> Result<i32, Errno> {
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let per_queue = i32::try_from(MSGMNB).unwrap_or(i32::MAX);
-    let totals = task.kernel().ipc().msg().totals();
+    let (totals, most) = (task.kernel().ipc().msg().totals(), number(task.kernel().ipc().msg().limit()));
     let mut info = MsgInfo {
-        msgpool: number(MSGMNI).saturating_mul(per_queue / 1024),
+        msgpool: most.saturating_mul(per_queue / 1024),
         msgmap: per_queue,
         msgmax: number(MSGMAX),
         msgmnb: per_queue,
-        msgmni: number(MSGMNI),
+        msgmni: most,
         msgssz: 16,
         msgtql: per_queue,
         msgseg: u16::MAX,

@@ -131,8 +131,8 @@ fn shmctl(task: &mut Task, id: i32, ShmctlCmd(raw): ShmctlCmd, out: Hex) -> Resu
             let limits = ShmInfo64 {
                 shmmax: kernel::ipc::SHMMAX,
                 shmmin: 1,
-                shmmni: u64::try_from(kernel::ipc::SHMMNI).unwrap_or(0),
-                shmseg: u64::try_from(kernel::ipc::SHMMNI).unwrap_or(0),
+                shmmni: u64::try_from(shm.limit()).unwrap_or(0),
+                shmseg: u64::try_from(shm.limit()).unwrap_or(0),
                 shmall: kernel::ipc::SHMMAX,
                 ..ShmInfo64::default()
             };
