@@ -24,7 +24,7 @@ use hashbrown::HashMap;
 use sync::{LockClass, Mutex};
 use usermem::bytes::IoDst;
 use waiter::ready::{Listed, Mark, ReadyList};
-use waiter::{EventMask, Mode, Pollable as _, Registration, WaitQueue, Waiter};
+use waiter::{EventMask, Mode, Pollable as _, Registration, Taken, WaitQueue, Waiter};
 
 /// The items of one set.
 const STATE: LockClass = LockClass::new("epoll.state", 3600);
@@ -430,20 +430,27 @@ impl Listed for Item {
 }
 
 impl Waiter for Item {
-    fn wake(&self, _events: EventMask) {
+    fn wake(&self, events: EventMask) {
+        self.wake_alone(events);
+    }
+
+    /// EPOLLEXCLUSIVE spares others only where somebody waits for the set, as on Linux.
+    fn wake_alone(&self, _events: EventMask) -> Taken {
         if self.interest.lock().spent {
-            return;
+            return Taken::No;
         }
-        let Some(epoll) = self.epoll.upgrade() else { return };
+        let Some(epoll) = self.epoll.upgrade() else { return Taken::No };
+        let taken = if epoll.queue.is_empty() { Taken::No } else { Taken::Yes };
         if epoll.ready.lists(self) {
             epoll.queue.wake(EventMask::READABLE);
-            return;
+            return taken;
         }
         // The list needs the shared item: found by identity, since a waiter is only ever called by reference.
         let item = epoll.state.lock().items.get(&self.key).cloned();
         if let Some(item) = item {
             epoll.list(&item);
         }
+        taken
     }
 }
 

@@ -59,6 +59,22 @@ impl EventMask {
 pub trait Waiter: Send + Sync {
     /// Some of `events` may have happened. Must not block; may be called from any thread, and late.
     fn wake(&self, events: EventMask);
+
+    /// As [`Waiter::wake`], of one that is registered as [`Mode::Exclusive`]: whether it does for the others, too. One that
+    /// only takes note, because nobody waits behind it, does not.
+    fn wake_alone(&self, events: EventMask) -> Taken {
+        self.wake(events);
+        Taken::Yes
+    }
+}
+
+/// Whether somebody takes care of what an exclusive waiter was woken for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// No other exclusive waiter needs to hear of it.
+    Yes,
+    /// The next one is to hear of it.
+    No,
 }
 
 impl Waiter for sync::Parker {
@@ -80,7 +96,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use super::{EventMask, Mode, WaitQueue, Waiter};
+    use super::{EventMask, Mode, Taken, WaitQueue, Waiter};
 
     #[derive(Default)]
     struct Count(AtomicUsize);
@@ -212,6 +228,35 @@ mod tests {
         ra.used();
         drop(ra);
         assert_eq!((a.get(), b.get()), (1, 0));
+    }
+
+    #[test]
+    fn an_exclusive_wake_goes_on_to_one_who_takes_it() {
+        #[derive(Default)]
+        struct Busy(Count);
+        impl Waiter for Busy {
+            fn wake(&self, events: EventMask) {
+                self.0.wake(events);
+            }
+            fn wake_alone(&self, events: EventMask) -> Taken {
+                self.wake(events);
+                Taken::No
+            }
+        }
+        let queue = WaitQueue::new();
+        let (busy, other) = (Arc::new(Busy::default()), Arc::new(Busy::default()));
+        let first = queue.register(busy.clone(), EventMask::IN, Mode::Exclusive);
+        let _second = queue.register(other.clone(), EventMask::IN, Mode::Exclusive);
+        queue.wake(EventMask::IN);
+        assert_eq!((busy.0.get(), other.0.get()), (1, 1), "nobody took it, so that each has heard of it once");
+        let taker = waiter();
+        let _third = queue.register(taker.clone(), EventMask::IN, Mode::Exclusive);
+        let idle = waiter();
+        let _fourth = queue.register(idle.clone(), EventMask::IN, Mode::Exclusive);
+        queue.wake(EventMask::IN);
+        assert_eq!((busy.0.get(), other.0.get(), taker.get(), idle.get()), (2, 2, 1, 0));
+        drop(first);
+        assert_eq!((other.0.get(), idle.get()), (2, 0), "it had nothing to pass on");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use sync::atomic::{AtomicUsize, Ordering};
 use sync::{LockClass, Mutex};
 
-use crate::{EventMask, Waiter};
+use crate::{EventMask, Taken, Waiter};
 
 /// Loom takes sequentially consistent operations for acquiring and releasing ones; only its fences are what they say. These
 /// stand where the operations beside them have that effect outside of a model.
@@ -28,7 +28,7 @@ const CLASS: LockClass = LockClass::leaf("waiter.queue");
 pub enum Mode {
     /// Woken each time.
     Shared,
-    /// Of all exclusive waiters, one is woken each time (EPOLLEXCLUSIVE, accept(2)).
+    /// Of all exclusive waiters, one that takes it is woken each time (EPOLLEXCLUSIVE, accept(2)).
     Exclusive,
 }
 
@@ -157,31 +157,61 @@ impl Inner {
     #[cold]
     fn wake(&self, events: EventMask) {
         let mut woken: SmallVec<[Arc<dyn Waiter>; 4]> = SmallVec::new();
+        let mut exclusive = false;
         {
-            let mut entries = self.entries.lock();
-            let mut chosen = None;
-            for (at, entry) in entries.list.iter().enumerate() {
-                if !entry.interest.intersects(events) {
-                    continue;
-                }
+            let entries = self.entries.lock();
+            for entry in entries.list.iter().filter(|entry| entry.interest.intersects(events)) {
                 let Some(waiter) = &entry.waiter else { continue };
                 match entry.mode {
                     Mode::Shared => woken.push(Arc::clone(waiter)),
-                    Mode::Exclusive if chosen.is_none() => chosen = Some(at),
-                    Mode::Exclusive => {}
+                    Mode::Exclusive => exclusive = true,
                 }
-            }
-            if let Some(at) = chosen {
-                // To the end, so that the next wake is another's.
-                let mut entry = entries.list.remove(at);
-                entry.chosen = true;
-                entry.turn = entries.number();
-                woken.extend(entry.waiter.clone());
-                entries.list.push(entry);
             }
         }
         for waiter in woken {
             waiter.wake(events);
+        }
+        if exclusive {
+            self.wake_one(events);
+        }
+    }
+
+    /// Wakes exclusive waiters in turn until one takes it.
+    fn wake_one(&self, events: EventMask) {
+        let mut end = None;
+        loop {
+            let (id, waiter) = {
+                let mut entries = self.entries.lock();
+                // Each has one turn.
+                let end = *end.get_or_insert(entries.next);
+                let is_next = |entry: &Entry| {
+                    entry.mode == Mode::Exclusive && entry.turn < end && entry.interest.intersects(events)
+                };
+                let Some(at) = entries.list.iter().position(|entry| is_next(entry) && entry.waiter.is_some()) else {
+                    return;
+                };
+                // To the end, so that the next wake is another's.
+                let mut entry = entries.list.remove(at);
+                entry.chosen = true;
+                entry.turn = entries.number();
+                let next = (entry.id, entry.waiter.clone());
+                entries.list.push(entry);
+                next
+            };
+            if waiter.is_some_and(|waiter| waiter.wake_alone(events) == Taken::Yes) {
+                return;
+            }
+            self.settle(id);
+        }
+    }
+
+    /// Notes that what an exclusive waiter was woken for is not its to pass on.
+    fn settle(&self, id: u64) {
+        let mut entries = self.entries.lock();
+        if let Some(at) = entries.position(id)
+            && let Some(entry) = entries.list.get_mut(at)
+        {
+            entry.chosen = false;
         }
     }
 
@@ -215,12 +245,7 @@ impl Registration {
 
     /// Says that the latest wake was put to use: it is not passed on when the registration ends.
     pub fn used(&self) {
-        let mut entries = self.queue.entries.lock();
-        if let Some(at) = entries.position(self.id)
-            && let Some(entry) = entries.list.get_mut(at)
-        {
-            entry.chosen = false;
-        }
+        self.queue.settle(self.id);
     }
 
     /// Changes what the waiter is woken for.

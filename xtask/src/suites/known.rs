@@ -19,6 +19,9 @@ pub(crate) struct Known {
     /// Beginnings of names of programs that would change the machine, and how.
     #[serde(default)]
     unsafe_natively: BTreeMap<String, String>,
+    /// Beginnings of names of programs that say nothing about the kernel they run on, and why.
+    #[serde(default)]
+    left_out: BTreeMap<String, String>,
     /// Tests that fail inside though they pass natively, and why. Only ever shrinks.
     #[serde(default)]
     failing: BTreeMap<String, String>,
@@ -34,7 +37,7 @@ impl Known {
 
     fn parse(text: &str) -> Result<Self> {
         let known: Self = toml::from_str(text)?;
-        for (name, reason) in known.failing.iter().chain(&known.unsafe_natively) {
+        for (name, reason) in known.failing.iter().chain(&known.unsafe_natively).chain(&known.left_out) {
             ensure!(reason.split_whitespace().count() >= 3, "{name} has no reason that says anything");
         }
         Ok(known)
@@ -50,13 +53,10 @@ impl Known {
         self.families.get_key_value(&family).map(|(name, _)| name.as_str())
     }
 
-    /// Why a program does not run natively.
-    pub(super) fn why_unsafe(&self, program: &str) -> Option<&str> {
-        self.unsafe_natively.iter().find(|(start, _)| belongs(program, start)).map(|(_, why)| why.as_str())
-    }
-
-    pub(super) fn is_unsafe_natively(&self, program: &str) -> bool {
-        self.why_unsafe(program).is_some()
+    /// Why a program does not run: it would change the machine natively, or tells nothing.
+    pub(super) fn why_left_out(&self, program: &str) -> Option<&str> {
+        let mut all = self.unsafe_natively.iter().chain(&self.left_out);
+        all.find(|(start, _)| belongs(program, start)).map(|(_, why)| why.as_str())
     }
 
     /// Why a test fails inside, if that is known.

@@ -151,9 +151,9 @@ pub(crate) fn run(suite: &dyn Suite, known: &Known, options: &Options) -> Result
         (options.suite.iter().any(|wanted| wanted == "all" || *wanted == case.family))
             && (options.only.is_empty() || options.only.iter().any(|part| case.name.contains(part.as_str())))
     };
-    let (unsafe_natively, cases): (Vec<Case>, Vec<Case>) =
-        all.iter().filter(|case| is_wanted(case)).cloned().partition(|case| known.is_unsafe_natively(&case.name));
-    ensure!(!cases.is_empty() || !unsafe_natively.is_empty(), "nothing of {} is selected", suite.name());
+    let (left_out, cases): (Vec<Case>, Vec<Case>) =
+        all.iter().filter(|case| is_wanted(case)).cloned().partition(|case| known.why_left_out(&case.name).is_some());
+    ensure!(!cases.is_empty() || !left_out.is_empty(), "nothing of {} is selected", suite.name());
     let casemate = match &options.casemate {
         Some(path) => path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?,
         None => Build { release: true }.artifact()?,
@@ -165,7 +165,7 @@ pub(crate) fn run(suite: &dyn Suite, known: &Known, options: &Options) -> Result
     if let Some(path) = &options.json {
         report::write(path, &compared)?;
     }
-    for case in &unsafe_natively {
+    for case in &left_out {
         println!(
             "{}: not run natively, so not at all: {}",
             case.name,
