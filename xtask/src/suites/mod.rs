@@ -166,11 +166,7 @@ pub(crate) fn run(suite: &dyn Suite, known: &Known, options: &Options) -> Result
         report::write(path, &compared)?;
     }
     for case in &left_out {
-        println!(
-            "{}: not run natively, so not at all: {}",
-            case.name,
-            known.why_unsafe(&case.name).unwrap_or_default()
-        );
+        println!("{}: left out: {}", case.name, known.why_left_out(&case.name).unwrap_or_default());
     }
     let names: BTreeSet<&str> = all.iter().map(|case| case.name.as_str()).collect();
     let is_whole = options.only.is_empty() && options.suite.iter().any(|wanted| wanted == "all");
