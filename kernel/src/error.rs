@@ -7,7 +7,7 @@ use core::fmt;
 
 use abi::Errno;
 
-use crate::task::run::RunState;
+use crate::task::state::Leave;
 
 /// The result of a system call.
 pub type SysResult<T = u64> = Result<T, SysErr>;
@@ -32,11 +32,26 @@ impl From<Errno> for SysErr {
 }
 
 /// A pending change of run state, made only inside this crate.
-pub struct Transition(pub(crate) Box<RunState>);
+pub struct Transition(Box<Leave>);
+
+impl Transition {
+    pub(crate) fn into_leave(self) -> Leave {
+        *self.0
+    }
+}
+
+impl From<Leave> for SysErr {
+    fn from(leave: Leave) -> Self {
+        Self::Switch(Transition(Box::new(leave)))
+    }
+}
 
 impl fmt::Debug for Transition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Transition({})", self.0.name())
+        match &*self.0 {
+            Leave::Stop(_) => f.write_str("Transition(stop)"),
+            Leave::Exit(status) => write!(f, "Transition({status:?})"),
+        }
     }
 }
 

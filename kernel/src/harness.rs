@@ -217,9 +217,9 @@ impl Sandbox {
     }
 
     /// Starts the command.
-    pub(crate) fn start(&self) {
+    pub(crate) fn start(&self) -> crate::ids::Pid {
         let command = self.command.lock().unwrap().take().unwrap();
-        self.kernel.start(command).unwrap();
+        self.kernel.start(command).unwrap()
     }
 
     /// Runs to the end; fails a test that hangs.

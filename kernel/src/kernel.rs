@@ -42,12 +42,14 @@ use crate::socket::unix;
 use crate::syscall::Dispatch;
 use crate::task::exec::{ExecRequest, ExecTarget, Executor, first_task};
 use crate::task::group::{ExitStatus, Handlers, ThreadGroup};
-use crate::task::run::RunState;
+
 use crate::task::set::{GroupEntry, Subreaper, TaskSet, first_session};
+use crate::task::state::RunState;
 use crate::task::thread::{Comm, Parts, Thread};
 use crate::task::{NoNewPrivs, Task};
 use crate::time::thread::Timers;
 use crate::time::vdso::VdsoPages;
+use crate::watchdog::Watchdog;
 
 /// The host threads of tasks: handlers are shallow, and few tasks begin at once.
 const HOSTS: HostTerms = HostTerms { name: "task", stack: 512 << 10, most_idle: 8 };
@@ -115,6 +117,7 @@ pub struct Kernel {
     gone_system_ns: AtomicU64,
     timers: Timers,
     pauses: Pauses,
+    watchdog: Watchdog,
     signal_quota: SignalQuota,
     /// The command's process; 0 before it starts. Relaxed: written before its thread starts.
     main: AtomicU32,
@@ -164,6 +167,7 @@ impl Kernel {
             gone_system_ns: AtomicU64::new(0),
             timers: Timers::new(),
             pauses: Pauses::new(),
+            watchdog: Watchdog::new(),
             signal_quota: SignalQuota::new(),
             main: AtomicU32::new(0),
             end: Mutex::new(EXT, End::default()),
@@ -208,7 +212,6 @@ impl Kernel {
             exit_signal: None,
             subreaper: Subreaper::No,
             execed: true,
-            leader_status: None,
             zombie: None,
         });
         Ok(())
@@ -309,7 +312,6 @@ impl Kernel {
             exit_signal: Some(Signal::CHLD),
             subreaper: Subreaper::No,
             execed: true,
-            leader_status: None,
             zombie: None,
         });
         tree.count += 1;
@@ -460,6 +462,16 @@ impl Kernel {
     /// What is told of all terminals.
     pub(crate) fn tty_knobs(&self) -> &crate::tty::Knobs {
         &self.tty
+    }
+
+    /// Stops one task; returns when it stands still. Nests, also with [`Kernel::pause`].
+    pub fn pause_task(&self, thread: &Arc<Thread>) {
+        self.pauses.pause_task(thread);
+    }
+
+    /// Takes back one [`Kernel::pause_task`].
+    pub fn unpause_task(&self, thread: &Thread) {
+        self.pauses.unpause_task(thread);
     }
 
     /// Counts a request for something that we do not have.

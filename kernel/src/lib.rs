@@ -32,6 +32,7 @@ pub mod sysfs;
 pub mod task;
 pub mod time;
 pub mod tty;
+mod watchdog;
 
 pub use kernel::{Command, Entropy, Kernel, KernelConfig, Machine, Observer, Supervised, Uts};
 pub use task::run::crash_context;

@@ -308,6 +308,20 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, data: &mut [u8]) -> io::Result<(us
     Ok((got, fds))
 }
 
+/// Numbers of descriptors of this process are below this.
+pub(crate) fn most_descriptors() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives across the call and is writable.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    if known { limit.rlim_cur } else { u64::MAX }
+}
+
+/// The number that a new descriptor would get now.
+pub(crate) fn lowest_free_descriptor(any: BorrowedFd<'_>) -> io::Result<u64> {
+    // Dropped at once.
+    Ok(u64::from(any.try_clone_to_owned()?.as_raw_fd().unsigned_abs()))
+}
+
 /// Kills the process behind `pidfd`. A process that is gone already is fine.
 pub(crate) fn kill(pidfd: BorrowedFd<'_>) {
     // SAFETY: no pointers but a null `siginfo`.

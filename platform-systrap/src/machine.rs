@@ -60,7 +60,13 @@ pub(crate) struct Machine {
     pub(crate) watchdog: Watchdog,
     pub(crate) cores: Cores,
     pub(crate) calls: Calls,
+    /// Numbers of our descriptors are below this: RLIMIT_NOFILE.
+    most_descriptors: u64,
 }
+
+/// Descriptors that threads and stubs leave free. One that the host cannot give us when a new thread passes it on is lost, and
+/// its stub with it; others may open files between the look and that moment.
+const SPARE_DESCRIPTORS: u64 = 32;
 
 fn step<T>(what: &'static str, result: io::Result<T>) -> Result<T, PlatformError> {
     result.map_err(|source| PlatformError::Host { what, source })
@@ -103,7 +109,21 @@ impl Machine {
         let zygote = step("zygote", zygote::spawn(&plan))?;
         let pool = Mutex::new(LockClass::new("systrap pool", 59_000), Pool { open: VecDeque::new() });
         let watchdog = Watchdog::new(patience);
-        let machine = Self { base, features, xsave, control, slabs, zygote, pool, pool_size, watchdog, cores, calls };
+        let most_descriptors = host::most_descriptors();
+        let machine = Self {
+            base,
+            features,
+            xsave,
+            control,
+            slabs,
+            zygote,
+            pool,
+            pool_size,
+            watchdog,
+            cores,
+            calls,
+            most_descriptors,
+        };
         {
             let mut pool = machine.pool.lock();
             while pool.open.len() < machine.pool_size {
@@ -111,6 +131,16 @@ impl Machine {
             }
         }
         Ok(machine)
+    }
+
+    /// Refuses what needs descriptors when few are left.
+    pub(crate) fn look_for_descriptors(&self) -> Result<(), PlatformError> {
+        // The host gives the lowest number that is free.
+        match host::lowest_free_descriptor(self.slabs.fd()) {
+            Ok(lowest) if lowest.saturating_add(SPARE_DESCRIPTORS) < self.most_descriptors => Ok(()),
+            Ok(_) => Err(PlatformError::Limit("descriptors of the host")),
+            Err(source) => Err(PlatformError::Host { what: "a descriptor", source }),
+        }
     }
 
     /// Addresses of the stub's code.
@@ -157,6 +187,7 @@ impl Machine {
 
     /// A fresh stub; orders its successor.
     pub(crate) fn take_stub(self: &Arc<Self>) -> Result<Stub, PlatformError> {
+        self.look_for_descriptors()?;
         let (units, born) = {
             let mut pool = self.pool.lock();
             if pool.open.is_empty() {

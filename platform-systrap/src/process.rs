@@ -266,6 +266,7 @@ impl Stub {
         if let Some(thread) = inner.parked.pop() {
             return Ok(thread);
         }
+        self.machine.look_for_descriptors()?;
         let slab = inner.slabs;
         if slab >= MAX_SLABS {
             return Err(PlatformError::Limit("threads in one address space"));

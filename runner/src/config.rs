@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use platform_systrap::Handover;
 
+use crate::door::Name;
+
 /// Smallest `--memory` that boots anything useful.
 pub(crate) const MIN_MEMORY: u64 = 32 << 20;
 
@@ -72,6 +74,8 @@ pub(crate) enum LogSink {
 /// Everything `casemate run` was asked to do.
 #[derive(Clone, Debug)]
 pub(crate) struct RunConfig {
+    /// What `casemate pause` and its like call the sandbox; `None`: the number of the launcher's process.
+    pub(crate) name: Option<Name>,
     /// Program and arguments; never empty.
     pub(crate) command: Vec<OsString>,
     /// Root directory on the host; `None` shows the host's own tree.

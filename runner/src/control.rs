@@ -20,6 +20,10 @@ pub(crate) enum Order {
     Signal(i32),
     /// Deliver this signal to the terminal's foreground process group.
     TerminalSignal(i32),
+    /// Stop all tasks; answered by [`Report::Done`].
+    Pause,
+    /// Take one pause back; answered by [`Report::Done`].
+    Resume,
 }
 
 /// Sandbox process → launcher.
@@ -31,6 +35,8 @@ pub(crate) enum Report {
     Notice(String),
     /// The command stopped (job control).
     Stopped,
+    /// The first of the pauses and resumptions that were ordered and not reported yet is done.
+    Done,
     /// The command has ended; the status mirrors it.
     Ended { status: u8 },
 }
@@ -69,6 +75,8 @@ impl Control {
             Order::Go => (b'G', 0),
             Order::Signal(number) => (b'S', number),
             Order::TerminalSignal(number) => (b'T', number),
+            Order::Pause => (b'P', 0),
+            Order::Resume => (b'R', 0),
         };
         let mut packet = vec![tag];
         packet.extend_from_slice(&value.to_le_bytes());
@@ -83,6 +91,8 @@ impl Control {
             (Some(b'G'), Some(_)) => Ok(Received::Message(Order::Go)),
             (Some(b'S'), Some(number)) => Ok(Received::Message(Order::Signal(number))),
             (Some(b'T'), Some(number)) => Ok(Received::Message(Order::TerminalSignal(number))),
+            (Some(b'P'), Some(_)) => Ok(Received::Message(Order::Pause)),
+            (Some(b'R'), Some(_)) => Ok(Received::Message(Order::Resume)),
             _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
         }
     }
@@ -93,6 +103,7 @@ impl Control {
             Report::Failed { status, line } => (b'F', *status, line.as_str()),
             Report::Notice(line) => (b'N', 0, line.as_str()),
             Report::Stopped => (b'Z', 0, ""),
+            Report::Done => (b'D', 0, ""),
             Report::Ended { status } => (b'E', *status, ""),
         };
         let mut packet = vec![tag, status];
@@ -119,6 +130,7 @@ impl Control {
             b'F' => Report::Failed { status, line: text() },
             b'N' => Report::Notice(text()),
             b'Z' => Report::Stopped,
+            b'D' => Report::Done,
             b'E' => Report::Ended { status },
             _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
         };
@@ -156,7 +168,7 @@ mod tests {
     #[test]
     fn packets_survive_the_trip() {
         let (launcher, sandbox) = pair().expect("socketpair");
-        for order in [Order::Go, Order::Signal(15), Order::TerminalSignal(2)] {
+        for order in [Order::Go, Order::Signal(15), Order::TerminalSignal(2), Order::Pause, Order::Resume] {
             launcher.order(order).expect("send");
             assert!(matches!(sandbox.next_order(), Ok(Received::Message(got)) if got == order));
         }
@@ -164,6 +176,7 @@ mod tests {
             Report::Failed { status: 127, line: "no such file".into() },
             Report::Notice("hello".into()),
             Report::Stopped,
+            Report::Done,
             Report::Ended { status: 7 },
         ];
         for report in reports {

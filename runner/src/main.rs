@@ -9,6 +9,7 @@ mod boot;
 mod cli;
 mod config;
 mod control;
+mod door;
 mod failure;
 mod host;
 mod hostinfo;

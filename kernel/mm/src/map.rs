@@ -5,7 +5,7 @@ use usermem::platform::Prot;
 use usermem::{Addr, AddrRange, PAGE_SIZE};
 
 use crate::mm::Mm;
-use crate::state::{MAX_MAP_COUNT, STACK_GUARD, State};
+use crate::state::{MAX_MAP_COUNT, Packed, STACK_GUARD, State};
 use crate::types::{Direction, MapOptions, MapRequest, Placement, Sharing, Source};
 use crate::vma::{FileBacking, Vma, VmaFlags};
 
@@ -150,7 +150,7 @@ impl State {
         let extra = if flags.contains(VmaFlags::GROWSDOWN) { STACK_GUARD } else { 0 };
         let (below, above) = (AddrRange { start: low, end: base }, AddrRange { start: base, end: top });
         let found = match self.direction {
-            Direction::Down => self.find_down(below, len, extra).or_else(|| self.find_up(above, len, extra)),
+            Direction::Down => self.find_packed(below, len, extra).or_else(|| self.find_up(above, len, extra)),
             Direction::Up => self.find_up(above, len, extra).or_else(|| self.find_up(below, len, extra)),
         };
         found.ok_or(Errno::ENOMEM)
@@ -168,24 +168,44 @@ impl State {
         room_above && room_below
     }
 
-    fn find_down(&self, limits: AddrRange, len: u64, extra: u64) -> Option<AddrRange> {
+    /// [`Self::find_down`], without a look at what is known to be too small: a process with thousands of threads has thousands
+    /// of stacks below each other.
+    fn find_packed(&self, limits: AddrRange, len: u64, extra: u64) -> Option<AddrRange> {
+        let known = self.packed.get().filter(|packed| packed.base == limits.end && limits.start < packed.from);
+        let skip = known.filter(|packed| packed.hole < len.saturating_add(extra));
+        let end = skip.map_or(limits.end, |packed| packed.from);
+        let (found, passed) = self.find_down(AddrRange { end, ..limits }, len, extra)?;
+        if known.is_none_or(|packed| found.end < packed.from) {
+            let hole = skip.map_or(passed, |packed| packed.hole.max(passed));
+            self.packed.set(Some(Packed { base: limits.end, from: found.end, hole }));
+        }
+        Some(found)
+    }
+
+    /// The highest place, and the longest that was too short above it.
+    fn find_down(&self, limits: AddrRange, len: u64, extra: u64) -> Option<(AddrRange, u64)> {
         let need = len.checked_add(extra)?;
         let mut top = limits.end;
+        let mut passed = 0;
         // What reaches over the end counts from its start.
         if let Some((vma, other)) = self.vmas.at_or_after(limits.end) {
             top = top.min(Addr(vma.start.0.saturating_sub(guard(other))));
         }
         for (vma, other) in self.vmas.touching(limits).rev() {
-            if vma.end <= top && top.0 - vma.end.max(limits.start).0 >= need {
+            let gap = top.0.saturating_sub(vma.end.max(limits.start).0);
+            if vma.end <= top && gap >= need {
                 break;
             }
-            top = top.min(Addr(vma.start.0.saturating_sub(guard(other))));
+            passed = passed.max(gap);
+            // As is_free: what keeps room below itself does so down to the next mapping, not past it.
+            top = Addr(vma.start.0.saturating_sub(guard(other)));
             if top.0 < limits.start.0.saturating_add(need) {
                 return None;
             }
         }
         let start = top.0.checked_sub(len)?;
-        (start >= limits.start.0.saturating_add(extra)).then_some(AddrRange { start: Addr(start), end: top })
+        let range = AddrRange { start: Addr(start), end: top };
+        (start >= limits.start.0.saturating_add(extra)).then_some((range, passed))
     }
 
     fn find_up(&self, limits: AddrRange, len: u64, extra: u64) -> Option<AddrRange> {

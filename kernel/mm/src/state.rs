@@ -3,6 +3,7 @@
 //! Operations collect what to tell the platform and what to give back in a [`Batch`]; [`State::commit`] tells the platform
 //! first and gives pages back after, so that no page is reused while guest code can reach it.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -106,6 +107,14 @@ pub(crate) enum Unmapped {
     Object(#[allow(dead_code, reason = "kept only to be dropped")] Arc<dyn Mappable>),
 }
 
+/// Between `from` and `base`, where mappings are placed downwards, no gap is longer than `hole` bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packed {
+    pub(crate) base: Addr,
+    pub(crate) from: Addr,
+    pub(crate) hole: u64,
+}
+
 /// An address space.
 pub(crate) struct State {
     pub(crate) space: Arc<dyn AddressSpace>,
@@ -122,6 +131,8 @@ pub(crate) struct State {
     /// `mlockall(MCL_FUTURE)`: what new mappings get.
     pub(crate) lock_future: VmaFlags,
     pub(crate) vmas: AddrMap<Vma>,
+    /// What is known of the places below the mappings' base.
+    pub(crate) packed: Cell<Option<Packed>>,
     pub(crate) pmas: AddrMap<Pma>,
     pub(crate) installed: AddrMap<Installed>,
     /// Patched text of the sandbox, if calls are patched.
@@ -164,6 +175,7 @@ impl State {
             peak_rss: 0,
             lock_future: VmaFlags::empty(),
             vmas: AddrMap::new(),
+            packed: Cell::new(None),
             pmas: AddrMap::new(),
             installed: AddrMap::new(),
             text: None,
@@ -248,6 +260,12 @@ impl State {
     /// Removes the VMAs of a range, and nothing else of it.
     pub(crate) fn take_vmas(&mut self, range: AddrRange) -> Vec<(AddrRange, Vma)> {
         let taken = self.vmas.take(range);
+        if let Some(packed) = self.packed.get_mut()
+            && range.end > packed.from
+        {
+            // A new gap, perhaps joined with the one above it.
+            packed.from = self.vmas.at_or_after(range.end).map_or(packed.base, |(vma, _)| vma.start).min(packed.base);
+        }
         for (piece, vma) in &taken {
             self.account(*piece, vma, Count::Remove);
             let Some(file) = &vma.file else { continue };

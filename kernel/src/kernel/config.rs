@@ -26,6 +26,10 @@ pub trait Observer: Send + Sync {
     fn stopped(&self, signal: Signal);
     /// It was continued.
     fn continued(&self);
+    /// A task does not come back from the kernel: one line about it.
+    fn stuck(&self, line: &str) {
+        let _ = line;
+    }
 }
 
 /// uname(2).

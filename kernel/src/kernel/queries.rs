@@ -22,6 +22,7 @@ use crate::task::set::TaskSet;
 use crate::task::thread::CpuTimes;
 use crate::time::thread::Timers;
 use crate::time::vdso::VdsoPages;
+use crate::watchdog::Watchdog;
 
 /// Guest memory, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +36,17 @@ pub struct MemoryInfo {
 impl Kernel {
     pub(crate) fn pauses(&self) -> &Pauses {
         &self.pauses
+    }
+
+    pub(crate) fn watchdog(&self) -> &Watchdog {
+        &self.watchdog
+    }
+
+    /// Tells whoever watches the sandbox of a task that does not come back.
+    pub(crate) fn tell_stuck(&self, line: &str) {
+        if let Some(observer) = &self.observer {
+            observer.stuck(line);
+        }
     }
 
     pub(crate) fn timers(&self) -> &Timers {

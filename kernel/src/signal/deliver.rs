@@ -12,7 +12,7 @@ use super::types::{AltStack, AutoDisarm, DefaultAction, SaFlags, SigAction, SigS
 use crate::error::{Restart, SysErr, SysResult};
 use crate::task::Task;
 use crate::task::group::ExitStatus;
-use crate::task::run::RunState;
+use crate::task::state::{Leave, RunState, Stop};
 use crate::task::thread::Work;
 
 /// A signal with a handler, taken from its queue.
@@ -46,11 +46,11 @@ impl Task {
             self.check_cpu_timers();
         }
         if self.thread().work().contains(Work::STOP) {
-            return RunState::GroupStop { restart };
+            return RunState::Stop(Stop::Group { restart });
         }
         match self.next_signal() {
             Next::Deliver(info, action) => RunState::SignalDeliver(Box::new(Delivery { info, action, restart })),
-            Next::Stop => RunState::GroupStop { restart },
+            Next::Stop => RunState::Stop(Stop::Group { restart }),
             Next::End(status) => self.kill_group(status),
             Next::Nothing => {
                 self.restore_mask();
@@ -252,8 +252,7 @@ impl Task {
             self.move_ip(ip);
         }
         if self.ctx.set_full(&self.user).is_err() {
-            let state = self.kill_group(ExitStatus::Killed(Signal::KILL));
-            return Err(SysErr::Switch(crate::error::Transition(Box::new(state))));
+            return Err(Leave::Exit(self.end_group(ExitStatus::Killed(Signal::KILL))).into());
         }
         self.change_signal_mask(super::MaskChange::Set(SigSet(restored.mask.0)));
         self.restore_alt_stack(&restored.altstack);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use sync::Mutex;
 
+use super::queue::Room;
 use crate::lock::SIGNAL_QUOTA;
 
 /// Queued signals by user.
@@ -46,6 +47,13 @@ impl SignalQuota {
         }
         counts.insert(uid, taken.saturating_add(1));
         Some(Charge { quota: self.clone(), uid })
+    }
+}
+
+impl SignalQuota {
+    /// [`Self::charge`] as the room of an instance.
+    pub(crate) fn room(&self, uid: u32, limit: u64) -> Room {
+        self.charge(uid, limit).map_or(Room::None, |charge| Room::Quota { _charge: charge })
     }
 }
 

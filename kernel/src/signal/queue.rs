@@ -2,7 +2,7 @@
 //!
 //! **Invariant.** A signal is in `set` exactly while at least one instance is pending. A standard signal has at most one
 //! instance (signal(7), "Queueing and delivery semantics"); of real-time signals each instance queues in order. An
-//! instance whose details could not be queued (RLIMIT_SIGPENDING) is pending with kernel-made details, as on Linux.
+//! instance for which there was no room (RLIMIT_SIGPENDING) is pending without what it had to tell, as on Linux.
 
 use std::collections::VecDeque;
 
@@ -21,7 +21,18 @@ pub(crate) struct PendingSignals {
 struct Queued {
     info: SigInfo,
     /// Returned to the user's quota on drop.
-    _charge: Option<super::limits::Charge>,
+    _room: Room,
+}
+
+/// What an instance takes up.
+#[derive(Debug)]
+pub(crate) enum Room {
+    /// A place in a user's quota.
+    Quota { _charge: super::limits::Charge },
+    /// Nothing that is counted: a fault of the thread itself, of which there is one at a time.
+    Fault,
+    /// There is none: only that the signal is pending is kept.
+    None,
 }
 
 /// What became of a signal offered to a queue.
@@ -39,8 +50,8 @@ impl PendingSignals {
         self.set
     }
 
-    /// Adds an instance. With no `charge` (the quota is used up), the details are lost.
-    pub(crate) fn push(&mut self, info: SigInfo, charge: Option<super::limits::Charge>) -> Enqueued {
+    /// Adds an instance; without room, what it tells is lost.
+    pub(crate) fn push(&mut self, info: SigInfo, room: Room) -> Enqueued {
         let signal = info.signal;
         if self.set.contains(signal) {
             if !signal.is_real_time() {
@@ -53,10 +64,12 @@ impl PendingSignals {
         }
         let fresh = !self.set.contains(signal);
         self.set = self.set.with(signal);
-        if charge.is_some() || info.code != SI_USER {
-            self.queue.push_back(Queued { info, _charge: charge });
+        if !matches!(room, Room::None) {
+            self.queue.push_back(Queued { info, _room: room });
+        } else if !fresh {
+            return Enqueued::Merged;
         }
-        if fresh || signal.is_real_time() { Enqueued::New } else { Enqueued::Merged }
+        Enqueued::New
     }
 
     fn merge_timer(&mut self, info: &SigInfo) -> bool {
@@ -140,8 +153,8 @@ mod tests {
         let mut q = PendingSignals::default();
         let quota = SignalQuota::new();
         let first = SigInfo::kill(Signal::USR1, Pid(3), 7);
-        assert_eq!(q.push(first.clone(), quota.charge(0, 10)), Enqueued::New);
-        assert_eq!(q.push(SigInfo::kill(Signal::USR1, Pid(4), 7), quota.charge(0, 10)), Enqueued::Merged);
+        assert_eq!(q.push(first.clone(), quota.room(0, 10)), Enqueued::New);
+        assert_eq!(q.push(SigInfo::kill(Signal::USR1, Pid(4), 7), quota.room(0, 10)), Enqueued::Merged);
         assert_eq!(q.take_next(SigSet::EMPTY), Some(first));
         assert_eq!(q.take_next(SigSet::EMPTY), None);
         assert!(q.set().is_empty());
@@ -152,7 +165,7 @@ mod tests {
         let mut q = PendingSignals::default();
         let quota = SignalQuota::new();
         for info in [rt(35, 1), rt(34, 2), rt(35, 3)] {
-            assert_eq!(q.push(info, quota.charge(0, 10)), Enqueued::New);
+            assert_eq!(q.push(info, quota.room(0, 10)), Enqueued::New);
         }
         let got: Vec<_> = std::iter::from_fn(|| q.take_next(SigSet::EMPTY)).collect();
         assert_eq!(got, [rt(34, 2), rt(35, 1), rt(35, 3)]);
@@ -161,8 +174,8 @@ mod tests {
     #[test]
     fn exceptions_come_before_lower_numbers_and_blocked_ones_stay() {
         let mut q = PendingSignals::default();
-        q.push(SigInfo::kernel(Signal::HUP), None);
-        q.push(SigInfo::fault(Signal::SEGV, 1, 0x10), None);
+        q.push(SigInfo::kernel(Signal::HUP), Room::Fault);
+        q.push(SigInfo::fault(Signal::SEGV, 1, 0x10), Room::Fault);
         assert_eq!(q.next(SigSet::EMPTY), Some(Signal::SEGV));
         assert_eq!(q.next(SigSet::of(&[Signal::SEGV])), Some(Signal::HUP));
         assert_eq!(q.next(SigSet::ALL), None);
@@ -171,9 +184,14 @@ mod tests {
     #[test]
     fn without_quota_the_signal_stays_but_its_details_are_lost() {
         let mut q = PendingSignals::default();
-        q.push(SigInfo::kill(Signal::USR2, Pid(9), 1), None);
+        q.push(SigInfo::kill(Signal::USR2, Pid(9), 1), Room::None);
+        q.push(rt(40, 7), Room::None);
+        assert_eq!(q.push(rt(40, 8), Room::None), Enqueued::Merged);
+        q.push(rt(40, 9), Room::Fault);
         let got = q.take_next(SigSet::EMPTY).unwrap();
         assert_eq!(got.sender(), Some((Pid(0), 0)));
+        // What has room comes with what it tells, and the rest with it.
+        assert_eq!(q.take_next(SigSet::EMPTY), Some(rt(40, 9)));
         assert!(q.set().is_empty());
     }
 
@@ -186,11 +204,11 @@ mod tests {
             errno: 0,
             data: SigData::Timer { id, overrun, value: 0 },
         };
-        q.push(timer(1, 2), None);
-        assert_eq!(q.push(timer(1, 0), None), Enqueued::Merged);
+        q.push(timer(1, 2), Room::Fault);
+        assert_eq!(q.push(timer(1, 0), Room::Fault), Enqueued::Merged);
         // One that came late, for five.
-        assert_eq!(q.push(timer(1, 4), None), Enqueued::Merged);
-        q.push(timer(2, 0), None);
+        assert_eq!(q.push(timer(1, 4), Room::Fault), Enqueued::Merged);
+        q.push(timer(2, 0), Room::Fault);
         let SigData::Timer { id, overrun, .. } = q.take_next(SigSet::EMPTY).unwrap().data else { panic!() };
         assert_eq!((id, overrun), (1, 8));
         assert_eq!(q.len(), 1);

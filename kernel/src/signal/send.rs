@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::info::SigInfo;
-use super::limits::Charge;
-use super::queue::{Enqueued, PendingSignals};
+use super::info::{SI_TIMER, SI_USER, SigInfo};
+use super::queue::{Enqueued, PendingSignals, Room};
 use super::types::{DefaultAction, SigAction, SigSet, Signal};
 use crate::kernel::Kernel;
 use crate::rlimit::Resource;
@@ -48,13 +47,16 @@ impl Kernel {
         self.send(thread.group(), Some(thread), info, origin)
     }
 
-    fn charge(&self, group: &ThreadGroup, signals: &GroupSignals, info: &SigInfo) -> Option<Charge> {
+    /// RLIMIT_SIGPENDING holds for what a process queues, and for real-time signals of kill(2), which are then pending without
+    /// what they tell. Other standard signals always have room, one for each number, and so have timers (one each).
+    fn room_for(&self, group: &ThreadGroup, signals: &GroupSignals, info: &SigInfo) -> Room {
         let uid = signals.threads.first().map_or(0, |t| t.creds().ruid.0);
-        let limit = group.limit(Resource::Sigpending).soft;
-        // One instance of a standard signal from kill(2) is always queued with its details, as far as memory goes:
-        // Linux lets it go over the limit. Bounded, because it is one per number.
-        let limit = if info.signal.is_real_time() { limit } else { limit.saturating_add(64) };
-        self.signal_quota().charge(uid, limit)
+        let free = match info.code {
+            SI_TIMER => true,
+            code => code >= SI_USER && !info.signal.is_real_time(),
+        };
+        let limit = if free { u64::MAX } else { group.limit(Resource::Sigpending).soft };
+        self.signal_quota().room(uid, limit)
     }
 
     fn send(&self, group: &Arc<ThreadGroup>, thread: Option<&Arc<Thread>>, info: SigInfo, origin: Origin) -> Sent {
@@ -109,9 +111,9 @@ impl Kernel {
         if action.ignores(signal) && !kept {
             return Sent::Dropped;
         }
-        let charge = self.charge(group, signals, &info);
-        // sigqueue(3): EAGAIN; other senders lose the details only.
-        if charge.is_none() && signal.is_real_time() && info.code != super::info::SI_USER {
+        let room = self.room_for(group, signals, &info);
+        // sigqueue(3): EAGAIN.
+        if matches!(room, Room::None) && signal.is_real_time() && info.code != SI_USER {
             return Sent::NoRoom;
         }
         match thread {
@@ -120,7 +122,7 @@ impl Kernel {
                 if t.exiting {
                     return Sent::Dropped;
                 }
-                let pushed = t.pending.push(info, charge);
+                let pushed = t.pending.push(info, room);
                 t.mask.close();
                 let wanted = !t.mask.get().contains(signal) || t.awaited.contains(signal);
                 drop(t);
@@ -130,7 +132,7 @@ impl Kernel {
                 done(pushed)
             }
             None => {
-                let pushed = signals.pending.push(info, charge);
+                let pushed = signals.pending.push(info, room);
                 // All of them first: see `mask`.
                 for thread in &signals.threads {
                     thread.signals.lock().mask.close();
@@ -161,7 +163,7 @@ impl Kernel {
             signals.immune = false;
         }
         let mut t = thread.signals.lock();
-        t.pending.push(info, None);
+        t.pending.push(info, Room::Fault);
         t.mask.close();
         drop(t);
         thread.set_work(Work::SIGNAL);

@@ -255,8 +255,8 @@ bitflags::bitflags! {
         const NODEFER = 0x4000_0000;
         /// The action is reset before the handler runs.
         const RESETHAND = 0x8000_0000;
-        /// Whatever else the guest says is kept and given back.
-        const _ = !0;
+        /// Tag bits of fault addresses are told; there are none here.
+        const EXPOSE_TAGBITS = 0x800;
     }
 }
 

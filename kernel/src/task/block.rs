@@ -134,6 +134,7 @@ impl Sleeper {
             context.wake();
         }
         self.kernel.pauses().awake(&self.thread);
+        self.kernel.watchdog().notice(&self.kernel);
         self.thread.set_activity(Activity::Running);
         self.thread.clock.wake_up();
     }

@@ -10,11 +10,12 @@ use usermem::ptr::UserPtr;
 
 use super::attributes::Reset;
 use super::group::{GroupStop, Handlers, ThreadGroup};
-use super::run::{RunState, VforkDone};
+
 use super::set::{GroupEntry, Subreaper, Tree};
+use super::state::{Leave, RunState, Stop, VforkDone};
 use super::thread::{Parts, Thread};
 use super::{NewTask, Task, pidfd};
-use crate::error::{Restart, SysErr, SysResult, Transition};
+use crate::error::{Restart, SysErr, SysResult};
 use crate::fdtable::CloseOnExec;
 use crate::fsstate::FsState;
 use crate::ids::{Pid, Tid};
@@ -192,7 +193,7 @@ impl Task {
             return Err(SysErr::Errno(Errno::EAGAIN));
         }
         match vfork {
-            Some(done) => Err(SysErr::Switch(Transition(Box::new(RunState::VforkWait { child: tid, done })))),
+            Some(done) => Err(Leave::Stop(Stop::Vfork { child: tid, done }).into()),
             None => Ok(u64::from(tid.0)),
         }
     }
@@ -331,7 +332,6 @@ impl Task {
             exit_signal: if sibling { own.exit_signal } else { exit_signal },
             subreaper: Subreaper::No,
             execed: false,
-            leader_status: None,
             zombie: None,
         })
     }

@@ -17,6 +17,7 @@ use sync::{LockClass, Mutex};
 use usermem::platform::CpuClock;
 
 use super::thread::CpuTimes;
+use crate::watchdog::Progress;
 
 const GROUP_CLOCK: LockClass = LockClass::leaf("group.cpu");
 
@@ -96,6 +97,14 @@ impl ThreadClock {
         self.entered.store(0, Ordering::Relaxed);
         let ticks = self.guest_ticks.load(Ordering::Relaxed).saturating_add(stay);
         self.guest_ticks.store(ticks, Ordering::Relaxed);
+    }
+
+    /// What changes with each stay in guest code and each sleep.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress {
+            guest_ticks: self.guest_ticks.load(Ordering::Relaxed),
+            slept_ns: self.slept_ns.load(Ordering::Relaxed),
+        }
     }
 
     pub(super) fn fall_asleep(&self) {

@@ -23,10 +23,10 @@ use super::attributes::persona::{ADDR_NO_RANDOMIZE, CLEAR_ON_SETID};
 use super::block::Interruptible;
 use super::clone::out_of_room;
 use super::group::{Dumpable, ExitStatus, GroupStop, Image};
-use super::run::RunState;
+use super::state::{Leave, RunState, Stop};
 use super::thread::{Comm, Thread, Work};
 use super::{NoNewPrivs, Task};
-use crate::error::{Restart, SysErr, SysResult, Transition};
+use crate::error::{Restart, SysErr, SysResult};
 use crate::fdtable::FdTable;
 use crate::kernel::Kernel;
 use crate::mapped::MappedDescription;
@@ -359,7 +359,7 @@ impl Task {
             other.kick(Work::KILL);
         }
         drop(signals);
-        Err(SysErr::Switch(Transition(Box::new(RunState::ExecWait(Box::new(prepared))))))
+        Err(Leave::Stop(Stop::Exec(Box::new(prepared))).into())
     }
 
     pub(super) fn run_exec_wait(&mut self, exec: Box<PreparedExec>) -> RunState {
@@ -466,7 +466,6 @@ impl Task {
         let children: Vec<_> = match tree.entry_mut(pid) {
             Ok(entry) => {
                 entry.leader = Arc::clone(self.thread());
-                entry.leader_status = None;
                 entry.children.iter().copied().collect()
             }
             Err(_) => return,

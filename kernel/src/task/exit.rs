@@ -9,10 +9,10 @@ use usermem::ptr::UserPtr;
 
 use super::Task;
 use super::group::{ExitStatus, GroupStop, ThreadGroup};
-use super::run::RunState;
 use super::set::{Session, Tree, Zombie};
+use super::state::Leave;
 use super::thread::{Activity, Parts, Thread};
-use crate::error::{SysErr, SysResult, Transition};
+use crate::error::SysResult;
 use crate::futex::{Sharing, Word};
 use crate::ids::{INIT_PID, Pid, Tid};
 use crate::kernel::{Kernel, Stopped};
@@ -70,13 +70,12 @@ impl Task {
     /// _exit(2): ends this thread.
     pub fn exit_thread(&mut self, code: i32) -> SysResult {
         let status = ExitStatus::Exited(code.to_le_bytes()[0]);
-        Err(SysErr::Switch(Transition(Box::new(RunState::Exit(status)))))
+        Err(Leave::Exit(status).into())
     }
 
     /// exit_group(2): ends all threads of the process.
     pub fn exit_group(&mut self, code: i32) -> SysResult {
-        let state = self.kill_group(ExitStatus::Exited(code.to_le_bytes()[0]));
-        Err(SysErr::Switch(Transition(Box::new(state))))
+        Err(Leave::Exit(self.end_group(ExitStatus::Exited(code.to_le_bytes()[0]))).into())
     }
 
     /// Gives back all that the task holds, and leaves the tree.
@@ -212,22 +211,20 @@ impl Kernel {
         }
         let Ok(entry) = tree.entry_mut(pid) else { return };
         entry.live = entry.live.saturating_sub(1);
-        if leader {
-            entry.leader_status = Some(status);
-        }
         let group = Arc::clone(&entry.group);
-        let (alive, successor, leader_status) = {
+        let (alive, successor, group_status) = {
             let signals = group.lock_signals();
             if let Some(exec) = signals.exec {
                 news.last = signals.threads.iter().find(|t| t.tid() == exec).cloned();
             }
-            (entry.live > 0, signals.threads.first().map(|t| t.tid()), signals.exiting.or(entry.leader_status))
+            (entry.live > 0, signals.threads.first().map(|t| t.tid()), signals.exiting)
         };
-        adopt(tree, pid, tid, if alive { successor } else { None }, news);
+        adopt(tree, thread, if alive { successor } else { None }, news);
         if alive {
             return;
         }
-        let status = leader_status.unwrap_or(status);
+        // As Linux since 6.0: without an end of all, the status of the thread that ends last, the leader or not.
+        let status = group_status.unwrap_or(status);
         group.timers.disarm_all(self);
         self.group_ended(tree, &group, thread, status, news);
     }
@@ -323,7 +320,8 @@ impl Kernel {
 
 /// Finds new parents for the children of a thread that leaves: another thread of its process, or else the nearest
 /// subreaper or init. Children who asked for it hear of it (PR_SET_PDEATHSIG).
-fn adopt(tree: &mut Tree, pid: Pid, tid: Tid, successor: Option<Tid>, news: &mut News) {
+fn adopt(tree: &mut Tree, leaving: &Thread, successor: Option<Tid>, news: &mut News) {
+    let (pid, tid) = (leaving.pid(), leaving.tid());
     let Ok(entry) = tree.entry(pid) else { return };
     let children: Vec<Pid> = entry.children.iter().copied().collect();
     let reaper = if successor.is_some() { pid } else { tree.reaper_of(pid) };
@@ -340,7 +338,7 @@ fn adopt(tree: &mut Tree, pid: Pid, tid: Tid, successor: Option<Tid>, news: &mut
         for thread in entry.group.threads() {
             let wish = thread.death_signal.load(std::sync::atomic::Ordering::Relaxed);
             if let Some(signal) = Signal::new(wish) {
-                news.signals.push((Arc::clone(&entry.group), SigInfo::kill(signal, pid, 0)));
+                news.signals.push((Arc::clone(&entry.group), SigInfo::kill(signal, pid, leaving.creds().ruid.0)));
             }
         }
         if reaper == pid {

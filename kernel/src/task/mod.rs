@@ -1,11 +1,11 @@
 //! Tasks: guest threads as the kernel runs them.
 //!
-//! - [`Task`] is the state that a task's own host thread owns; system-call handlers get it as `&mut Task`. `run` is its loop.
+//! - [`Task`] is the state that a task's own host thread owns; system-call handlers get it as `&mut Task`. `run` is its loop, `state` what that goes through.
 //! - [`Thread`] is what others may hold of it, [`ThreadGroup`] its process, [`TaskSet`] the tree of all processes.
 //! - One file per operation: `clone`, `exec`, `exit`, `wait`, `jobs` (process groups, sessions), `block` (sleeping), `usage`.
 //!
 //! **Invariants.** A task's guest registers, platform context and run state are touched by its own host thread only.
-//! Nothing that must survive a stop lives on a host stack: it is in a `run::RunState` or a restart block.
+//! Nothing that must survive a stop lives on a host stack: it is in a `state::RunState` or a restart block.
 
 mod account;
 pub mod attributes;
@@ -22,6 +22,7 @@ pub mod pidfd;
 pub mod published;
 pub(crate) mod run;
 pub(crate) mod set;
+pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 pub mod thread;
@@ -90,7 +91,7 @@ pub struct Task {
     /// set_tid_address(2), CLONE_CHILD_CLEARTID.
     pub(crate) clear_child_tid: Option<Addr>,
     /// Told when this task's first address space is no longer used by it (vfork(2)).
-    pub(crate) vfork_done: Option<Arc<run::VforkDone>>,
+    pub(crate) vfork_done: Option<Arc<state::VforkDone>>,
     /// Filled into the new task's memory when it first runs (CLONE_CHILD_SETTID).
     pub(crate) set_child_tid: Option<Addr>,
     /// set_mempolicy(2).

@@ -12,7 +12,7 @@ use usermem::{Addr, PAGE_SIZE};
 use waiter::{EventMask, Mode};
 
 use super::block::Interruptible;
-use super::run::RunState;
+use super::state::RunState;
 use super::{ExitStatus, INIT_PID, Task, ThreadGroup};
 use crate::kernel::Kernel;
 use crate::signal::send;

@@ -1,20 +1,9 @@
-//! The run loop: what a task does next, as a value.
+//! The run loop: one step after another, each from a state ([`super::state`]) to the next.
 //!
-//! ```text
-//!        ┌──────────────────────────── App ◄──────────────────────────────┐
-//!        │ syscall      │ fault        │ work                             │
-//!        ▼              ▼              ▼            no signal             │
-//!  SyscallEnter       Fault ──────► Interrupt ────────────────────────────┤
-//!        │                            │  ▲ │ └─► SyscallReinvoke ► SyscallEnter
-//!        ▼                            │  │ ▼
-//!  SyscallExit ──► VforkWait, ExecWait│  GroupStop     SignalDeliver ─────┘
-//!        └────────────────────────────┴──────► Exit (from any state that sees the end of its thread)
-//! ```
-//! Each state owns its data; a step takes the state by value and answers the next. Pauses are waited out between steps.
+//! A step takes the state by value and answers the next. Pauses are waited out between steps.
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::Errno;
 use mm::CallSite;
@@ -24,13 +13,12 @@ use usermem::ptr::UserPtr;
 
 use super::Task;
 use super::block::Interruptible;
-use super::exec::PreparedExec;
 use super::group::ExitStatus;
+use super::state::{Kind, RunState, Stop, VforkDone};
 use super::thread::{Activity, Work};
 use crate::error::{Restart, RestartBlock, SysErr, SysResult};
 use crate::futex::{Deadline, WaitRequest};
 use crate::ids::Tid;
-use crate::signal::deliver::Delivery;
 use crate::signal::info::SigInfo;
 use crate::signal::send;
 use crate::signal::types::Signal;
@@ -45,77 +33,11 @@ const GENERAL_PROTECTION: u32 = 13;
 /// Number of `restart_syscall`, the one call that the kernel itself makes a guest repeat.
 const RESTART_SYSCALL: u64 = 219;
 
-/// What a task does next.
-pub(crate) enum RunState {
-    /// Runs guest code.
-    App,
-    /// Serves the call in the registers.
-    SyscallEnter,
-    /// Gives the guest the result of its call.
-    SyscallExit(SysResult),
-    /// Serves the call in the registers again, which a signal without handler had interrupted.
-    SyscallReinvoke,
-    /// Resolves a CPU exception.
-    Fault(FaultInfo),
-    /// Looks at signals, stops and the end; `restart` is what an interrupted call asked for.
-    Interrupt { restart: Option<Restart> },
-    /// Runs a handler.
-    SignalDeliver(Box<Delivery>),
-    /// Stands still until continued.
-    GroupStop { restart: Option<Restart> },
-    /// Waits until the child of vfork(2) lets go of the address space.
-    VforkWait { child: Tid, done: Arc<VforkDone> },
-    /// Waits until the other threads are gone, then becomes the new program.
-    ExecWait(Box<PreparedExec>),
-    /// Ends.
-    Exit(ExitStatus),
-}
-
-impl RunState {
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::App => "App",
-            Self::SyscallEnter => "SyscallEnter",
-            Self::SyscallExit(_) => "SyscallExit",
-            Self::SyscallReinvoke => "SyscallReinvoke",
-            Self::Fault(_) => "Fault",
-            Self::Interrupt { .. } => "Interrupt",
-            Self::SignalDeliver(_) => "SignalDeliver",
-            Self::GroupStop { .. } => "GroupStop",
-            Self::VforkWait { .. } => "VforkWait",
-            Self::ExecWait(_) => "ExecWait",
-            Self::Exit(_) => "Exit",
-        }
-    }
-}
-
-/// Tells the parent of vfork(2) that its child uses its memory no more.
-pub(crate) struct VforkDone {
-    done: AtomicBool,
-    parent: Arc<sync::Parker>,
-}
-
-impl VforkDone {
-    pub(crate) fn new(parent: Arc<sync::Parker>) -> Arc<Self> {
-        Arc::new(Self { done: AtomicBool::new(false), parent })
-    }
-
-    pub(crate) fn complete(&self) {
-        // Release pairs with the load in `is_done`: the child's last access to the memory comes before.
-        self.done.store(true, Ordering::Release);
-        self.parent.unpark();
-    }
-
-    fn is_done(&self) -> bool {
-        self.done.load(Ordering::Acquire)
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Crash {
     tid: u32,
     call: Option<u64>,
-    state: &'static str,
+    state: Kind,
 }
 
 thread_local! {
@@ -126,8 +48,8 @@ thread_local! {
 pub fn crash_context() -> String {
     match CRASH.try_with(Cell::get).ok().flatten() {
         None => "no task".to_owned(),
-        Some(Crash { tid, call: Some(nr), state }) => format!("task {tid}, call {nr}, state {state}"),
-        Some(Crash { tid, call: None, state }) => format!("task {tid}, state {state}"),
+        Some(Crash { tid, call: Some(nr), state }) => format!("task {tid}, call {nr}, state {}", state.name()),
+        Some(Crash { tid, call: None, state }) => format!("task {tid}, state {}", state.name()),
     }
 }
 
@@ -136,6 +58,7 @@ impl Task {
     pub(crate) fn run(mut self, first: RunState) {
         let mut state = first;
         self.thread().clock.begin();
+        self.kernel().watchdog().notice(self.kernel());
         if let Some(addr) = self.set_child_tid.take() {
             // clone(2): CLONE_CHILD_SETTID; a bad address is the guest's loss, as on Linux.
             let _ = UserPtr::<u32>::new(addr).write(self.mem(), &self.tid().0);
@@ -143,7 +66,9 @@ impl Task {
         self.publish_all();
         self.arm_cpu_limit();
         loop {
-            CRASH.set(Some(Crash { tid: self.tid().0, call: self.thread().current_call(), state: state.name() }));
+            let kind = state.kind();
+            self.thread().set_state(kind);
+            CRASH.set(Some(Crash { tid: self.tid().0, call: self.thread().current_call(), state: kind }));
             if self.thread().work().contains(Work::PAUSE) {
                 self.sleeper.settle();
                 // First: a pause that begins from here on sets it again.
@@ -158,6 +83,7 @@ impl Task {
                 }
                 other => self.step(other),
             };
+            debug_assert!(kind.next().contains(&state.kind()), "from {kind:?} to {:?}", state.kind());
         }
     }
 
@@ -169,9 +95,9 @@ impl Task {
             RunState::Fault(fault) => self.run_fault(fault),
             RunState::Interrupt { restart } => self.run_interrupt(restart),
             RunState::SignalDeliver(delivery) => self.run_deliver(*delivery),
-            RunState::GroupStop { restart } => self.run_group_stop(restart),
-            RunState::VforkWait { child, done } => self.run_vfork_wait(child, done),
-            RunState::ExecWait(exec) => self.run_exec_wait(exec),
+            RunState::Stop(Stop::Group { restart }) => self.run_group_stop(restart),
+            RunState::Stop(Stop::Vfork { child, done }) => self.run_vfork_wait(child, done),
+            RunState::Stop(Stop::Exec(exec)) => self.run_exec_wait(exec),
             RunState::Exit(status) => RunState::Exit(status),
         }
     }
@@ -221,11 +147,16 @@ impl Task {
         self.kill_group(ExitStatus::Killed(Signal::KILL))
     }
 
-    /// Ends the whole process; the state in which this task takes part in that.
-    pub(crate) fn kill_group(&mut self, status: ExitStatus) -> RunState {
+    /// Ends the whole process; how this task ends with it.
+    pub(crate) fn end_group(&mut self, status: ExitStatus) -> ExitStatus {
         let mut signals = self.group().lock_signals();
         send::begin_exit(&mut signals, status);
-        RunState::Exit(signals.exiting.unwrap_or(status))
+        signals.exiting.unwrap_or(status)
+    }
+
+    /// As [`Self::end_group`], as a state.
+    pub(crate) fn kill_group(&mut self, status: ExitStatus) -> RunState {
+        RunState::Exit(self.end_group(status))
     }
 
     fn run_call(&mut self) -> RunState {
@@ -234,7 +165,7 @@ impl Task {
         let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
         let [a, b, c, d, e, f] = args;
         self.thread().call().enter(nr, [a, b, c, d, e, f, r.rsp, r.rip]);
-        CRASH.set(Some(Crash { tid: self.tid().0, call: Some(nr), state: "SyscallEnter" }));
+        CRASH.set(Some(Crash { tid: self.tid().0, call: Some(nr), state: Kind::SyscallEnter }));
         // Taken, not cloned: no count that all tasks share is touched by each call.
         let dispatch = self.dispatch.take().unwrap_or_else(|| Arc::clone(self.kernel().dispatch()));
         let result = dispatch.dispatch(self, nr, args);
@@ -252,7 +183,7 @@ impl Task {
             Ok(value) => self.user.regs.rax = value,
             Err(SysErr::Errno(errno)) => self.set_errno(errno),
             Err(SysErr::LeaveRegs) => {}
-            Err(SysErr::Switch(transition)) => return *transition.0,
+            Err(SysErr::Switch(transition)) => return transition.into_leave().into_state(),
             Err(SysErr::Restart(restart)) => return RunState::Interrupt { restart: Some(restart) },
         }
         if self.saved_mask.is_some() || !self.thread().work().is_empty() {

@@ -74,8 +74,6 @@ pub(crate) struct GroupEntry {
     pub(crate) subreaper: Subreaper,
     /// It has executed a program since fork: setpgid(2) refuses it to its parent.
     pub(crate) execed: bool,
-    /// Status of the leader, if it has exited and the group lives on.
-    pub(crate) leader_status: Option<ExitStatus>,
     pub(crate) zombie: Option<Zombie>,
 }
 

@@ -381,7 +381,7 @@ fn a_process_lives_until_its_last_thread_ends() {
         call(|task| task.exit_thread(9)),
     ];
     Sandbox::new(program).run();
-    assert_eq!(log.take(), ["code 1 status 0x300"], "the leader's status is the process's");
+    assert_eq!(log.take(), ["code 1 status 0x900"], "the last thread's status is the process's");
 }
 
 #[test]
@@ -616,6 +616,55 @@ fn pauses_stand_still_and_nest() {
         sandbox.kernel.unpause();
     }
     sandbox.kernel.signal_main(Signal::KILL);
+    assert_eq!(sandbox.finish(), ExitStatus::Killed(Signal::KILL));
+}
+
+#[test]
+fn one_task_is_held_while_others_run() {
+    let log = Log::new();
+    let tick = |name: &'static str| {
+        let l = log.clone();
+        call(move |_| {
+            l.add(name);
+            Ok(1)
+        })
+    };
+    let program = vec![
+        fork(),
+        Op::JumpIfZero(5),
+        sleep_op(1),
+        tick("parent"),
+        Op::Jump(2),
+        sleep_op(1),
+        tick("child"),
+        Op::Jump(5),
+    ];
+    let sandbox = Sandbox::new(program);
+    let main = sandbox.start();
+    let kernel = Arc::clone(&sandbox.kernel);
+    let thread = kernel.tasks().thread(main.leader()).unwrap();
+    let until = |name: &str| {
+        while !log.take().iter().any(|line| line == name) {
+            std::thread::yield_now();
+        }
+    };
+    until("child");
+    kernel.pause_task(&thread);
+    kernel.pause_task(&thread);
+    log.take();
+    until("child");
+    kernel.unpause_task(&thread);
+    kernel.pause();
+    kernel.unpause();
+    let mut lines = Vec::new();
+    while !lines.iter().any(|line| line == "child") {
+        lines.extend(log.take());
+        std::thread::yield_now();
+    }
+    assert!(!lines.iter().any(|line| line == "parent"), "a task that is held ran");
+    kernel.unpause_task(&thread);
+    until("parent");
+    kernel.signal_main(Signal::KILL);
     assert_eq!(sandbox.finish(), ExitStatus::Killed(Signal::KILL));
 }
 

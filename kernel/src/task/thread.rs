@@ -22,6 +22,7 @@ use super::account::{CurrentCall, IoCounters};
 use super::attributes::Attributes;
 use super::cputime::ThreadClock;
 use super::group::{Image, ThreadGroup};
+use super::state::Kind;
 use crate::fdtable::FdTable;
 use crate::fsstate::FsState;
 use crate::ids::{Pid, Tid};
@@ -138,6 +139,8 @@ pub struct Thread {
     parts: Mutex<Parts>,
     identity: Mutex<Identity>,
     activity: AtomicU8,
+    /// [`Kind`], for others to tell of. Relaxed.
+    state: AtomicU8,
     pub(crate) clock: ThreadClock,
     /// Monotonic time of creation.
     start_ns: u64,
@@ -164,6 +167,8 @@ pub struct Thread {
     minor_faults: AtomicU64,
     /// It touches nothing until it has asked [`crate::pause::Pauses`]. SeqCst, see there.
     pub(crate) quiet: AtomicBool,
+    /// Pauses of this task alone. SeqCst, see there.
+    pub(crate) held: AtomicU32,
 }
 
 struct Identity {
@@ -197,6 +202,7 @@ impl Thread {
             parts: Mutex::new(THREAD_PARTS, parts),
             identity: Mutex::new(IDENTITY, Identity { creds, comm }),
             activity: AtomicU8::new(Activity::Running as u8),
+            state: AtomicU8::new(Kind::App as u8),
             clock: ThreadClock::new(),
             start_ns,
             call: CurrentCall::default(),
@@ -213,6 +219,7 @@ impl Thread {
             involuntary: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
             quiet: AtomicBool::new(false),
+            held: AtomicU32::new(0),
         })
     }
 
@@ -349,6 +356,25 @@ impl Thread {
     pub(crate) fn leave_guest(&self) {
         // Relaxed would do: a kicker that still sees `true` interrupts once too often.
         self.in_guest.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it runs guest code, or is about to or back from it.
+    pub(crate) fn is_in_guest(&self) -> bool {
+        self.in_guest.load(Ordering::Relaxed)
+    }
+
+    /// Whether it neither sleeps nor stands still for a pause, nor has ended.
+    pub(crate) fn is_awake(&self) -> bool {
+        !self.quiet.load(Ordering::SeqCst)
+    }
+
+    /// The run state of the step that it is in.
+    pub(crate) fn state(&self) -> Kind {
+        Kind::from_raw(self.state.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_state(&self, kind: Kind) {
+        self.state.store(kind as u8, Ordering::Relaxed);
     }
 
     /// What it is doing.

@@ -97,7 +97,9 @@ impl Task {
         let mut some = false;
         for pid in candidates {
             let Ok(entry) = tree.entry(pid) else { continue };
-            if !self.eligible(entry, request, own_pgrp) {
+            // What has ended changes in no other way.
+            let told_all = entry.zombie.is_some() && !request.options.contains(WaitOptions::WEXITED);
+            if told_all || !self.eligible(entry, request, own_pgrp) {
                 continue;
             }
             some = true;
@@ -148,9 +150,6 @@ fn state_change(entry: &GroupEntry, options: WaitOptions) -> Option<(WaitOutcome
         usage: Usage::of_group(&entry.group).plus(&Usage::of_children(&entry.group)),
     };
     if let Some(zombie) = entry.zombie {
-        if !options.contains(WaitOptions::WEXITED) {
-            return None;
-        }
         let (code, status) = child_code(zombie.status);
         return Some((outcome(zombie.uid, code, status, zombie.status.wait_status()), !keep));
     }

@@ -61,10 +61,12 @@ pub(super) fn search_path(environment: &[Vec<u8>]) -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::{build, search_path};
-    use crate::config::{Isolation, LogSink, RunConfig};
+    use crate::config::{GuestTerminal, Isolation, LogSink, RunConfig};
 
     fn config(rootfs: bool, clear: bool, env: &[&str]) -> RunConfig {
         RunConfig {
+            name: None,
+            terminal: GuestTerminal::Callers,
             command: vec!["x".into()],
             rootfs: rootfs.then(|| "/r".into()),
             cwd: None,

@@ -99,15 +99,21 @@ impl Observer for Mirror {
     }
 
     fn continued(&self) {}
+
+    fn stuck(&self, line: &str) {
+        let _ = self.control.report(&Report::Notice(line.to_owned()));
+    }
 }
 
-/// Carries signals from outside into the kernel.
-struct Signals {
+/// Carries what comes from outside into the kernel.
+#[derive(Clone)]
+struct Outside {
     kernel: Arc<Kernel>,
     terminal: Keys,
 }
 
 /// Where the caller's terminal sends signals.
+#[derive(Clone)]
 enum Keys {
     /// To the foreground of the same terminal, as the guest sees it.
     Callers(Arc<Terminal>),
@@ -115,7 +121,7 @@ enum Keys {
     Own(Arc<Relay>),
 }
 
-impl orders::Guest for Signals {
+impl orders::Guest for Outside {
     fn signal(&self, number: i32) {
         if let Some(signal) = Signal::new(number) {
             self.kernel.signal_main(signal);
@@ -130,6 +136,14 @@ impl orders::Guest for Signals {
             Keys::Own(relay) if signal == Signal::WINCH => relay.resize(),
             Keys::Own(relay) => relay.pty().signal(signal),
         }
+    }
+
+    fn pause(&self) {
+        self.kernel.pause();
+    }
+
+    fn resume(&self) {
+        self.kernel.unpause();
     }
 }
 
@@ -201,7 +215,7 @@ impl Boot {
         command.tty = terminal.controlling();
         command.supervised = Supervised::Yes;
         install_filter(host_calls, &setup.config.debug)?;
-        orders::follow(control, Signals { kernel: Arc::clone(&kernel), terminal: Keys::Callers(terminal) })?;
+        orders::follow(control, Outside { kernel: Arc::clone(&kernel), terminal: Keys::Callers(terminal) })?;
         let name = setup.config.command.first().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
         kernel.start(command).map_err(|errno| command::refused(&name, errno))?;
         Ok(kernel.wait_command().shell_code())
@@ -241,7 +255,7 @@ impl AtTerminal<'_> {
         drop(file);
         install_filter(host_calls, &setup.config.debug)?;
         let keys = Keys::Own(Arc::clone(&relay));
-        orders::follow(control, Signals { kernel: Arc::clone(&self.kernel), terminal: keys })?;
+        orders::follow(control, Outside { kernel: Arc::clone(&self.kernel), terminal: keys })?;
         let name = setup.config.command.first().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
         self.kernel.start(command).map_err(|errno| command::refused(&name, errno))?;
         let status = self.kernel.wait_command();

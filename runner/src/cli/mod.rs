@@ -5,11 +5,13 @@
 //! hands it to the launcher.
 
 mod doctor;
+mod pause;
 mod run;
 mod syscalls;
 
 use clap::{Parser, Subcommand};
 
+use crate::door::Request;
 use crate::failure::Failure;
 
 /// Runs unmodified Linux programs on a Linux kernel that is itself an ordinary program.
@@ -25,6 +27,10 @@ struct Cli {
 enum Command {
     /// Run a program inside a new sandbox
     Run(Box<run::RunArgs>),
+    /// Stop all tasks of a running sandbox; returns when they stand still. Pauses nest
+    Pause(pause::SandboxArgs),
+    /// Take one pause back: tasks go on after the last
+    Resume(pause::SandboxArgs),
     /// Say what this host offers, which platform fits, and what to do about the rest
     Doctor(doctor::DoctorArgs),
     /// Print the table of Linux system calls and how far each is supported
@@ -44,6 +50,8 @@ pub(crate) fn main() -> u8 {
     };
     let outcome = match cli.command {
         Command::Run(args) => args.execute(),
+        Command::Pause(args) => args.execute(Request::Pause),
+        Command::Resume(args) => args.execute(Request::Resume),
         Command::Doctor(args) => args.execute(),
         Command::Syscalls(args) => args.execute(),
     };

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use platform_systrap::Handover;
 
 use crate::config::{GuestTerminal, Isolation, LogSink, MIN_MEMORY, Patching, RunConfig, Volume, VolumeAccess};
+use crate::door::Name;
 use crate::failure::{Doing, Failure, Outcome};
 
 /// Run a program inside a new sandbox.
@@ -20,6 +21,9 @@ use crate::failure::{Doing, Failure, Outcome};
 /// executed, 127 if it does not exist.
 #[derive(Args)]
 pub(super) struct RunArgs {
+    /// What `casemate pause` and `casemate resume` call the sandbox [default: the number of this process]
+    #[arg(long, value_name = "NAME", value_parser = Name::parse_chosen)]
+    name: Option<Name>,
     /// Directory on the host that becomes the guest's `/` (never written to)
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
@@ -151,6 +155,7 @@ impl RunArgs {
             Some(dir) => Some(readable_directory(&dir)?),
         };
         Ok(RunConfig {
+            name: self.name,
             command: self.command,
             rootfs,
             cwd: self.cwd,

@@ -35,6 +35,7 @@ pub(crate) use trees::{HostTree, HostView, Skeleton, TreeKind, TreeRole};
 
 use crate::config::{GuestTerminal, Isolation, LogSink, RunConfig};
 use crate::control::{Control, Order, Received, Report};
+use crate::door::{Door, Request};
 use crate::failure::{Doing, Failure, Outcome, STATUS_OURS, print_line};
 use crate::host::{self, Forked, Inherited, ReceivedSignal};
 use terminal::Terminal;
@@ -98,6 +99,7 @@ pub(crate) fn run(config: RunConfig) -> Outcome<u8> {
     let streams = streams::open_all(inherited).doing("standard streams")?;
     let strace = open_log(&config.strace)?;
     let ids = IdMap::for_caller();
+    let door = Door::open(config.name.as_ref())?;
     let namespaces = config.isolation == Isolation::Namespaces;
     if !namespaces {
         print_line("--isolation=seccomp: no namespaces and no empty root; the seccomp filter alone holds the sandbox");
@@ -112,7 +114,7 @@ pub(crate) fn run(config: RunConfig) -> Outcome<u8> {
     let (forked, user_namespace) = fork(&config, ids)?;
     let child = match forked {
         Forked::Child => {
-            drop(ours);
+            drop((ours, door));
             let setup = Setup { config, caller, inherited, ids, streams, view, strace, debug };
             // Never returns, so nothing of the launcher (the terminal's mode) is undone twice.
             crate::sandbox::main(setup, theirs)
@@ -137,7 +139,7 @@ pub(crate) fn run(config: RunConfig) -> Outcome<u8> {
         screen.begin();
     }
     let _ = ours.order(Order::Go);
-    supervise(&process, &ours, &signals, terminal.as_ref())
+    supervise(&process, &ours, &signals, terminal.as_ref(), door)
 }
 
 /// As many descriptors as this process may have: the guest keeps the caller's limit, and ours opens a tree per mount.
@@ -234,24 +236,35 @@ impl Process {
     }
 }
 
-/// Forwards signals and waits for the end.
-fn supervise(process: &Process, control: &Control, signals: &OwnedFd, terminal: Option<&Screen>) -> Outcome<u8> {
+/// Forwards signals, serves visitors, and waits for the end.
+fn supervise(
+    process: &Process,
+    control: &Control,
+    signals: &OwnedFd,
+    terminal: Option<&Screen>,
+    mut door: Option<Door>,
+) -> Outcome<u8> {
     let mut ended = None;
     loop {
-        let mut set = [
+        let mut set = vec![
+            PollFd::new(&process.handle, PollFlags::IN),
             PollFd::new(signals, PollFlags::IN),
             PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN),
-            PollFd::new(&process.handle, PollFlags::IN),
         ];
+        set.extend(door.iter().flat_map(Door::interests));
         match poll(&mut set, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(Failure::ours(format!("poll: {error}"))),
         }
-        let process_ended = !set[2].revents().is_empty();
+        let process_ended = set.first().is_some_and(|process| !process.revents().is_empty());
         while let Some(signal) = host::next_signal(signals.as_fd()) {
             forward(signal, control, terminal);
         }
-        let closed = take_reports(process, control, terminal, &mut ended);
+        let closed = take_reports(process, control, terminal, door.as_mut(), &mut ended);
+        if let Some(door) = &mut door {
+            // A sandbox process that is gone shows above, next time.
+            door.serve(|request| drop(control.order(order_for(request))));
+        }
         if process_ended || closed {
             // A closed socket without an exit is a process on its way out, or a broken one: either way it must go.
             process.kill();
@@ -268,7 +281,13 @@ enum Ended {
 }
 
 /// Handles the reports that are there; says whether the other end is gone.
-fn take_reports(process: &Process, control: &Control, terminal: Option<&Screen>, ended: &mut Option<Ended>) -> bool {
+fn take_reports(
+    process: &Process,
+    control: &Control,
+    terminal: Option<&Screen>,
+    mut door: Option<&mut Door>,
+    ended: &mut Option<Ended>,
+) -> bool {
     loop {
         match control.try_next_report() {
             Ok(None) => return false,
@@ -288,8 +307,16 @@ fn take_reports(process: &Process, control: &Control, terminal: Option<&Screen>,
                 }
                 Report::Notice(line) => print_line(&line),
                 Report::Stopped => stop_like_the_guest(terminal),
+                Report::Done => door.iter_mut().for_each(|door| door.done()),
             },
         }
+    }
+}
+
+fn order_for(request: Request) -> Order {
+    match request {
+        Request::Pause => Order::Pause,
+        Request::Resume => Order::Resume,
     }
 }
 

@@ -11,6 +11,7 @@ use usermem::{Addr, PAGE_SIZE};
 
 use super::fake::{BASE, Guest, HostFile, file_request, layout, memory};
 use crate::pma::Place;
+use crate::vma::VmaFlags;
 use crate::{
     Advice, Fault, FutexKey, Grow, Limits, LockOptions, MapOptions, MapRequest, MappedFile, Placement, RemapOptions,
     RemapRequest, SharedMemory, Sharing, Source, SyncOptions, Text,
@@ -42,6 +43,42 @@ fn placement_is_top_down_with_hints() {
     assert_eq!(guest.mm.map(&at(1)), Err(Errno::EINVAL));
     assert_eq!(guest.mm.map(&at(0x7fff_ffff_f000)), Err(Errno::ENOMEM));
     assert_eq!(guest.mm.map(&MapRequest::anonymous(0, RW)), Err(Errno::EINVAL));
+}
+
+#[test]
+fn what_is_remembered_of_places_changes_none() {
+    let guest = Guest::new(&memory());
+    let mut seed = 7_u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    for _ in 0..3000 {
+        let pages = [1, 1, 2, 2, 3, 40][random(6) as usize];
+        let somewhere = Addr(layout().mmap_base.0 - (1 + random(3000)) * PAGE_SIZE);
+        if random(2) == 0 {
+            guest.mm.unmap(somewhere, pages * PAGE_SIZE).unwrap();
+            continue;
+        }
+        let request = MapRequest::anonymous(pages * PAGE_SIZE, RW);
+        let (options, flags) = match random(20) {
+            0 => (MapOptions::GROWSDOWN, VmaFlags::GROWSDOWN),
+            _ => (MapOptions::empty(), VmaFlags::empty()),
+        };
+        let request = MapRequest { options, ..request };
+        if random(10) == 0 {
+            guest.mm.map(&request.at(somewhere)).unwrap();
+            continue;
+        }
+        let expected = {
+            let state = guest.mm.lock();
+            let remembered = state.packed.replace(None);
+            let expected = state.find(Addr(0), pages * PAGE_SIZE, flags, layout().user);
+            state.packed.set(remembered);
+            expected.unwrap().start
+        };
+        assert_eq!(guest.mm.map(&request).unwrap(), expected);
+    }
 }
 
 #[test]

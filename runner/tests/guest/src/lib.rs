@@ -31,12 +31,16 @@ pub fn child(body: impl FnOnce() -> i32) -> i32 {
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
     if pid == 0 {
-        let code = body();
+        // A panic that went on would end the child's only thread, and with it the child in peace.
+        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(PANICKED);
         // SAFETY: 1. always sound; it does not return.
         unsafe { libc::_exit(code) };
     }
     pid
 }
+
+/// How a child ends whose body panicked.
+const PANICKED: i32 = 101;
 
 /// In a child that shall report the first failed step: `Ok` is 0, a failed step its number.
 pub fn steps(checks: &[bool]) -> i32 {
