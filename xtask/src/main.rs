@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod cargo;
 mod ci;
+mod footprint;
 mod fuzz;
 mod fuzz_guest;
 mod load;
@@ -13,6 +14,7 @@ mod programs;
 mod progress;
 mod run;
 mod scenarios;
+mod stress;
 mod suites;
 mod test;
 mod tidy;
@@ -41,6 +43,8 @@ enum Command {
     Fuzz(fuzz::Fuzz),
     FuzzGuest(fuzz_guest::FuzzGuest),
     Ltp(suites::ltp::Ltp),
+    Cpython(suites::cpython::Cpython),
+    Stress(stress::Stress),
     Vm(vm::Vm),
 }
 
@@ -55,6 +59,8 @@ fn main() -> ExitCode {
         Command::Fuzz(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::FuzzGuest(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Ltp(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Cpython(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Stress(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Vm(command) => command.run().map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -8,10 +8,11 @@
 //! - [`side`]: one run of a command on one side, bounded in time, output kept; how the native side is fenced in;
 //! - [`known`]: a suite's file in `runner/tests/suites`: its families, what never runs natively, what is known to fail;
 //! - [`report`]: what is printed and written when all has run;
-//! - [`ltp`]: the Linux Test Project.
+//! - [`ltp`]: the Linux Test Project; [`cpython`]: CPython's own tests.
 //!
 //! **Invariant**: a suite's programs see only private mounts, processes and names natively, and cannot set a clock.
 
+pub(crate) mod cpython;
 mod known;
 pub(crate) mod ltp;
 mod report;

@@ -23,6 +23,8 @@ for link in 'fd fd' 'stdin fd/0' 'stdout fd/1' 'stderr fd/2'; do
 done
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t mqueue mqueue /dev/mqueue
+# Where there is an ip(8), 127.0.0.1 works too.
+! command -v ip >/dev/null || ip link set lo up || :
 # Settings of the whole machine stay as they are; those of an IPC namespace are ours.
 own="fs/mqueue kernel/sem kernel/sem_next_id kernel/msgmax kernel/msgmnb kernel/msgmni kernel/msg_next_id
 kernel/shmall kernel/shmmax kernel/shmmni kernel/shm_next_id kernel/shm_rmid_forced"

@@ -1,0 +1,36 @@
+# Runs stress-ng's stressors one after the other inside, and rests before them, after one round, and at the end.
+# Arguments: rounds, seconds for each stressor, the stressors. Lines: "rest FREE_KIB PROCESSES", "start NAME",
+# "end NAME STATUS"; what a stressor that fails has said; "done". A rest is answered with "again" or "go".
+rounds=$1
+seconds=$2
+shift 2
+
+rest() {
+    while :; do
+        while read -r name value _; do
+            [ "$name" != MemFree: ] || free=$value
+        done </proc/meminfo
+        set -- /proc/[0-9]*
+        echo "rest $free $#"
+        read -r answer || exit 1
+        [ "$answer" = again ] || break
+    done
+}
+
+cd /tmp || exit 1
+rest
+round=0
+while [ "$round" -lt "$rounds" ]; do
+    for stressor; do
+        echo "start $stressor"
+        # Ten times as long and half a minute is enough for any of them to stop on a busy machine.
+        timeout -s KILL "$((seconds * 10 + 30))" stress-ng --quiet "--$stressor" 2 --timeout "$seconds" >/tmp/said 2>&1
+        status=$?
+        case $status in 0 | 3 | 4) ;; *) head -c 2000 /tmp/said ;; esac
+        echo "end $stressor $status"
+        rm -rf /tmp/said /tmp/tmp-stress-ng-*
+    done
+    rest
+    round=$((round + 1))
+done
+echo done
