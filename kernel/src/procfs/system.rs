@@ -18,12 +18,16 @@ type Render = fn(&Kernel, &Context<'_>) -> Result<Vec<u8>, Errno>;
 /// Every file with its text.
 const FILES: &[(&str, Render)] = &[
     ("cmdline", |_, _| Ok(b"casemate\n".to_vec())),
+    ("consoles", |_, _| Ok(Vec::new())),
     ("cpuinfo", |kernel, _| Ok(kernel.machine().cpuinfo.clone())),
     ("devices", |_, _| Ok(DEVICES.as_bytes().to_vec())),
+    ("diskstats", |_, _| Ok(Vec::new())),
     ("filesystems", |_, _| Ok(FILESYSTEMS.as_bytes().to_vec())),
     ("loadavg", loadavg),
     ("locks", super::locks::locks),
     ("meminfo", meminfo),
+    ("modules", |_, _| Ok(Vec::new())),
+    ("partitions", |_, _| Ok(Vec::new())),
     ("stat", stat),
     ("swaps", |_, _| Ok(b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_vec())),
     ("uptime", uptime),
@@ -45,14 +49,32 @@ pty_slave            /dev/pts      136 0-1048575 pty:slave
 pty_master           /dev/ptm      128 0-1048575 pty:master
 ";
 
+/// Pressure stall information: nothing is measured, nobody is seen to wait.
+const NO_PRESSURE: &str =
+    "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
+
+/// `pressure`.
+fn pressure(proc: &Proc) -> StaticDir {
+    let ino = Tree::ino(ROOT_INO, b"pressure");
+    let file = |name: &str| proc.text(ino, name, 0o444, |_, _| Ok(NO_PRESSURE.as_bytes().to_vec()));
+    ["cpu", "io", "memory"].iter().fold(StaticDir::new(), |dir, name| dir.with(name, file(name)))
+}
+
+/// `tty`.
+fn tty(proc: &Proc) -> StaticDir {
+    let ino = Tree::ino(ROOT_INO, b"tty");
+    StaticDir::new()
+        .with("drivers", proc.text(ino, "drivers", 0o444, |_, _| Ok(DRIVERS.as_bytes().to_vec())))
+        .with("ldiscs", proc.text(ino, "ldiscs", 0o444, |_, _| Ok(b"n_tty       0\n".to_vec())))
+}
+
 /// The directory's fixed entries.
 pub(super) fn entries(proc: &Proc) -> StaticDir {
-    let ino = Tree::ino(ROOT_INO, b"tty");
-    let tty = StaticDir::new()
-        .with("drivers", proc.text(ino, "drivers", 0o444, |_, _| Ok(DRIVERS.as_bytes().to_vec())))
-        .with("ldiscs", proc.text(ino, "ldiscs", 0o444, |_, _| Ok(b"n_tty       0\n".to_vec())));
-    let rest = StaticDir::new().with("tty", proc.tree.dir(ino, 0o555, tty));
-    FILES.iter().fold(rest, |dir, (name, render)| dir.with(name, proc.text(ROOT_INO, name, 0o444, *render)))
+    let text = |(name, render): &(&str, Render)| proc.text(ROOT_INO, name, 0o444, *render);
+    let files = FILES.iter().fold(StaticDir::new(), |dir, row| dir.with(row.0, text(row)));
+    files
+        .with("pressure", proc.tree.dir(Tree::ino(ROOT_INO, b"pressure"), 0o555, pressure(proc)))
+        .with("tty", proc.tree.dir(Tree::ino(ROOT_INO, b"tty"), 0o555, tty(proc)))
 }
 
 /// Nanoseconds as ticks of [`USER_HZ`].
@@ -80,6 +102,7 @@ fn meminfo(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
     let memory = kernel.memory_info();
     let (total, free) = (memory.total / 1024, memory.free / 1024);
     let used = total.saturating_sub(free);
+    // Rows of Linux 6.12 in its order. All that is used is taken for anonymous: nothing of it can be written back.
     let rows = [
         ("MemTotal", total),
         ("MemFree", free),
@@ -89,25 +112,52 @@ fn meminfo(kernel: &Kernel, _ctx: &Context<'_>) -> Result<Vec<u8>, Errno> {
         ("SwapCached", 0),
         ("Active", used),
         ("Inactive", 0),
+        ("Active(anon)", used),
+        ("Inactive(anon)", 0),
+        ("Active(file)", 0),
+        ("Inactive(file)", 0),
+        ("Unevictable", 0),
+        ("Mlocked", 0),
         ("SwapTotal", 0),
         ("SwapFree", 0),
+        ("Zswap", 0),
+        ("Zswapped", 0),
         ("Dirty", 0),
         ("Writeback", 0),
         ("AnonPages", used),
         ("Mapped", 0),
         ("Shmem", 0),
+        ("KReclaimable", 0),
         ("Slab", 0),
         ("SReclaimable", 0),
+        ("SUnreclaim", 0),
+        ("KernelStack", 0),
+        ("PageTables", 0),
+        ("SecPageTables", 0),
+        ("NFS_Unstable", 0),
+        ("Bounce", 0),
+        ("WritebackTmp", 0),
         ("CommitLimit", total),
         ("Committed_AS", used),
         ("VmallocTotal", 34_359_738_367),
         ("VmallocUsed", 0),
-        ("Hugepagesize", 2048),
+        ("VmallocChunk", 0),
+        ("Percpu", 0),
+        ("HardwareCorrupted", 0),
+        ("AnonHugePages", 0),
+        ("ShmemHugePages", 0),
+        ("ShmemPmdMapped", 0),
+        ("FileHugePages", 0),
+        ("FilePmdMapped", 0),
     ];
+    /// Pages of other sizes: counted, not measured.
+    const HUGE: &str = "HugePages_Total:       0\nHugePages_Free:        0\nHugePages_Rsvd:        0\n\
+                        HugePages_Surp:        0\nHugepagesize:       2048 kB\nHugetlb:               0 kB\n";
     let mut text = String::new();
     for (name, kib) in rows {
         let _ = writeln!(text, "{:<16}{kib:>8} kB", format!("{name}:"));
     }
+    text.push_str(HUGE);
     Ok(text.into_bytes())
 }
 

@@ -419,3 +419,64 @@ fn a_busy_thread_s_schedstat_grows() {
         std::hint::spin_loop();
     }
 }
+
+#[test]
+fn memory_of_the_machine_is_told_in_full() {
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    let rows: HashMap<&str, u64> = text
+        .lines()
+        .map(|line| {
+            let (name, value) = line.split_once(':').unwrap();
+            (name, value.trim().trim_end_matches(" kB").parse().unwrap())
+        })
+        .collect();
+    for name in [
+        "MemTotal",
+        "MemFree",
+        "MemAvailable",
+        "Buffers",
+        "Cached",
+        "Active(anon)",
+        "Inactive(file)",
+        "SwapTotal",
+        "Shmem",
+        "Slab",
+        "SReclaimable",
+        "SUnreclaim",
+        "KernelStack",
+        "PageTables",
+        "CommitLimit",
+        "Committed_AS",
+        "VmallocTotal",
+        "AnonHugePages",
+        "HugePages_Total",
+        "Hugepagesize",
+    ] {
+        assert!(rows.contains_key(name), "{name}");
+    }
+    assert!(rows["MemTotal"] >= rows["MemAvailable"] && rows["MemAvailable"] > 0);
+}
+
+#[test]
+fn knobs_of_the_kernel_are_numbers() {
+    for name in [
+        "fs/aio-max-nr",
+        "fs/leases-enable",
+        "fs/overflowuid",
+        "fs/suid_dumpable",
+        "kernel/dmesg_restrict",
+        "kernel/ns_last_pid",
+        "kernel/panic",
+        "kernel/sched_rr_timeslice_ms",
+        "kernel/tainted",
+        "kernel/threads-max",
+        "user/max_user_namespaces",
+        "vm/dirty_ratio",
+        "vm/nr_hugepages",
+        "vm/overcommit_kbytes",
+        "vm/vfs_cache_pressure",
+    ] {
+        let text = fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(text.trim_end().parse::<i64>().is_ok(), "{name}: {text:?}");
+    }
+}
