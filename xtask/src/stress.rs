@@ -157,8 +157,9 @@ impl Stress {
         let mut watched = Watched::start(&mut command)?;
         let seen = watched.talk()?;
         let status = watched.child.wait()?;
+        seen.conclude()?;
         ensure!(status.success(), "the sandbox ended with {status}");
-        seen.conclude()
+        Ok(())
     }
 }
 
@@ -252,7 +253,10 @@ impl Watched {
                     let grown = warm.as_ref().and_then(|warm| now.leak_since(warm)).or(left);
                     let again = grown.is_some() && patience > 0;
                     if let (Some(grown), false) = (&grown, again) {
-                        bail!("the sandbox has grown: {grown}; its threads:\n{}", threads(self.child.id()));
+                        let threads = threads(self.child.id());
+                        seen.problems.push(format!("the sandbox has grown: {grown}; its threads:\n{threads}"));
+                        let _ = self.child.kill();
+                        return Ok(seen);
                     }
                     patience = if again { patience.saturating_sub(1) } else { PATIENCE };
                     if !again {

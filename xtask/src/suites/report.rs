@@ -15,7 +15,7 @@ pub(super) fn write(path: &Path, compared: &[Compared]) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The native side of what [`write`] wrote, by program.
+/// The native side of what [`write()`] wrote, by program.
 pub(super) fn native_of(path: &Path) -> Result<BTreeMap<String, Outcomes>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let older: Vec<Compared> = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
