@@ -13,7 +13,7 @@ use kernel::rlimit::Rlimits;
 use kernel::signal::types::SigSet;
 use kernel::syscall::{Dispatch, SysResult};
 use kernel::task::Task;
-use kernel::{Command, Entropy, Kernel, KernelConfig, Machine, Uts};
+use kernel::{Command, Entropy, Kernel, KernelConfig, Machine, Supervised, Uts};
 use syscalls_linux::{Linux, Strace};
 use usermem::Addr;
 use usermem::bytes::KernelSrc;
@@ -190,6 +190,7 @@ pub(crate) fn calls(bytes: &[u8]) {
         files: Vec::new(),
         ignored: SigSet::EMPTY,
         tty: None,
+        supervised: Supervised::No,
     };
     kernel.start(command).expect("a program");
     let (ended, end) = mpsc::channel();
