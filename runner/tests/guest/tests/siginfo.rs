@@ -153,9 +153,10 @@ static CAUGHT: [AtomicI32; 8] = [const { AtomicI32::new(0) }; 8];
 
 /// Keeps what a fault told, and ends the process with success if it is as expected.
 extern "C" fn catch(signal: i32, info: *const i32, _context: *mut u8) {
-    for (at, word) in CAUGHT.iter().enumerate().take(6) {
-        // SAFETY: 1. the kernel's siginfo, of 128 bytes.
-        word.store(unsafe { info.add(at).read() }, Ordering::Relaxed);
+    // SAFETY: 1. the kernel's siginfo, of 128 bytes.
+    let info = unsafe { info.cast::<[i32; 6]>().read() };
+    for (word, told) in CAUGHT.iter().zip(info) {
+        word.store(told, Ordering::Relaxed);
     }
     let words: Vec<i32> = (0..6).map(|at| CAUGHT[at].load(Ordering::Relaxed)).collect();
     let right = words[0] == signal && words[2] == CAUGHT[6].load(Ordering::Relaxed);
