@@ -163,6 +163,8 @@ pub(crate) fn calls(bytes: &[u8]) {
     at.mknod(b"f", NodeKind::Regular, 0o755).expect("an empty tree");
     let file = at.open(b"f", &OpenHow::from_open(abi::fs::O_RDWR, 0)).expect("it was made");
     file.write(&boot.context(), &mut KernelSrc::new(&elf())).expect("there is room");
+    // What is open for writing is not executed.
+    drop(file);
     let config = KernelConfig {
         platform,
         memory,
