@@ -258,6 +258,7 @@ impl Context for SystrapContext {
                 return Ok(fault);
             }
             if !self.kick.begin() {
+                thread.not_run();
                 return Ok(Exit::Interrupted);
             }
             let ran = thread.run(&self.kick.seat, idle);

@@ -291,10 +291,17 @@ casemate_stub_renewed:
     mov [rbx + {L_LIVE}], eax
     mov dword ptr [rbx + {L_KICKED}], 0
     mov dword ptr [rbx + {L_SIGNAL}], {KICK}
+    test dword ptr [rbx + {L_FLAGS}], {SET_BASES}
+    jz 1f
+    // What the line says of the bases holds from here on: the kernel takes them for set, and does not set them again.
+    mov rax, [rbx + {L_FS}]
+    wrfsbase rax
+    mov rax, [rbx + {L_GS}]
+    wrgsbase rax
+    jmp .Lcs_handoff
+1:
     rdfsbase rax
     rdgsbase rcx
-    test dword ptr [rbx + {L_FLAGS}], {SET_BASES}
-    jnz .Lcs_handoff
     mov [rbx + {L_FS}], rax
     mov [rbx + {L_GS}], rcx
     jmp .Lcs_handoff

@@ -250,6 +250,11 @@ impl Thread {
         Ok(())
     }
 
+    /// What was loaded last did not get to run: the thread's bases are not those that it was told to set.
+    pub(crate) fn not_run(&mut self) {
+        self.bases = None;
+    }
+
     /// Lets the thread go and waits until it hands over again; `idle` is called before that wait becomes a sleep.
     pub(crate) fn run(&mut self, seat: &Seat, idle: &mut dyn FnMut()) -> Result<(), Lost> {
         self.handover.run(&self.machine, self.slab, self.tid, seat, idle)

@@ -69,6 +69,9 @@ guest_code! {
     /// Loads through fs and gs before and after a call.
     segments "casemate_gc_segments" "casemate_gc_segments_end":
         "mov r8, fs:[0]" "mov r9, gs:[0]" "syscall" "mov r8, fs:[0]" "mov r9, gs:[0]" "ud2";
+    /// Reads a word through each base, and calls, again and again.
+    segment_loop "casemate_gc_segment_loop" "casemate_gc_segment_loop_end":
+        "1: mov r8, fs:[0]" "mov r9, gs:[0]" "syscall" "jmp 1b";
     /// Sets the fs base itself, and calls.
     set_fs_base "casemate_gc_set_fs" "casemate_gc_set_fs_end": "wrfsbase rdi" "syscall" "mov r8, fs:[0]" "ud2";
     /// `rax` is the sum of the first words of `rsi` pages from `rdi`.

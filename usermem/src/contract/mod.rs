@@ -73,6 +73,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("an interrupt ends running code", interrupts::running),
     ("an interrupt before the switch is remembered", interrupts::remembered),
     ("a storm of interrupts loses nothing", interrupts::storm),
+    ("a storm of interrupts loses no base", interrupts::storm_of_bases),
     ("extended state survives exits", state::fpu_survives),
     ("extended state can be pulled and set", state::fpu_pull_set),
     ("a new context can copy extended state", state::fpu_copy),
