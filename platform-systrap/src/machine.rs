@@ -64,7 +64,7 @@ pub(crate) struct Machine {
     most_descriptors: u64,
 }
 
-/// Descriptors that threads and stubs leave free. One that the host cannot give us when a new thread passes it on is lost, and
+/// Descriptors that threads and stubs leave free, or a sixteenth of all where there are few. One that the host cannot give us when a new thread passes it on is lost, and
 /// its stub with it; others may open files between the look and that moment.
 const SPARE_DESCRIPTORS: u64 = 32;
 
@@ -137,10 +137,14 @@ impl Machine {
     pub(crate) fn look_for_descriptors(&self) -> Result<(), PlatformError> {
         // The host gives the lowest number that is free.
         match host::lowest_free_descriptor(self.slabs.fd()) {
-            Ok(lowest) if lowest.saturating_add(SPARE_DESCRIPTORS) < self.most_descriptors => Ok(()),
+            Ok(lowest) if lowest.saturating_add(self.spare_descriptors()) < self.most_descriptors => Ok(()),
             Ok(_) => Err(PlatformError::Limit("descriptors of the host")),
             Err(source) => Err(PlatformError::Host { what: "a descriptor", source }),
         }
+    }
+
+    fn spare_descriptors(&self) -> u64 {
+        SPARE_DESCRIPTORS.min(self.most_descriptors / 16)
     }
 
     /// Addresses of the stub's code.

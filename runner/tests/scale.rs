@@ -49,12 +49,16 @@ fn count(few: usize, promised: usize) -> usize {
 
 #[test]
 fn many_threads_need_one_descriptor_each() {
-    let threads = count(500, 10_000);
-    run(guest(&format!("threads {threads}")), |said, sandbox| {
-        assert!(said.ends_with(&format!("made {threads}")), "{said}");
-        let descriptors = descriptors(sandbox);
-        assert!(descriptors <= threads + 64, "{descriptors} for {threads} threads");
-    });
+    let mut counted = Vec::new();
+    let most = count(500, 10_000);
+    for threads in [1, most] {
+        run(guest(&format!("threads {threads}")), |said, sandbox| {
+            assert!(said.ends_with(&format!("made {threads}")), "{said}");
+            counted.push(descriptors(sandbox));
+        });
+    }
+    // The second round of the last run may have taken a stub more.
+    assert!(counted[1] - counted[0] <= most + 16, "{counted:?} for 1 and {most} threads");
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Copying an address space, for `fork(2)`: a few small runs of private pages are copied, since each would cost both sides
 //! a fault; all others become shared copy-on-write. Copies by the kernel into the parent's memory are waited for, since a
 //! page that is being written must not become shared, nor be copied, meanwhile.
+//!
+//! Where others run in the parent nothing is copied: a page would be as it was before what another thread wrote meanwhile to a
+//! page that is copied later. Shared pages change until they are write-protected, and who writes to a protected one
+//! waits; so the child sees each write that was done before the last page was, and none that followed one it does not see.
 
 use std::sync::Arc;
 
@@ -13,6 +17,15 @@ use crate::mm::Mm;
 use crate::pma::{Installed, Place, Pma};
 use crate::state::{Batch, Entries, State};
 use crate::vma::{Vma, VmaFlags};
+
+/// Who else runs in an address space while it is copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Company {
+    /// Nobody but who copies it.
+    Alone,
+    /// Others, who go on writing meanwhile.
+    Shared,
+}
 
 /// Runs of writable pages up to this size are copied for the child: initialized data, the top of the stack, a small heap.
 const COPIED_RUN: u64 = 128 << 10;
@@ -33,7 +46,7 @@ fn entries(part: AddrRange) -> Entries {
 
 impl Mm {
     /// A copy of the address space in `space`, which is empty.
-    pub fn fork(&self, space: Arc<dyn AddressSpace>) -> Result<Arc<Self>, Errno> {
+    pub fn fork(&self, space: Arc<dyn AddressSpace>, company: Company) -> Result<Arc<Self>, Errno> {
         let (layout, limits, text) = {
             let state = self.lock();
             (state.layout, state.limits, state.text.clone())
@@ -43,21 +56,21 @@ impl Mm {
             let mut parent = self.lock_without_writes();
             parent.follow_text();
             let mut state = child.lock_child();
-            parent.fork_into(&mut state)
+            parent.fork_into(&mut state, company)
         };
         forked.map(|()| child)
     }
 }
 
 impl State {
-    fn fork_into(&mut self, child: &mut Self) -> Result<(), Errno> {
+    fn fork_into(&mut self, child: &mut Self, company: Company) -> Result<(), Errno> {
         child.heap = self.heap;
         child.bounds = self.bounds;
         child.direction = self.direction;
         child.areas = self.areas.clone();
         child.executable = self.executable.clone();
         let mut protect = Batch::default();
-        let shared = self.share_all(child, &mut protect);
+        let shared = self.share_all(child, company, &mut protect);
         // Also when it failed half-way: what is marked as shared must not stay writable.
         self.commit(protect).map_err(|_| Errno::ENOMEM)?;
         shared?;
@@ -66,8 +79,8 @@ impl State {
         child.commit(batch).map_err(|_| Errno::ENOMEM)
     }
 
-    fn share_all(&mut self, child: &mut Self, protect: &mut Batch) -> Result<(), Errno> {
-        let mut room = COPIED;
+    fn share_all(&mut self, child: &mut Self, company: Company, protect: &mut Batch) -> Result<(), Errno> {
+        let mut room = if company == Company::Alone { COPIED } else { 0 };
         for (range, vma) in self.vmas.iter().map(|(range, vma)| (range, vma.clone())).collect::<Vec<_>>() {
             if vma.flags.contains(VmaFlags::DONTFORK) {
                 continue;

@@ -49,6 +49,7 @@ mod vma;
 mod tests;
 
 pub use advise::Advice;
+pub use fork::Company;
 pub use io::{UserDst, UserSrc};
 pub use lock::LockOptions;
 pub use mm::{MM_LOCK, Mm, MmId, NewMm};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use abi::Errno;
 use abi::clone::CloneFlags;
+use mm::Company;
 use usermem::Addr;
 use usermem::platform::PlatformError;
 use usermem::ptr::UserPtr;
@@ -124,7 +125,9 @@ impl Task {
             Arc::clone(self.mm())
         } else {
             let space = self.kernel().platform().new_address_space().map_err(|e| out_of_room(&e))?;
-            self.mm().fork(space)?
+            // Two are the task's own: its, and what others see of it.
+            let company = if Arc::strong_count(self.mm()) > 2 { Company::Shared } else { Company::Alone };
+            self.mm().fork(space, company)?
         };
         let mut ctx = mm.space().new_context(Some(&mut *self.ctx)).map_err(|e| out_of_room(&e))?;
         if request.has(CloneFlags::CLONE_VFORK) {

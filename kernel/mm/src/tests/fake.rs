@@ -13,7 +13,9 @@ use usermem::platform::{Access, AddressSpace, Backing, Context, MapOp, PlatformE
 use usermem::{Addr, AddrRange, PAGE_SIZE, host, safecopy};
 use vm_memory::VolatileSlice;
 
-use crate::{Fault, FileSource, Layout, Limits, MapRequest, MappedFile, Mm, NewMm, Placement, Sharing, Source};
+use crate::{
+    Company, Fault, FileSource, Layout, Limits, MapRequest, MappedFile, Mm, NewMm, Placement, Sharing, Source,
+};
 
 struct Page {
     backing: Backing,
@@ -227,8 +229,12 @@ impl Guest {
     }
 
     pub(super) fn fork(&self) -> Self {
+        self.fork_in(Company::Alone)
+    }
+
+    pub(super) fn fork_in(&self, company: Company) -> Self {
         let space = space(self.mm.memory());
-        let mm = self.mm.fork(Arc::clone(&space) as Arc<dyn AddressSpace>).unwrap();
+        let mm = self.mm.fork(Arc::clone(&space) as Arc<dyn AddressSpace>, company).unwrap();
         Self { mm, space }
     }
 

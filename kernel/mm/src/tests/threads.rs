@@ -7,7 +7,7 @@ use usermem::ptr::UserMemory;
 use usermem::{Addr, PAGE_SIZE};
 
 use super::fake::{BASE, Guest, memory};
-use crate::Advice;
+use crate::{Advice, Company};
 
 const PAGES: u64 = 24;
 
@@ -74,4 +74,48 @@ fn writes_survive_forks() {
     }
     memory.reclaim();
     assert_eq!(memory.reserved().allocated, 0);
+}
+
+#[test]
+fn a_child_sees_no_write_without_those_before_it() {
+    /// Runs of one page each: what a fork would copy.
+    const RUNS: u64 = 80;
+    let memory = memory();
+    {
+        let guest = Guest::new(&memory);
+        let at = [0, RUNS / 2, RUNS - 1].map(|run| BASE + run * 2 * PAGE_SIZE);
+        for run in 0..RUNS {
+            let at = BASE + run * 2 * PAGE_SIZE;
+            guest.map_anonymous(at, 1, Prot::READ | Prot::WRITE).unwrap();
+            guest.store(at, 0).unwrap();
+        }
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (guest, done) = (&guest, &done);
+            scope.spawn(move || {
+                let mut round = 0;
+                while !done.load(Ordering::Relaxed) {
+                    round += 1;
+                    // First up, then down: each order of the fork's meets one that it could tear.
+                    let order = if round % 2 == 0 { [0, 1, 2] } else { [2, 1, 0] };
+                    for run in order {
+                        guest.store(at[run], round).unwrap();
+                    }
+                }
+            });
+            let torn = (0..1000).find_map(|_| {
+                let child = guest.fork_in(Company::Shared);
+                let seen = at.map(|at| child.load(at).unwrap());
+                let newest = seen.iter().copied().max().unwrap();
+                let mut order = seen;
+                if newest % 2 == 1 {
+                    order.reverse();
+                }
+                let is_whole = order.is_sorted_by(|earlier, later| earlier >= later);
+                (!is_whole || seen.iter().any(|&value| value + 1 < newest)).then_some(seen)
+            });
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(torn, None);
+        });
+    }
 }
