@@ -37,9 +37,26 @@ enum Command {
     Syscalls(syscalls::SyscallsArgs),
 }
 
+/// What describing all options may take of a stack: more, unoptimised, than some callers' limit gives the first thread.
+const PARSER_STACK: usize = 1 << 20;
+
+/// Parses the arguments: where the stack is small, on one of its own, which is gone before anything else is done.
+fn parse() -> Result<Cli, clap::Error> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Stack).current;
+    if limit.is_none_or(|limit| limit >= PARSER_STACK as u64) {
+        return Cli::try_parse();
+    }
+    let parser = std::thread::Builder::new().stack_size(PARSER_STACK).spawn(Cli::try_parse);
+    match parser.map(std::thread::JoinHandle::join) {
+        Ok(Ok(parsed)) => parsed,
+        // No thread: the small stack may do.
+        _ => Cli::try_parse(),
+    }
+}
+
 /// Parses the arguments and runs the subcommand; returns the exit status.
 pub(crate) fn main() -> u8 {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to standard output with status 0; a usage error is our failure, as `docker run` has it.
