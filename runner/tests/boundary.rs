@@ -99,7 +99,11 @@ fn check(who: As) {
         .expect("starts");
     let launcher = child.id();
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    while lines.next().expect("the guest says that it is done").expect("text") != "up" {}
+    let mut said = Vec::new();
+    while said.last().is_none_or(|line| line != "up") {
+        let next = lines.next().unwrap_or_else(|| panic!("the guest ended early: {:?}, {said:?}", child.wait()));
+        said.push(next.expect("text"));
+    }
     let processes = descendants(launcher);
     let (&sandbox, stubs) = processes.split_first().expect("a sandbox process");
     let ours = executable(sandbox, |_| true);
