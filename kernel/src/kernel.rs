@@ -439,9 +439,11 @@ impl Kernel {
         }
     }
 
-    /// A process signals init: what would reach an init's handler is handed on to the command.
+    /// A process signals init: what would reach an init's handler is handed on to the command. That of a CPU's exception would
+    /// not, since an init hands on what it is asked, not what it does wrong itself.
     pub(crate) fn signal_from_guest_to_init(&self, info: SigInfo) {
-        if info.signal.is_unblockable() || info.signal == Signal::CHLD {
+        let own = SigSet::UNBLOCKABLE.union(SigSet::SYNCHRONOUS).with(Signal::CHLD);
+        if own.contains(info.signal) {
             return;
         }
         if let Some(group) = self.main_pid().and_then(|pid| self.tasks.group(pid)) {

@@ -551,6 +551,7 @@ fn init_is_immune_and_hands_signals_on() {
     let program = vec![
         call(|task| {
             task.kill(SignalTarget::Process(Pid(1)), Some(Signal::KILL))?;
+            task.kill(SignalTarget::Process(Pid(1)), Some(Signal::SEGV))?;
             Ok(1)
         }),
         call(|task| {
