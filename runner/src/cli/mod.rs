@@ -37,26 +37,27 @@ enum Command {
     Syscalls(syscalls::SyscallsArgs),
 }
 
-/// What describing all options may take of a stack: more, unoptimised, than some callers' limit gives the first thread.
-const PARSER_STACK: usize = 1 << 20;
+/// What describing all options, or making a kernel, may take of a stack: more than some callers' limit gives the first thread.
+const ROOM: usize = 1 << 20;
 
-/// Parses the arguments: where the stack is small, on one of its own, which is gone before anything else is done.
-fn parse() -> Result<Cli, clap::Error> {
+/// Does `work`: where the stack is small on one of its own, which is gone when it is done.
+pub(crate) fn with_room<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Stack).current;
-    if limit.is_none_or(|limit| limit >= PARSER_STACK as u64) {
-        return Cli::try_parse();
+    if limit.is_none_or(|limit| limit >= ROOM as u64) {
+        return work();
     }
-    let parser = std::thread::Builder::new().stack_size(PARSER_STACK).spawn(Cli::try_parse);
-    match parser.map(std::thread::JoinHandle::join) {
-        Ok(Ok(parsed)) => parsed,
-        // No thread: the small stack may do.
-        _ => Cli::try_parse(),
+    let done = std::thread::Builder::new().stack_size(ROOM).spawn(work).map(std::thread::JoinHandle::join);
+    match done {
+        Ok(Ok(done)) => done,
+        // A panic has said so, and ends the process in itself (`panic = "abort"`).
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(error) => panic!("no thread: {error}"),
     }
 }
 
 /// Parses the arguments and runs the subcommand; returns the exit status.
 pub(crate) fn main() -> u8 {
-    let cli = match parse() {
+    let cli = match with_room(Cli::try_parse) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to standard output with status 0; a usage error is our failure, as `docker run` has it.

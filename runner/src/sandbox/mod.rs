@@ -70,7 +70,8 @@ fn enter(mut setup: Setup, control: &Arc<Control>) -> Outcome<u8> {
     if control.is_closed() {
         host::exit_now(crate::failure::STATUS_OURS);
     }
-    crate::boot::Boot { setup, view, memory, resolver, oom, control: Arc::clone(control) }.run()
+    let boot = crate::boot::Boot { setup, view, memory, resolver, oom, control: Arc::clone(control) };
+    crate::cli::with_room(move || boot.run())
 }
 
 /// What a host that refuses to mount leaves to do.
