@@ -1,7 +1,8 @@
 # Programs that need a terminal, at pseudo-terminals that a Python program plays.
 # needs: bash python3 script vim less tmux stty tty
 dir=$(/usr/bin/mktemp -d); cd "$dir" || exit 1
-export TERM=xterm LANG=C.UTF-8 HOME="$dir" PS1='> ' PYTHON_BASIC_REPL=1
+# SHELL: tmux starts its windows with the user's shell, which for nobody is one that refuses.
+export TERM=xterm LANG=C.UTF-8 HOME="$dir" PS1='> ' PYTHON_BASIC_REPL=1 SHELL=/bin/sh
 /usr/bin/cat > drive.py <<'END'
 import os, pty, re, select, struct, sys, fcntl, termios, time
 
@@ -61,7 +62,7 @@ drive('vim', ['vim', '-u', 'NONE', '-n', 'new'], 'new', b'ihello\x1b', b'yypA wo
 END
 /usr/bin/cat new; printf '%s\n' '%s/hello/bye/' wq | /usr/bin/vim -u NONE -es lines new; /usr/bin/vim -u NONE -es -c '%s/hello/bye/' -c wq new; /usr/bin/cat new
 drive <<'END'
-drive('tmux', ['tmux', '-S', 'socket', '-f', '/dev/null', 'new', 'bash --norc --noprofile'], '>', b'echo $((7*6))\r', '42', b'stty size\r', '23 80', b'exit\r')
+drive('tmux', ['tmux', '-S', 'socket', '-f', '/dev/null', 'new', 'bash --norc --noprofile'], '> ', b'echo $((7*6))\r', '42', b'stty size\r', '23 80', b'exit\r')
 END
 /usr/bin/tmux -S socket -f /dev/null new -d -x 100 -y 30 'stty size; echo ready; read line; echo got:$line; read line'
 until /usr/bin/tmux -S socket capture-pane -p | /usr/bin/grep ready; do /usr/bin/sleep 0.1; done
