@@ -326,22 +326,20 @@ fn epoll_ctl(task: &mut Task, epoll: Fd, EpollOp(op): EpollOp, fd: Fd, event: In
     set.control(fd.0, &file, control)
 }
 
-/// Most events that one call answers; fewer than asked for are allowed.
-const EVENTS_MAX: usize = 4096;
-
-/// The core of the three forms: `EINTR` on any signal, never restarted.
+/// The core of the three forms: `EINTR` on any signal, never restarted. What one call answers is bounded by the files in
+/// the set, whatever `max` says: programs that ask for as many as they have there rely on getting all of them.
 fn epoll_until(task: &mut Task, epoll: Fd, out: Addr, max: i32, deadline_ns: Option<u64>) -> Result<usize, Errno> {
     let max = usize::try_from(max).ok().filter(|&max| max > 0 && max <= i32::MAX as usize / 12).ok_or(Errno::EINVAL)?;
     let file = task.fds().get(epoll.0)?;
     let set = Epoll::of(&file)?;
     let events = loop {
-        let events = set.collect(max.min(EVENTS_MAX));
+        let events = set.collect(max);
         if !events.is_empty() || deadline_ns == Some(0) {
             break events;
         }
         match task.block_on(&[(&*file, EventMask::IN)], deadline_ns) {
             Ok(()) => {}
-            Err(Blocked::TimedOut) => break set.collect(max.min(EVENTS_MAX)),
+            Err(Blocked::TimedOut) => break set.collect(max),
             Err(Blocked::Interrupted) => return Err(Errno::EINTR),
         }
     };

@@ -21,6 +21,8 @@ pub(crate) struct Gen {
     command: u64,
     /// The length that the last buffer has.
     buffer: usize,
+    /// The last signal number that was made: what comes with it names the same one.
+    signal: u64,
     frame: Vec<u8>,
 }
 
@@ -49,6 +51,9 @@ const IOCTL: &[u64] = &[
     0x5421,
     0x5422,
     0x5429,
+    0x5423,
+    0x5424,
+    0x5437,
     0x5450,
     0x5451,
     0x5452,
@@ -164,7 +169,7 @@ impl Gen {
     /// Thread `index`'s; `forbidden` is the supervisor.
     pub(crate) fn new(rng: Rng, index: u64, forbidden: i32) -> Self {
         let recent = [u64::MAX; 8];
-        Self { rng, own: Own::new(index), recent, forbidden, command: 0, buffer: 64, frame: arena::frame() }
+        Self { rng, own: Own::new(index), recent, forbidden, command: 0, buffer: 64, signal: 10, frame: arena::frame() }
     }
 
     /// Keeps a result for later arguments.
@@ -220,6 +225,16 @@ impl Gen {
         }
     }
 
+    /// One of `fds`, mostly.
+    fn fd_of(&mut self, fds: &[u64]) -> u64 {
+        if self.rng.chance(85) { self.rng.pick(fds) } else { self.fd() }
+    }
+
+    /// The result of a call before.
+    pub(crate) fn recent(&mut self) -> u64 {
+        self.rng.pick(&self.recent)
+    }
+
     fn dir(&mut self) -> u64 {
         match self.rng.below(100) {
             0..70 => (-100_i64).cast_unsigned(),
@@ -230,7 +245,7 @@ impl Gen {
 
     fn new_fd(&mut self) -> u64 {
         match self.rng.below(100) {
-            0..88 => 60 + self.rng.below(68),
+            0..88 => u64::from(tree::END_FD.cast_unsigned()) + self.rng.below(68),
             88..92 => self.rng.pick(&self.recent),
             92..97 => self.fd(),
             _ => self.rng.interesting(),
@@ -314,7 +329,7 @@ impl Gen {
     }
 
     fn sig(&mut self) -> u64 {
-        match self.rng.below(100) {
+        self.signal = match self.rng.below(100) {
             0..20 => 0,
             20..88 => match 1 + self.rng.below(64) {
                 9 | 19 | KICK if !self.rng.chance(5) => 10,
@@ -322,7 +337,8 @@ impl Gen {
             },
             88..95 => self.rng.pick(&[10, 12, 17, 18, 20, 34, 64]),
             _ => self.rng.pick(&[65, 66, u64::MAX, 1 << 31, 128]),
-        }
+        };
+        self.signal
     }
 
     fn set(&mut self) -> u64 {
@@ -497,6 +513,7 @@ impl Gen {
         }
         match kind {
             Kind::Fd => self.fd(),
+            Kind::FdOf(fds) => self.fd_of(fds),
             Kind::Dir => self.dir(),
             Kind::NewFd => self.new_fd(),
             Kind::Path => self.path(),
@@ -590,7 +607,7 @@ impl Gen {
                 if self.rng.chance(15) { 0 } else { self.words(&[handler, flags, raw::restorer(), mask]) }
             }
             Kind::SigInfo => {
-                let sig = self.sig() & 0xffff_ffff;
+                let sig = if self.rng.chance(85) { self.signal } else { self.sig() } & 0xffff_ffff;
                 let code = self.rng.pick(&[0xffff_ffff_u64, 0xffff_fffe, 0, 1, 0xffff_fffa, 0x80]);
                 let mut words = [0; 16];
                 words[0] = sig;
@@ -610,9 +627,9 @@ impl Gen {
             Kind::Clock => self.value(&[0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 0xffff_fffe, 0xffff_fffd, 0xffff_ffd6]),
             Kind::Timer => {
                 if self.rng.chance(70) {
-                    self.rng.below(8)
+                    self.rng.below(4)
                 } else {
-                    self.rng.pick(&self.recent)
+                    self.recent()
                 }
             }
             Kind::SigEvent => self.sigevent(),
@@ -635,6 +652,12 @@ impl Gen {
                 match self.command {
                     0x5402..=0x5404 | 0x540b | 0x5414 | 0x402c_542b..=0x402c_542d => self.terminal_settings(),
                     0x5410 | 0x8901 | 0x8902 => self.image(&pid.to_le_bytes()),
+                    // A flag's new state, a packet mode's, a lock's, how a peer is opened, what to forget.
+                    0x5409..=0x540a | 0x540e | 0x5425 | 0x5441 => self.rng.pick(&[0, 1, 2, 3, 0o402]),
+                    0x5420 | 0x5450..=0x5452 | 0x4004_5431 | 0x5421 | 0x5423 => {
+                        let flag = self.rng.pick(&[0_u64, 1, 1, 0xffff_ffff]);
+                        self.image(&flag.to_le_bytes())
+                    }
                     _ if self.rng.chance(75) => {
                         let fd = self.fd();
                         self.words(&[fd & 0xffff_ffff, 0, 16, 0, 0, 0, 0, 0])
@@ -721,10 +744,7 @@ impl Gen {
                 let priority = self.rng.pick(&[0_u64, 0, 0, 1, 99]);
                 self.words(&[priority])
             }
-            Kind::SchedAttr => {
-                let size = self.rng.pick(&[48_u64, 56, 48, 0, 100]);
-                self.words(&[size, 0, 0, 0, 0, 0, 0])
-            }
+            Kind::SchedAttr => self.scheduling(),
             Kind::SetAndSize => {
                 let set = self.set();
                 if self.rng.chance(40) { 0 } else { self.words(&[set, 8]) }
@@ -740,6 +760,10 @@ impl Gen {
             Kind::QueueName => self.queue_name(),
             Kind::QueueAttr => self.queue_attributes(),
             Kind::Rseq => self.restartable_sequence(),
+            Kind::Object(family) => self.object(*family),
+            Kind::Recent => self.recent(),
+            Kind::WaitId if self.command == 3 => self.fd_of(&[tree::PIDFD]),
+            Kind::WaitId => self.pid(),
             Kind::RobustList => {
                 let head = self.own.take(24);
                 let (next, offset, pending) = match self.rng.below(4) {

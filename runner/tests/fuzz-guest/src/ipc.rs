@@ -1,7 +1,45 @@
-//! Structures of calls between processes and about terminals: semaphore operations, messages, queue attributes, terminal
-//! settings, window sizes, restartable sequences. Mostly what the calls take, with a word that is not.
+//! Structures of calls between processes, about terminals and about scheduling: semaphore operations, messages, queue
+//! attributes, terminal settings, window sizes, restartable sequences, scheduling attributes. Mostly what the calls take,
+//! with a word that is not. Also what a worker makes before its calls, so that they find more than wrong ids: System V
+//! objects, timers, a controlling terminal.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::args::Gen;
+use crate::random::Rng;
+use crate::{raw, tree};
+
+/// System V objects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Family {
+    Memory,
+    Semaphores,
+    Messages,
+}
+
+/// Ids of two objects of each family, which [`make_objects`] sets before a worker has threads: Relaxed.
+static OBJECTS: [[AtomicU64; 2]; 3] = [const { [const { AtomicU64::new(0) }; 2] }; 3];
+
+/// Makes what calls are to find in a new worker.
+pub(crate) fn make_objects(rng: &mut Rng) {
+    // SAFETY: the calls make objects, and read and write words that live here.
+    let made = |nr: i64, args: [u64; 6]| unsafe { raw::call(nr.cast_unsigned(), args) };
+    let makers = [(libc::SYS_shmget, [8192, 0o1666]), (libc::SYS_semget, [3, 0o1666]), (libc::SYS_msgget, [0o1666, 0])];
+    for (ids, (nr, [first, second])) in OBJECTS.iter().zip(makers) {
+        for (key, id) in [0, 1234].into_iter().zip(ids) {
+            id.store(made(nr, [key, first, second, 0, 0, 0]).cast_unsigned(), Ordering::Relaxed);
+        }
+    }
+    let mut timer = 0_u64;
+    for clock in [0, 1, 2, 3] {
+        // What an expiry sends is ignored unless somebody handles it.
+        let event = [7_u64, libc::SIGURG.cast_unsigned().into(), 0, 0, 0, 0, 0, 0];
+        made(libc::SYS_timer_create, [clock, event.as_ptr() as u64, &raw mut timer as u64, 0, 0, 0]);
+    }
+    if rng.chance(30) {
+        made(libc::SYS_ioctl, [tree::TERMINAL, libc::TIOCSCTTY, 0, 0, 0, 0]);
+    }
+}
 
 impl Gen {
     /// `struct sembuf`, some of them.
@@ -16,6 +54,27 @@ impl Gen {
         }
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         self.image(&bytes)
+    }
+
+    /// The id of an object of `family`: one of those that were there, or that a call made.
+    pub(crate) fn object(&mut self, family: Family) -> u64 {
+        match self.rng.below(10) {
+            0..7 => OBJECTS[family as usize][usize::from(self.rng.chance(50))].load(Ordering::Relaxed),
+            7 | 8 => self.recent(),
+            _ => self.rng.pick(&[0, 1, 2, 0x8000, u64::MAX]),
+        }
+    }
+
+    /// `struct sched_attr`: size and policy, flags, niceness and priority, three times, and two shares of a processor.
+    pub(crate) fn scheduling(&mut self) -> u64 {
+        let size = self.rng.pick(&[48_u64, 56, 48, 0, 100]);
+        let policy = self.rng.pick(&[0_u64, 0, 1, 2, 3, 5, 6, 7, 0xffff_ffff]);
+        let flags = self.rng.pick(&[0_u64, 0, 1, 2, 4, 8, 0x18, 0x60, 1 << 40]);
+        let niceness = self.rng.pick(&[0_u64, 0, 5, 19, 20, 0xffff_ffec, 0xffff_ffff]);
+        let priority = self.rng.pick(&[0_u64, 0, 1, 99, 100]);
+        let time = self.rng.pick(&[0_u64, 1_000_000, 1 << 63]);
+        let shares = self.rng.pick(&[0_u64, 1024 << 32, u64::MAX]);
+        self.words(&[size | policy << 32, flags, niceness | priority << 32, time, time, time, shares])
     }
 
     /// `struct msgbuf`: a type and a text.

@@ -3,6 +3,7 @@
 //! | word | argument |
 //! | --- | --- |
 //! | `fd` `dir` `nfd` | a descriptor; a directory's; a number for a new one |
+//! | `@a,b` | one of these descriptors, which [`crate::tree`] opens; sometimes any other |
 //! | `path` `name` | a path; the name of an attribute |
 //! | `in` `out` | memory to read, of random bytes; memory to write |
 //! | `len` `off` `int` | a length; a file position; any number |
@@ -13,12 +14,16 @@
 //! A `~` before the name: the call may sleep without end. A `!`: only a child of its own makes it, for its caller would
 //! be gone.
 
+use crate::ipc::Family;
+
 /// What an argument is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Fd,
     Dir,
     NewFd,
+    /// A descriptor of the kind that the call is for: one of these numbers.
+    FdOf(Vec<u64>),
     Path,
     Name,
     In,
@@ -97,6 +102,12 @@ pub(crate) enum Kind {
     QueueName,
     QueueAttr,
     Rseq,
+    /// The id of an object that outlives processes.
+    Object(Family),
+    /// The result of a call before.
+    Recent,
+    /// What `waitid` waits for: a process, a group or a pidfd.
+    WaitId,
 }
 
 /// A call and its arguments.
@@ -131,6 +142,9 @@ fn kind(word: &str) -> Kind {
     }
     if let Some(list) = word.strip_prefix('|') {
         return Kind::Bits(list.split(',').map(number).collect());
+    }
+    if let Some(list) = word.strip_prefix('@') {
+        return Kind::FdOf(list.split(',').map(number).collect());
     }
     match word {
         "fd" => Kind::Fd,
@@ -211,6 +225,11 @@ fn kind(word: &str) -> Kind {
         "mqname" => Kind::QueueName,
         "mqattr" => Kind::QueueAttr,
         "rseq" => Kind::Rseq,
+        "shmid" => Kind::Object(Family::Memory),
+        "semid" => Kind::Object(Family::Semaphores),
+        "msgid" => Kind::Object(Family::Messages),
+        "recent" => Kind::Recent,
+        "waitid" => Kind::WaitId,
         _ => panic!("{word} is no kind of argument"),
     }
 }
@@ -257,5 +276,6 @@ mod tests {
     #[test]
     fn numbers_are_read_in_three_bases() {
         assert_eq!(kind("=1,0x10,0o10,-1"), Kind::One(vec![1, 16, 8, u64::MAX]));
+        assert_eq!(kind("@30,31"), Kind::FdOf(vec![30, 31]));
     }
 }

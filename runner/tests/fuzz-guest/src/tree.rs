@@ -16,6 +16,11 @@ pub(crate) const ROOT: &str = "/tmp/casemate-fuzz";
 pub(crate) const FIRST_FD: i32 = 10;
 pub(crate) const END_FD: i32 = FIRST_FD + 50;
 
+/// Numbers of the descriptors of the worker itself, of a pseudo-terminal's master and of its slave.
+pub(crate) const PIDFD: u64 = 49;
+const MASTER: u64 = 47;
+pub(crate) const TERMINAL: u64 = 58;
+
 /// Paths to name: in the tree, across file systems, in `/proc`; there, not there, wrong.
 pub(crate) const PATHS: &[&[u8]] = &[
     b"f",
@@ -69,6 +74,7 @@ pub(crate) const PATHS: &[&[u8]] = &[
     b"/dev/tty",
     b"/dev/ptmx",
     b"/dev/pts",
+    b"/dev/pts/0",
     b"/proc/self",
     b"/proc/self/status",
     b"/proc/self/maps",
@@ -92,6 +98,15 @@ pub(crate) const PATHS: &[&[u8]] = &[
     b"/proc/self/smaps",
     b"/proc/self/pagemap",
     b"/proc/self/ns",
+    b"/proc/self/timers",
+    b"/proc/self/syscall",
+    b"/proc/self/wchan",
+    b"/proc/self/io",
+    b"/proc/self/fdinfo/28",
+    b"/proc/thread-self/children",
+    b"/proc/sysvipc/shm",
+    b"/proc/sysvipc/sem",
+    b"/proc/sysvipc/msg",
     b"/proc/meminfo",
     b"/proc/stat",
     b"/proc/uptime",
@@ -111,6 +126,7 @@ pub(crate) const PATHS: &[&[u8]] = &[
     b"/run",
     b"/dev/shm",
     b"/dev/mqueue",
+    b"/dev/mqueue/q1",
 ];
 
 /// The absolute folders among them whose permissions calls may have changed.
@@ -394,6 +410,10 @@ pub(crate) fn open_all() {
     let queue = (libc::O_RDWR | libc::O_CREAT).cast_unsigned().into();
     keep(made(libc::SYS_mq_open, c"q1".as_ptr() as u64, queue, 0o666, 0));
     keep(made(libc::SYS_mq_open, c"q2".as_ptr() as u64, queue | flags, 0o666, 0));
+    let unlocked = 0_u32;
+    made(libc::SYS_ioctl, MASTER, libc::TIOCSPTLCK, &raw const unlocked as u64, 0);
+    let as_terminal = u64::from((libc::O_RDWR | libc::O_NOCTTY).cast_unsigned()) | flags;
+    keep(made(libc::SYS_ioctl, MASTER, libc::TIOCGPTPEER, as_terminal, 0));
 }
 
 /// Number of the descriptor of the file `big`, to map, and of a file of the host.

@@ -6,7 +6,7 @@ use crate::args::{Gen, KICK};
 use crate::random::Rng;
 use crate::raw::{self, Call};
 use crate::spec::{Kind, Spec};
-use crate::{arena, tree};
+use crate::{arena, ipc, tree};
 
 /// Numbers that are counted.
 pub(crate) const NUMBERS: usize = abi::nr::COUNT;
@@ -100,6 +100,7 @@ fn prepare(rng: &mut Rng) {
     }
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     tree::open_all();
+    ipc::make_objects(rng);
     arena::set_up(tree::BIG, tree::HOST, rng);
     if rng.chance(40) {
         made(libc::SYS_setgroups, [0; 6]);

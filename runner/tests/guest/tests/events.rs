@@ -105,6 +105,33 @@ fn epoll_waits_with_a_mask_and_in_nanoseconds() {
 }
 
 #[test]
+fn one_epoll_wait_answers_all_that_are_ready() {
+    in_child(|| {
+        let mut limit = [0_u64; 2];
+        let _ = sys!(getrlimit, libc::RLIMIT_NOFILE, limit.as_mut_ptr());
+        let [_, most] = limit;
+        let count = usize::try_from(most.clamp(200, 6000) - 100).unwrap_or(0);
+        let raised = sys!(setrlimit, libc::RLIMIT_NOFILE, [count as u64 + 100, most].as_ptr());
+        let (epoll, event) = (sys!(epoll_create1, 0).unwrap_or(-1), sys!(eventfd2, 1, 0).unwrap_or(-1));
+        let added = (0..count).filter(|&n| {
+            let copy = sys!(dup, event).unwrap_or(-1);
+            control(epoll, ADD, copy, libc::EPOLLIN, n as u64) == Ok(0)
+        });
+        let added = added.count();
+        let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; count];
+        let told = sys!(epoll_wait, epoll, events.as_mut_ptr(), count, 0);
+        let mut seen: Vec<u64> = events.iter().map(|event| event.u64).collect();
+        seen.sort_unstable();
+        steps(&[
+            raised == Ok(0),
+            added == count,
+            told == Ok(i64::try_from(count).unwrap_or(-1)),
+            seen.iter().enumerate().all(|(at, &n)| at as u64 == n),
+        ])
+    });
+}
+
+#[test]
 fn ppoll_and_pselect_take_masks() {
     in_child(|| {
         handle(libc::SIGUSR1, ignore);
