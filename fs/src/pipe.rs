@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::Errno;
 use abi::fs::OpenFlags;
@@ -62,6 +63,9 @@ struct Packet {
 pub struct Pipe {
     state: Mutex<State>,
     queue: WaitQueue,
+    /// Somebody wanted a signal for what happens (`O_ASYNC`), perhaps no longer: which comes before the call returns that
+    /// it is for, so no wake-up waits. Relaxed: a hint.
+    prompt: AtomicBool,
 }
 
 impl Pipe {
@@ -78,7 +82,7 @@ impl Pipe {
             reader_opens: 0,
             writer_opens: 0,
         };
-        Self { state: Mutex::new(lockclass::PIPE, state), queue: WaitQueue::new() }
+        Self { state: Mutex::new(lockclass::PIPE, state), queue: WaitQueue::new(), prompt: AtomicBool::new(false) }
     }
 
     /// Most bytes it holds, `F_GETPIPE_SZ`.
@@ -403,8 +407,11 @@ impl FileOps for PipeEnd {
         let direct = file.flags().contains(OpenFlags::O_DIRECT);
         let (n, filled) = self.pipe.put(src, if direct { Borders::Packets } else { Borders::Joined })?;
         // Short messages are waited for; of long ones there will be more.
-        let may_wait = n >= PIPE_BUF && filled == Filled::Little && !self.pipe.queue.is_empty();
-        if !(may_wait && ctx.blocker.wake_readers_later(&self.pipe)) {
+        let may_wait = n >= PIPE_BUF
+            && filled == Filled::Little
+            && !self.pipe.queue.is_empty()
+            && !self.pipe.prompt.load(Ordering::Relaxed);
+        if n > 0 && !(may_wait && ctx.blocker.wake_readers_later(&self.pipe)) {
             self.pipe.wake_readers();
         }
         Ok(n)
@@ -453,6 +460,25 @@ impl FileOps for PipeEnd {
         Some(&self.pipe.queue)
     }
 
+    fn signals_for(&self) -> Option<EventMask> {
+        self.pipe.prompt.store(true, Ordering::Relaxed);
+        let side = |is_ours: bool, mask: EventMask| if is_ours { mask } else { EventMask::empty() };
+        Some(side(self.reads, EventMask::IN) | side(self.writes, EventMask::OUT))
+    }
+
+    fn to_tell(&self, events: EventMask) -> EventMask {
+        let ready = self.readiness(events);
+        let mut told = events & ready & (EventMask::IN | EventMask::OUT);
+        // The other side's end is an end of waiting.
+        if self.reads && ready.contains(EventMask::HUP) {
+            told |= EventMask::IN;
+        }
+        if self.writes && ready.contains(EventMask::ERR) {
+            told |= EventMask::OUT;
+        }
+        told
+    }
+
     fn pipe(&self) -> Option<&Arc<Pipe>> {
         Some(&self.pipe)
     }
@@ -475,6 +501,9 @@ pub fn create(uid: Uid, gid: Gid, flags: OpenFlags) -> (Arc<File>, Arc<File>) {
     };
     (file(reader, abi::fs::O_RDONLY), file(writer, abi::fs::O_WRONLY))
 }
+
+/// The event that a FIFO is opened, of which only those hear who wait to open it: nothing becomes ready by it.
+const OPENED: EventMask = EventMask::PRI;
 
 /// Waits for the other side of a FIFO to be opened.
 struct OtherSide<'a> {
@@ -517,10 +546,10 @@ pub(crate) fn open_fifo(ctx: &Context<'_>, place: Path, flags: OpenFlags) -> Res
     }
     // Dropped again on error, which tells the others.
     let (end, other) = pipe.open_side(reads, writes);
-    pipe.queue.wake(EventMask::all());
+    pipe.queue.wake(OPENED);
     if reads != writes && !nonblocking && !unnamed {
         while !other.came() {
-            ctx.blocker.wait(&other, EventMask::READABLE | EventMask::WRITABLE)?;
+            ctx.blocker.wait(&other, OPENED)?;
         }
     }
     Ok(File::new(Arc::new(end), place, flags))

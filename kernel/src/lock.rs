@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kernel.ext ─ kernel.tasks ─ group.signals ─ group.handlers ─ thread.signals ─ thread.parts
-//!                                                                        (leaves: fd table, fs state, timers, quota)
+//!                                                                        (leaves: fd table, fs state, quota)
 //! kernel.futex ─ [mm]   kernel.ipc ─ [memory file]
 //! ```
 //! A wait queue or parker may be woken under any of them (they are leaves). User memory is never touched under a lock of
@@ -40,8 +40,8 @@ pub(crate) const FD_TABLE: LockClass = LockClass::new("kernel.fdtable", 3000);
 pub(crate) const FS_STATE: LockClass = LockClass::new("kernel.fs_state", 3010);
 /// Resource limits of a group.
 pub(crate) const LIMITS: LockClass = LockClass::new("group.limits", 3020);
-/// The timer thread's heap.
-pub(crate) const TIMERS: LockClass = LockClass::new("kernel.timers", 3100);
+/// The timer thread's heap; a leaf, because whoever becomes ready may have a signal sent from there.
+pub(crate) const TIMERS: LockClass = LockClass::leaf("kernel.timers");
 /// Clock parameters and the page they are published on.
 pub(crate) const CLOCKS: LockClass = LockClass::new("kernel.clocks", 3105);
 /// Load averages.

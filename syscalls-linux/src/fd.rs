@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use abi::Errno;
 use abi::fs::{CloseRangeFlags, FD_CLOEXEC, FOwnerEx, Flock, FlockOp, OpenFlags, Seals};
-use abi::ioctl::FIGETBSZ;
+use abi::ioctl::{FIGETBSZ, FIOGETOWN, FIOSETOWN, SIOCGPGRP, SIOCSPGRP};
 use abi::tty::{FIOASYNC, FIOCLEX, FIONBIO, FIONCLEX, FIONREAD, FIOQSIZE, TIOCGPTPEER};
-use fs::vfs::{File, FileType, FlockKind, LockKind, LockRange, Owner};
+use fs::vfs::{File, FileType, FlockKind, LockKind, LockRange};
 use kernel::error::{Restart, SysErr};
 use kernel::fdtable::CloseOnExec;
 use kernel::syscall::SysResult;
@@ -147,7 +147,10 @@ fn fcntl(task: &mut Task, fd: Fd, FcntlCmd(cmd): FcntlCmd, arg: Hex) -> SysResul
         }
         abi::fs::F_GETFL => Ok(u64::from(file.flags_and_access())),
         abi::fs::F_SETFL => {
-            file.set_flags(OpenFlags::from_bits_retain(low))?;
+            let flags = OpenFlags::from_bits_retain(low);
+            // Where no signals come of it, it is ignored.
+            task.set_async(fd.0, &file, flags).or_else(|e| if e == Errno::ENOTTY { Ok(()) } else { Err(e) })?;
+            file.set_flags(flags)?;
             Ok(0)
         }
         abi::fs::F_GETLK | abi::fs::F_OFD_GETLK => get_lock(task, &file, cmd, Addr(arg.0)),
@@ -173,21 +176,15 @@ fn dup_from(task: &Task, file: Arc<File>, min: u32, cloexec: CloseOnExec) -> Sys
 
 /// Commands of `fcntl(2)` about what is open and not about the number.
 fn file_command(task: &Task, file: &File, cmd: u32, low: u32, arg: u64) -> SysResult {
-    let owner = file.owner();
     match cmd {
-        abi::fs::F_GETOWN => {
-            let id = if owner.kind == abi::fs::F_OWNER_PGRP { owner.id.wrapping_neg() } else { owner.id };
-            Ok(i64::from(id).cast_unsigned())
-        }
+        abi::fs::F_GETOWN => Ok(i64::from(owner_id(task, file)).cast_unsigned()),
         abi::fs::F_SETOWN => {
-            let id = low.cast_signed();
-            let kind = if id < 0 { abi::fs::F_OWNER_PGRP } else { abi::fs::F_OWNER_PID };
-            let id = id.checked_abs().ok_or(Errno::EINVAL)?;
-            file.set_owner(Owner { kind, id, ..owner });
+            task.set_file_owner_by_id(file, low.cast_signed())?;
             Ok(0)
         }
         abi::fs::F_GETOWN_EX => {
-            mem::write(task, Addr(arg), &FOwnerEx { r#type: owner.kind, pid: owner.id })?;
+            let (kind, pid) = task.owner_of_file(file);
+            mem::write(task, Addr(arg), &FOwnerEx { r#type: kind, pid })?;
             Ok(0)
         }
         abi::fs::F_SETOWN_EX => {
@@ -195,13 +192,17 @@ fn file_command(task: &Task, file: &File, cmd: u32, low: u32, arg: u64) -> SysRe
             if !(abi::fs::F_OWNER_TID..=abi::fs::F_OWNER_PGRP).contains(&asked.r#type) {
                 return Err(Errno::EINVAL.into());
             }
-            file.set_owner(Owner { kind: asked.r#type, id: asked.pid, ..owner });
+            task.set_file_owner(file, asked.r#type, asked.pid)?;
             Ok(0)
         }
-        abi::fs::F_GETSIG => Ok(u64::from(owner.signal.cast_unsigned())),
+        abi::fs::F_GETOWNER_UIDS => {
+            mem::write(task, Addr(arg), &task.owner_uids_of_file(file))?;
+            Ok(0)
+        }
+        abi::fs::F_GETSIG => Ok(u64::from(file.owner_signal().cast_unsigned())),
         abi::fs::F_SETSIG => {
             let signal = i32::try_from(low).ok().filter(|&sig| sig <= abi::signal::NSIG).ok_or(Errno::EINVAL)?;
-            file.set_owner(Owner { signal, ..owner });
+            file.set_owner_signal(signal);
             Ok(0)
         }
         abi::fs::F_GETLEASE => Ok(2),
@@ -225,6 +226,12 @@ fn file_command(task: &Task, file: &File, cmd: u32, low: u32, arg: u64) -> SysRe
         }
         _ => Err(Errno::EINVAL.into()),
     }
+}
+
+/// Whom a file signals, as F_GETOWN has it: a process group is negative.
+fn owner_id(task: &Task, file: &File) -> i32 {
+    let (kind, id) = task.owner_of_file(file);
+    if kind == abi::fs::F_OWNER_PGRP { id.wrapping_neg() } else { id }
 }
 
 /// The bytes that a `struct flock` names, `fcntl(2)`.
@@ -343,18 +350,17 @@ fn flock(task: &mut Task, fd: Fd, Flags(op): Flags<FlockOp>) -> SysResult<()> {
 /// `ioctl(2)`: what concerns the descriptor and its flags; the rest is the file's.
 fn ioctl(task: &mut Task, fd: Fd, IoctlCmd(cmd): IoctlCmd, arg: Hex) -> SysResult {
     let file = task.fd(fd.0)?;
-    let set_flag = |flag: OpenFlags| -> SysResult {
+    let with_flag = |flag: OpenFlags| -> Result<OpenFlags, Errno> {
         let on: i32 = mem::read(task, Addr(arg.0))?;
         let mut flags = file.flags();
         flags.set(flag, on != 0);
-        file.set_flags(flags)?;
-        Ok(0)
+        Ok(flags)
     };
     match cmd {
         FIOCLEX => task.fds().set_cloexec(fd.0, CloseOnExec::Yes)?,
         FIONCLEX => task.fds().set_cloexec(fd.0, CloseOnExec::No)?,
-        FIONBIO => return set_flag(OpenFlags::O_NONBLOCK),
-        FIOASYNC => return set_flag(OpenFlags::O_ASYNC),
+        FIONBIO => file.set_flags(with_flag(OpenFlags::O_NONBLOCK)?)?,
+        FIOASYNC => task.set_async(fd.0, &file, with_flag(OpenFlags::O_ASYNC)?)?,
         TIOCGPTPEER if kernel::tty::is_master(&file) => return open_peer(task, &file, arg),
         _ => match file.ioctl(&task.fs_context(), cmd, arg.0, task.mem()) {
             Err(Errno::ENOTTY) => generic_ioctl(task, &file, cmd, Addr(arg.0))?,
@@ -385,6 +391,8 @@ fn generic_ioctl(task: &Task, file: &File, cmd: u32, at: Addr) -> Result<(), Err
         FIOQSIZE if matches!(kind, FileType::Regular | FileType::Directory | FileType::Symlink) => {
             mem::write(task, at, &(file.attr()?.blocks.saturating_mul(512)))
         }
+        FIOSETOWN | SIOCSPGRP if kind == FileType::Socket => task.set_file_owner_by_id(file, mem::read(task, at)?),
+        FIOGETOWN | SIOCGPGRP if kind == FileType::Socket => mem::write(task, at, &owner_id(task, file)),
         FIGETBSZ => mem::write(task, at, &i32::try_from(file.attr()?.blksize).unwrap_or(i32::MAX)),
         _ => Err(Errno::ENOTTY),
     }

@@ -259,6 +259,10 @@ impl FileOps for Inotify {
         Some(&self.queue)
     }
 
+    fn signals_for(&self) -> Option<EventMask> {
+        Some(EventMask::IN)
+    }
+
     fn fdinfo(&self) -> String {
         use std::fmt::Write as _;
         let state = self.state.lock();

@@ -21,6 +21,7 @@ use waiter::{EventMask, Pollable, WaitQueue};
 use crate::vfs::inode::Inode;
 use crate::vfs::mount::Path;
 use crate::vfs::notify;
+use crate::vfs::owner::Telling;
 use crate::vfs::pseudo::AnonInode;
 use crate::vfs::text::TextHold;
 use crate::vfs::types::{Attr, DirSink, FileType, StatFs};
@@ -169,6 +170,17 @@ pub trait FileOps: Any + Send + Sync {
         Ok(())
     }
 
+    /// Of which events its owner can be told by a signal, asked when `O_ASYNC` changes; `None` for files that have none to
+    /// tell.
+    fn signals_for(&self) -> Option<EventMask> {
+        None
+    }
+
+    /// What to tell the owner after a wake with `events`: `IN`, `OUT` or `HUP`, each a signal.
+    fn to_tell(&self, events: EventMask) -> EventMask {
+        events & (EventMask::IN | EventMask::OUT) & self.readiness(events)
+    }
+
     /// One descriptor of the description was closed, `close(2)`: its error is close's.
     fn flush(&self, _ctx: &Context<'_>) -> Result<(), Errno> {
         Ok(())
@@ -227,23 +239,12 @@ pub struct File {
     /// Changes under `moving`. Relaxed: who reads it without that has to expect any value.
     position: AtomicU64,
     moving: Mutex<()>,
-    /// The owner for SIGIO, kept for `F_GETOWN`: type and id.
-    owner: Mutex<Owner>,
+    /// Who is signalled when it becomes ready; see [`super::owner`].
+    pub(super) telling: Mutex<Option<Box<Telling>>>,
     /// Whether a lock was ever taken through this description. Relaxed: only a hint to skip work at close.
     locked: AtomicBool,
     /// That it writes, or that a program was started from it; ends with it.
     _hold: Option<TextHold>,
-}
-
-/// Whom `F_SETOWN` named.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Owner {
-    /// `F_OWNER_*`.
-    pub kind: i32,
-    /// Thread, process or group id.
-    pub id: i32,
-    /// Signal in place of SIGIO; 0 for SIGIO.
-    pub signal: i32,
 }
 
 /// A position that is being moved; where it is in the end, it stays.
@@ -285,12 +286,9 @@ fn kept_flags(flags: OpenFlags) -> OpenFlags {
             | OpenFlags::O_RDWR)
 }
 
-/// The flags that `F_SETFL` may change.
-const CHANGEABLE: OpenFlags = OpenFlags::O_APPEND
-    .union(OpenFlags::O_NONBLOCK)
-    .union(OpenFlags::O_ASYNC)
-    .union(OpenFlags::O_DIRECT)
-    .union(OpenFlags::O_NOATIME);
+/// The flags that `F_SETFL` may change, but for `O_ASYNC` ([`File::set_async`]).
+const CHANGEABLE: OpenFlags =
+    OpenFlags::O_APPEND.union(OpenFlags::O_NONBLOCK).union(OpenFlags::O_DIRECT).union(OpenFlags::O_NOATIME);
 
 impl File {
     /// A description of an opened object. The access mode is in `flags`.
@@ -312,7 +310,7 @@ impl File {
             flags: AtomicU32::new(kept_flags(flags).bits()),
             position: AtomicU64::new(0),
             moving: Mutex::new(lockclass::POSITION, ()),
-            owner: Mutex::new(lockclass::SLOTS, Owner::default()),
+            telling: Mutex::new(lockclass::SLOTS, None),
             locked: AtomicBool::new(false),
             _hold: hold,
         })
@@ -391,14 +389,16 @@ impl File {
         self.flags.load(Ordering::Relaxed) | access
     }
 
-    /// Changes what `F_SETFL` may change.
+    /// Changes what `F_SETFL` may change; `O_ASYNC` stays ([`File::set_async`]).
     pub fn set_flags(&self, flags: OpenFlags) -> Result<(), Errno> {
         if self.path_only {
             return Err(Errno::EBADF);
         }
-        let new = (self.flags() & !CHANGEABLE) | (flags & CHANGEABLE);
-        self.ops.flags_changed(new)?;
-        self.flags.store(new.bits(), Ordering::Relaxed);
+        let asked = |now: OpenFlags| (now & !CHANGEABLE) | (flags & CHANGEABLE);
+        self.ops.flags_changed(asked(self.flags()))?;
+        let change = |now| Some(asked(OpenFlags::from_bits_retain(now)).bits());
+        // It always succeeds.
+        let _ = self.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
         Ok(())
     }
 
@@ -407,14 +407,14 @@ impl File {
         self.flags().contains(OpenFlags::O_NONBLOCK)
     }
 
-    /// Whom `F_SETOWN` named.
-    pub fn owner(&self) -> Owner {
-        *self.owner.lock()
-    }
-
-    /// Names whom to signal.
-    pub fn set_owner(&self, owner: Owner) {
-        *self.owner.lock() = owner;
+    /// Sets the flag `O_ASYNC` and no more.
+    pub(super) fn put_async(&self, on: bool) {
+        let bit = OpenFlags::O_ASYNC.bits();
+        if on {
+            self.flags.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!bit, Ordering::Relaxed);
+        }
     }
 
     /// Notes that a file lock was taken through this description.

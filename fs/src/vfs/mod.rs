@@ -16,6 +16,7 @@ mod moment;
 mod mount;
 mod notify;
 mod open;
+mod owner;
 mod perm;
 mod pseudo;
 mod text;
@@ -25,7 +26,7 @@ mod walk;
 pub(crate) use attrs::stripped_mode;
 pub use dentry::{Dentry, dentry_cache_limit, drop_dentry_cache, set_dentry_cache_limit};
 pub use device::{DeviceKind, DeviceOpener, Devices};
-pub use file::{CURRENT, File, FileOps, Owner, Position, Sealable, SyncWhat, Whence};
+pub use file::{CURRENT, File, FileOps, Position, Sealable, SyncWhat, Whence};
 pub use inode::{
     Caching, DirOps, Inode, InodeOps, InodeSlots, NewNode, NodeKind, Rename, XattrOps, generic_attr_change,
 };

@@ -45,6 +45,9 @@ impl Task {
             self.thread().clear_work(Work::CPU_TIMERS);
             self.check_cpu_timers();
         }
+        if work.contains(Work::TIDINGS) {
+            crate::event::sigio::tell();
+        }
         if self.thread().work().contains(Work::STOP) {
             return RunState::Stop(Stop::Group { restart });
         }

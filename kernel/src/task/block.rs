@@ -18,6 +18,7 @@ use super::Task;
 use super::later::Later;
 use super::thread::{Activity, Thread, Work};
 use crate::error::{Restart, SysErr, SysResult};
+use crate::event::sigio;
 use crate::kernel::Kernel;
 
 /// Why a sleep ended without what it waited for.
@@ -86,6 +87,7 @@ impl Sleeper {
     /// Does now what was put off.
     pub(super) fn settle(&self) {
         self.later.now();
+        sigio::tell();
         drop(self.take_old_space());
     }
 

@@ -13,6 +13,7 @@ use super::set::{Session, Tree, Zombie};
 use super::state::Leave;
 use super::thread::{Activity, Parts, Thread};
 use crate::error::SysResult;
+use crate::event::sigio;
 use crate::futex::{Sharing, Word};
 use crate::ids::{INIT_PID, Pid, Tid};
 use crate::kernel::{Kernel, Stopped};
@@ -82,6 +83,7 @@ impl Task {
     pub(crate) fn finish(mut self, status: ExitStatus) {
         let old_space = self.sleeper.take_old_space();
         self.sleeper.settle();
+        sigio::end();
         let thread = Arc::clone(self.thread());
         let kernel = Arc::clone(self.kernel());
         let remaining = self.stop_taking_signals();

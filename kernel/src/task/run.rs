@@ -17,6 +17,7 @@ use super::group::ExitStatus;
 use super::state::{Kind, RunState, Stop, VforkDone};
 use super::thread::{Activity, Work};
 use crate::error::{Restart, RestartBlock, SysErr, SysResult};
+use crate::event::sigio;
 use crate::futex::{Deadline, WaitRequest};
 use crate::ids::Tid;
 use crate::signal::info::SigInfo;
@@ -58,6 +59,7 @@ impl Task {
     pub(crate) fn run(mut self, first: RunState) {
         let mut state = first;
         self.thread().clock.begin();
+        sigio::begin(self.thread());
         self.kernel().watchdog().notice(self.kernel());
         if let Some(addr) = self.set_child_tid.take() {
             // clone(2): CLONE_CHILD_SETTID; a bad address is the guest's loss, as on Linux.

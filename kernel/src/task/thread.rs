@@ -45,6 +45,8 @@ bitflags::bitflags! {
         const PAUSE = 8;
         /// Interval timers on CPU time want to be looked at.
         const CPU_TIMERS = 16;
+        /// Owners of files are to hear of events by signals.
+        const TIDINGS = 32;
     }
 }
 

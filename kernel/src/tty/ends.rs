@@ -11,9 +11,10 @@ use usermem::bytes::{IoDst, IoSrc};
 use usermem::ptr::UserMemory;
 use waiter::{EventMask, Pollable, WaitQueue};
 
-use super::control::{self, Through};
+use super::control::{self, ControllingTty, Through};
 use super::pty::{Input, Pty};
 use super::{caller, ioctl};
+use crate::ids::Pid;
 use crate::signal::types::Signal;
 
 /// Nanoseconds in the unit of `VTIME`.
@@ -68,6 +69,14 @@ impl FileOps for Master {
         Some(self.pty.master_queue())
     }
 
+    fn signals_for(&self) -> Option<EventMask> {
+        Some(EventMask::IN | EventMask::OUT)
+    }
+
+    fn to_tell(&self, events: EventMask) -> EventMask {
+        self.pty.to_tell_master(events)
+    }
+
     fn fdinfo(&self) -> String {
         format!("tty-index:\t{}\n", self.pty.index())
     }
@@ -83,6 +92,11 @@ pub(super) struct Slave {
 impl Slave {
     pub(super) fn new(pty: &Arc<Pty>, generation: u32) -> Self {
         Self { pty: Arc::clone(pty), generation }
+    }
+
+    /// The process group in the foreground.
+    pub(super) fn foreground(&self) -> Option<Pid> {
+        self.pty.seat().foreground()
     }
 
     /// A process in the background may not read, and not print where `TOSTOP` says so.
@@ -205,5 +219,13 @@ impl FileOps for Slave {
 
     fn queue(&self) -> Option<&WaitQueue> {
         Some(self.pty.slave_queue())
+    }
+
+    fn signals_for(&self) -> Option<EventMask> {
+        Some(EventMask::IN | EventMask::OUT)
+    }
+
+    fn to_tell(&self, events: EventMask) -> EventMask {
+        self.pty.to_tell_slave(events, self.generation)
     }
 }

@@ -148,6 +148,14 @@ fn caller<'a>(ctx: &Context<'a>) -> Option<&'a Arc<Thread>> {
     ctx.caller_as::<Arc<Thread>>()
 }
 
+/// The process group in the foreground of the terminal that `file` is of, if it is of one; a master's has none.
+pub(crate) fn foreground_of(file: &File) -> Option<Option<crate::ids::Pid>> {
+    match file.ops_as::<ends::Slave>() {
+        Some(slave) => Some(slave.foreground()),
+        None => is_master(file).then_some(None),
+    }
+}
+
 /// Whether `file` is a master, whose peer [`open_peer`] opens.
 pub fn is_master(file: &File) -> bool {
     file.ops_as::<ends::Master>().is_some()

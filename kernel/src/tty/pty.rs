@@ -78,6 +78,14 @@ pub(super) struct State {
     pub(super) size: Winsize,
     /// tcflow(3) on the master: what is typed waits.
     pub(super) master_stopped: bool,
+    short_of_room: Short,
+}
+
+/// Which end's last write found too little room: its owner is to hear of more (SIGIO).
+#[derive(Clone, Copy, Debug, Default)]
+struct Short {
+    master: bool,
+    slave: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -208,6 +216,7 @@ impl Pty {
                     packet_status: 0,
                     size: Winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 },
                     master_stopped: false,
+                    short_of_room: Short::default(),
                 },
             ),
             seat: Seat::new(),
@@ -312,8 +321,10 @@ impl Pty {
             state.note(&more);
             effects = effects.and(more);
             match step {
-                Ok(0) if done == 0 => break Err(Errno::EAGAIN),
-                Ok(0) => break Ok(done),
+                Ok(0) => {
+                    state.short_of_room.master = true;
+                    break if done == 0 { Err(Errno::EAGAIN) } else { Ok(done) };
+                }
                 Ok(n) => done += n,
                 Err(_) if done > 0 => break Ok(done),
                 Err(error) => break Err(error),
@@ -381,8 +392,10 @@ impl Pty {
                 Ok(written)
             });
             match step {
-                Ok(0) if done == 0 => break Err(Errno::EAGAIN),
-                Ok(0) => break Ok(done),
+                Ok(0) => {
+                    state.short_of_room.slave = true;
+                    break if done == 0 { Err(Errno::EAGAIN) } else { Ok(done) };
+                }
                 Ok(n) => done += n,
                 Err(_) if done > 0 => break Ok(done),
                 Err(error) => break Err(error),
@@ -431,6 +444,23 @@ impl Pty {
             ready |= EventMask::HUP;
         }
         ready
+    }
+
+    /// What a wake with `events` is to the owner of the master: of room it hears only after it found too little.
+    pub(super) fn to_tell_master(&self, events: EventMask) -> EventMask {
+        let ready = events & self.master_readiness();
+        let room = ready.contains(EventMask::OUT) && std::mem::take(&mut self.state.lock().short_of_room.master);
+        (ready & EventMask::IN) | if room { EventMask::OUT } else { EventMask::empty() }
+    }
+
+    /// As [`Pty::to_tell_master`], of a slave; one that is hung up tells nothing.
+    pub(super) fn to_tell_slave(&self, events: EventMask, generation: u32) -> EventMask {
+        if self.is_hung_up(generation) {
+            return EventMask::empty();
+        }
+        let ready = events & self.slave_readiness(generation);
+        let room = ready.contains(EventMask::OUT) && std::mem::take(&mut self.state.lock().short_of_room.slave);
+        (ready & EventMask::IN) | if room { EventMask::OUT } else { EventMask::empty() }
     }
 
     pub(super) fn slave_readiness(&self, generation: u32) -> EventMask {

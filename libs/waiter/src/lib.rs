@@ -211,10 +211,12 @@ mod tests {
         let (a, b) = (waiter(), waiter());
         let ra = queue.register(a.clone(), EventMask::IN, Mode::Exclusive);
         let rb = queue.register(b.clone(), EventMask::IN, Mode::Exclusive);
+        let shared = waiter();
+        let _shared = queue.register(shared.clone(), EventMask::IN, Mode::Shared);
         queue.wake(EventMask::IN);
-        assert_eq!((a.get(), b.get()), (1, 0));
+        assert_eq!((a.get(), b.get(), shared.get()), (1, 0, 1));
         drop(ra);
-        assert_eq!((a.get(), b.get()), (1, 1));
+        assert_eq!((a.get(), b.get(), shared.get()), (1, 1, 1), "who shares has heard of it");
         rb.satisfied();
     }
 

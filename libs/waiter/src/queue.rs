@@ -264,7 +264,8 @@ impl Drop for Registration {
         if let Some(events) = self.queue.remove(self.id)
             && self.mode == Mode::Exclusive
         {
-            self.queue.wake(events);
+            // The others have heard of it.
+            self.queue.wake_one(events);
         }
     }
 }

@@ -19,7 +19,7 @@ mod tests;
 mod transfer;
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use abi::Errno;
@@ -146,6 +146,9 @@ pub struct Socket {
     state: Mutex<State>,
     options: Options,
     owner: (Uid, Gid),
+    /// A write found too little room: its owner hears of more (SIGIO). Relaxed: set and read before and after the channel's
+    /// lock, under which there came to be room.
+    short_of_room: AtomicBool,
 }
 
 /// What the inode of a bound socket holds.
@@ -167,6 +170,7 @@ impl Socket {
                 state: Mutex::new(STATE, State::default()),
                 options: Options::new(),
                 owner,
+                short_of_room: AtomicBool::new(false),
             }
         })
     }
@@ -414,6 +418,19 @@ impl FileOps for Socket {
 
     fn queue(&self) -> Option<&WaitQueue> {
         Some(&self.queue)
+    }
+
+    fn signals_for(&self) -> Option<EventMask> {
+        Some(EventMask::IN | EventMask::OUT)
+    }
+
+    fn to_tell(&self, events: EventMask) -> EventMask {
+        let ready = events & FileOps::readiness(self, events);
+        if ready.contains(EventMask::HUP) {
+            return EventMask::HUP;
+        }
+        let room = ready.contains(EventMask::OUT) && self.short_of_room.swap(false, Ordering::Relaxed);
+        (ready & EventMask::IN) | if room { EventMask::OUT } else { EventMask::empty() }
     }
 
     fn ioctl(

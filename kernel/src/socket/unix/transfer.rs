@@ -1,6 +1,7 @@
 //! Sending and receiving.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use abi::Errno;
 use usermem::bytes::{IoDst, IoSrc};
@@ -110,6 +111,7 @@ impl Socket {
                 }
                 let room = self.options.send_buffer().saturating_sub(flow.bytes);
                 if flow.packets.len() >= MAX_PACKETS || room == 0 {
+                    self.short_of_room.store(true, Ordering::Relaxed);
                     if sent == 0 {
                         return Err(Errno::EAGAIN);
                     }
@@ -155,6 +157,7 @@ impl Socket {
             }
             if flow.packets.len() >= MAX_PACKETS || buffer.saturating_sub(flow.bytes) < len {
                 flow.tell_of_room(&self.me);
+                self.short_of_room.store(true, Ordering::Relaxed);
                 return Err(Errno::EAGAIN);
             }
             let room = Room::take(len)?;

@@ -5,6 +5,8 @@
 
 use std::io;
 
+pub mod signals;
+
 /// The result of a libc call: its value, or the errno.
 pub fn cvt(value: i64) -> Result<i64, i32> {
     if value < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { Ok(value) }

@@ -2,38 +2,10 @@
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use casemate_guest_tests::signals::{Info, SI_KERNEL, bit, block, pending, take};
 use casemate_guest_tests::{child, in_child, inside, pipe, steps, sys, wait_status};
 
-/// The words of a `siginfo_t`: 0 si_signo, 1 si_errno, 2 si_code, 4 and 5 si_pid and si_uid (or si_addr), 6 si_status, si_fd
-/// or si_value.
-type Info = [i32; 32];
-
-const SI_KERNEL: i32 = 0x80;
 const SI_TKILL: i32 = -6;
-
-fn bit(signal: i32) -> u64 {
-    1 << (signal - 1)
-}
-
-fn block(set: u64) {
-    assert_eq!(sys!(rt_sigprocmask, libc::SIG_BLOCK, &raw const set, 0, 8), Ok(0));
-}
-
-/// Waits for a blocked signal and gives what is told of it.
-fn take(signal: i32) -> Info {
-    let mut info: Info = [0; 32];
-    let (set, patience) = (bit(signal), [20_i64, 0]);
-    let got = sys!(rt_sigtimedwait, &raw const set, info.as_mut_ptr(), patience.as_ptr(), 8);
-    assert_eq!(got, Ok(signal.into()));
-    info
-}
-
-/// Whether the signal is pending.
-fn pending(signal: i32) -> bool {
-    let mut set = 0_u64;
-    assert_eq!(sys!(rt_sigpending, &raw mut set, 8), Ok(0));
-    set & bit(signal) != 0
-}
 
 fn me() -> (i32, i32) {
     let number = |value: Result<i64, i32>| i32::try_from(value.unwrap()).unwrap();
