@@ -9,7 +9,7 @@ use std::time::Duration;
 use sync::Arc;
 use sync::atomic::{AtomicU32, Ordering};
 
-use crate::pace::{Crowd, MOST_VAIN_NAPS, Scale, TURN, Ticks, watch};
+use crate::pace::{Crowd, MOST_VAIN_NAPS, Scale, TURN, Ticks, VAIN_NAPS, ticks, watch};
 use crate::turns::{Turn, Turns};
 
 /// Who counts. Written when tasks sleep, wake, begin and end to watch; on lines of their own, because each call looks at what
@@ -220,6 +220,8 @@ pub struct Seat {
     skip: OwnU32,
     /// Naps in a row that were followed by a sleep.
     vain_naps: OwnU32,
+    /// Twice what the last nap took, if it was not in vain.
+    nap: AtomicU64,
     /// Its task runs.
     awake: AtomicBool,
     /// It holds a core to watch on.
@@ -315,14 +317,30 @@ impl Seat {
         if cores.cpus() < 2 || cores.crowded() {
             return false;
         }
-        if watch(cores, cores.scale.nap, Crowd::Ends, || woken().then_some(())).is_ok() {
-            self.vain_naps.store(0, Ordering::Relaxed);
-            return true;
+        let begun = ticks();
+        let napped = watch(cores, self.nap_patience(&cores.scale), Crowd::Ends, || woken().then_some(()));
+        self.note_nap(napped.is_ok().then(|| ticks().saturating_sub(begun)));
+        napped.is_ok()
+    }
+
+    /// How long the next nap may take.
+    pub(crate) fn nap_patience(&self, scale: &Scale) -> Ticks {
+        if self.vain_naps.load(Ordering::Relaxed) < VAIN_NAPS {
+            self.nap.load(Ordering::Relaxed).clamp(scale.nap, scale.long_nap)
+        } else {
+            scale.long_nap
         }
-        let vain = (self.vain_naps.load(Ordering::Relaxed) + 1).min(MOST_VAIN_NAPS);
+    }
+
+    /// Whether the wake came, and after how long.
+    pub(crate) fn note_nap(&self, took: Option<Ticks>) {
+        self.nap.store(took.unwrap_or(0).saturating_mul(2), Ordering::Relaxed);
+        let vain = match took {
+            Some(_) => 0,
+            None => (self.vain_naps.load(Ordering::Relaxed) + 1).min(MOST_VAIN_NAPS),
+        };
         self.vain_naps.store(vain, Ordering::Relaxed);
         self.skip.store((1 << vain) - 1, Ordering::Relaxed);
-        false
     }
 
     /// Whether it holds a place.

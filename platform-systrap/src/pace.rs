@@ -27,6 +27,9 @@ const BEGINNING: u64 = 100;
 const STUB_PATIENCE: Duration = Duration::from_micros(100);
 /// How long a task watches for the end of its sleep before that begins.
 const NAP: Duration = Duration::from_micros(20);
+/// How long it does so now and then, and while that has been worth it: longer than whom it works with, and who sleeps as
+/// well, takes to wake up on a core that was halted. If both nap, neither has to.
+const LONG_NAP: Duration = Duration::from_micros(150);
 /// What a hand-over costs asleep, until it has been measured.
 const ASLEEP: Duration = Duration::from_micros(5);
 /// How long watching goes on while more threads run than there are cores: others that wake sleep again soon, mostly.
@@ -49,6 +52,8 @@ const MOST_FAILURES: u32 = 9;
 const MOST_SLEEPS: u32 = 4;
 /// Naps in vain double the sleeps before the next one, this many times at most.
 pub(crate) const MOST_VAIN_NAPS: u32 = 6;
+/// Naps in vain after which the next ones are long.
+pub(crate) const VAIN_NAPS: u32 = 3;
 /// How long a task watches while others wait for its place.
 pub(crate) const TURN: Duration = Duration::from_millis(2);
 /// How often the CPUs are counted again when some were taken away.
@@ -75,6 +80,7 @@ pub(crate) struct Scale {
     patience: Ticks,
     first_patience: Ticks,
     pub(crate) nap: Ticks,
+    pub(crate) long_nap: Ticks,
     asleep: Ticks,
     crowded: Ticks,
     gap: Ticks,
@@ -110,6 +116,7 @@ impl Scale {
             patience: of(PATIENCE),
             first_patience: of(FIRST_PATIENCE),
             nap: of(NAP),
+            long_nap: of(LONG_NAP),
             asleep: of(ASLEEP),
             crowded: of(CROWDED),
             gap: of(GAP),

@@ -9,6 +9,7 @@ fn cores(cpus: u32) -> Cores {
         patience: 20_000,
         first_patience: 200_000,
         nap: 20_000,
+        long_nap: 150_000,
         asleep: 5_000,
         crowded: 100_000,
         gap: 15_000,
@@ -255,6 +256,30 @@ fn naps_in_vain_become_rare_and_short_sleeps_bring_them_back() {
     assert!(!task.seat.nap(&cores, || true));
     others.iter().for_each(|other| other.seat.sleep(&cores));
     assert!(task.seat.nap(&cores, || true));
+}
+
+#[test]
+fn naps_in_vain_become_long_and_stay_so_while_that_is_worth_it() {
+    let cores = cores(2);
+    let Task { seat, .. } = Task::new(&cores);
+    let patience = || seat.nap_patience(&cores.scale);
+    for _ in 0..super::VAIN_NAPS {
+        assert_eq!(patience(), 20_000);
+        seat.note_nap(None);
+    }
+    assert_eq!(patience(), 150_000);
+    // The other wakes up on a halted core: it is waited for from now on, ...
+    seat.note_nap(Some(60_000));
+    assert_eq!(patience(), 120_000);
+    seat.note_nap(Some(100_000));
+    assert_eq!(patience(), 150_000);
+    // ... until it naps itself, ...
+    seat.note_nap(Some(3_000));
+    assert_eq!(patience(), 20_000);
+    // ... or stays away.
+    seat.note_nap(Some(60_000));
+    seat.note_nap(None);
+    assert_eq!(patience(), 20_000);
 }
 
 #[test]
