@@ -15,6 +15,7 @@ mod host;
 mod hostinfo;
 mod launcher;
 mod logging;
+mod room;
 mod sandbox;
 
 use std::process::ExitCode;

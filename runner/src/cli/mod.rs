@@ -12,7 +12,8 @@ mod syscalls;
 use clap::{Parser, Subcommand};
 
 use crate::door::Request;
-use crate::failure::Failure;
+use crate::failure::{Failure, Outcome};
+use crate::room::with_room;
 
 /// Runs unmodified Linux programs on a Linux kernel that is itself an ordinary program.
 #[derive(Parser)]
@@ -37,44 +38,30 @@ enum Command {
     Syscalls(syscalls::SyscallsArgs),
 }
 
-/// What describing all options, or making a kernel, may take of a stack: more than some callers' limit gives the first thread.
-const ROOM: usize = 1 << 20;
-
-/// Does `work`: where the stack is small on one of its own, which is gone when it is done.
-pub(crate) fn with_room<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Stack).current;
-    if limit.is_none_or(|limit| limit >= ROOM as u64) {
-        return work();
-    }
-    let done = std::thread::Builder::new().stack_size(ROOM).spawn(work).map(std::thread::JoinHandle::join);
-    match done {
-        Ok(Ok(done)) => done,
-        // A panic has said so, and ends the process in itself (`panic = "abort"`).
-        Ok(Err(panic)) => std::panic::resume_unwind(panic),
-        Err(error) => panic!("no thread: {error}"),
-    }
-}
-
 /// Parses the arguments and runs the subcommand; returns the exit status.
 pub(crate) fn main() -> u8 {
-    let cli = match with_room(Cli::try_parse) {
-        Ok(cli) => cli,
-        Err(error) => {
+    let outcome = match with_room(Cli::try_parse) {
+        Ok(Ok(cli)) => execute(cli.command),
+        Ok(Err(error)) => {
             // Help and version go to standard output with status 0; a usage error is our failure, as `docker run` has it.
             let status = if error.use_stderr() { crate::failure::STATUS_OURS } else { 0 };
             let _ = error.print();
             return status;
         }
-    };
-    let outcome = match cli.command {
-        Command::Run(args) => args.execute(),
-        Command::Pause(args) => args.execute(Request::Pause),
-        Command::Resume(args) => args.execute(Request::Resume),
-        Command::Doctor(args) => args.execute(),
-        Command::Syscalls(args) => args.execute(),
+        Err(failure) => Err(failure),
     };
     outcome.unwrap_or_else(|failure: Failure| {
         crate::failure::print_line(&failure.to_string());
         failure.status()
     })
+}
+
+fn execute(command: Command) -> Outcome<u8> {
+    match command {
+        Command::Run(args) => args.execute(),
+        Command::Pause(args) => args.execute(Request::Pause),
+        Command::Resume(args) => args.execute(Request::Resume),
+        Command::Doctor(args) => args.execute(),
+        Command::Syscalls(args) => args.execute(),
+    }
 }

@@ -71,7 +71,7 @@ fn enter(mut setup: Setup, control: &Arc<Control>) -> Outcome<u8> {
         host::exit_now(crate::failure::STATUS_OURS);
     }
     let boot = crate::boot::Boot { setup, view, memory, resolver, oom, control: Arc::clone(control) };
-    crate::cli::with_room(move || boot.run())
+    crate::room::with_room(move || boot.run())?
 }
 
 /// What a host that refuses to mount leaves to do.
