@@ -194,6 +194,22 @@ impl State {
     }
 }
 
+/// Counts a step of a write, which moved nothing if there was no room; says how the write ends, if it does.
+fn count_step(step: Result<usize, Errno>, done: &mut usize, short_of_room: &mut bool) -> Option<Result<usize, Errno>> {
+    match step {
+        Ok(0) => {
+            *short_of_room = true;
+            Some(if *done == 0 { Err(Errno::EAGAIN) } else { Ok(*done) })
+        }
+        Ok(n) => {
+            *done += n;
+            None
+        }
+        Err(_) if *done > 0 => Some(Ok(*done)),
+        Err(error) => Some(Err(error)),
+    }
+}
+
 impl Pty {
     pub(super) fn new(index: u32, kernel: &Weak<Kernel>, devpts: &Weak<DevPts>) -> Arc<Self> {
         Arc::new(Self {
@@ -312,22 +328,15 @@ impl Pty {
             let room = if state.master_stopped { 0 } else { state.typed_room().min(STEP) };
             let step = src.drain(room, &mut |slices| {
                 let mut buffer = [0; STEP];
-                let most = slices.iter().map(|slice| slice.len()).sum::<usize>().min(STEP);
-                let filled = usermem::safecopy::read_slices(slices, buffer.get_mut(..most).unwrap_or_default())?;
+                let filled = usermem::safecopy::read_slices(slices, &mut buffer)?;
                 state.typed.extend(buffer.get(..filled).unwrap_or_default());
                 Ok(filled)
             });
             let more = state.feed();
             state.note(&more);
             effects = effects.and(more);
-            match step {
-                Ok(0) => {
-                    state.short_of_room.master = true;
-                    break if done == 0 { Err(Errno::EAGAIN) } else { Ok(done) };
-                }
-                Ok(n) => done += n,
-                Err(_) if done > 0 => break Ok(done),
-                Err(error) => break Err(error),
+            if let Some(end) = count_step(step, &mut done, &mut state.short_of_room.master) {
+                break end;
             }
         };
         self.act(effects);
@@ -384,21 +393,14 @@ impl Pty {
             }
             let step = src.drain(STEP, &mut |slices| {
                 let mut buffer = [0; STEP];
-                let most = slices.iter().map(|slice| slice.len()).sum::<usize>().min(STEP);
-                let filled = usermem::safecopy::read_slices(slices, buffer.get_mut(..most).unwrap_or_default())?;
+                let filled = usermem::safecopy::read_slices(slices, &mut buffer)?;
                 let (discipline, mut shown) = state.parts();
                 let (written, more) = discipline.write(buffer.get(..filled).unwrap_or_default(), &mut shown);
                 effects = effects.and(more);
                 Ok(written)
             });
-            match step {
-                Ok(0) => {
-                    state.short_of_room.slave = true;
-                    break if done == 0 { Err(Errno::EAGAIN) } else { Ok(done) };
-                }
-                Ok(n) => done += n,
-                Err(_) if done > 0 => break Ok(done),
-                Err(error) => break Err(error),
+            if let Some(end) = count_step(step, &mut done, &mut state.short_of_room.slave) {
+                break end;
             }
         };
         self.act(effects);
