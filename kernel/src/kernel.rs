@@ -32,16 +32,16 @@ use crate::ids::{INIT_PID, Pid, Tid};
 use crate::ipc::Ipc;
 use crate::load::Load;
 use crate::lock::{EXT, LOAD, UTS};
-use crate::pause::Pauses;
 use crate::rlimit::Rlimits;
 use crate::signal::info::SigInfo;
 use crate::signal::limits::SignalQuota;
-use crate::signal::send::{self, Origin};
+use crate::signal::send::Origin;
 use crate::signal::types::{SigAction, SigSet, Signal};
 use crate::socket::unix;
 use crate::syscall::Dispatch;
 use crate::task::exec::{ExecRequest, ExecTarget, Executor, first_task};
 use crate::task::group::{ExitStatus, Handlers, ThreadGroup};
+use stops::Pauses;
 
 use crate::task::set::{GroupEntry, Subreaper, TaskSet, first_session};
 use crate::task::state::RunState;
@@ -198,7 +198,7 @@ impl Kernel {
             self.boot_ns,
         );
         leader.set_activity(crate::task::Activity::Sleeping);
-        leader.quiet.store(true, Ordering::SeqCst);
+        leader.attention().never_runs();
         group.lock_signals().immune = true;
         tree.add_group(GroupEntry {
             group,
@@ -299,7 +299,8 @@ impl Kernel {
             Parts::default(),
             now,
         );
-        group.lock_signals().threads.push(Arc::clone(&thread));
+        // A new process is in nothing that it could disturb.
+        let _ = group.lock_signals().stops.join(Arc::clone(&thread));
         tree.add_group(GroupEntry {
             group: Arc::clone(&group),
             leader: Arc::clone(&thread),
@@ -383,7 +384,7 @@ impl Kernel {
             tree.groups.values().filter(|e| e.group.pid() != INIT_PID).map(|e| Arc::clone(&e.group)).collect()
         };
         for group in groups {
-            send::begin_exit(&mut group.lock_signals(), ExitStatus::Killed(Signal::KILL));
+            group.lock_signals().stops.begin_exit(ExitStatus::Killed(Signal::KILL));
         }
     }
 
@@ -453,7 +454,7 @@ impl Kernel {
 
     /// Stops all tasks; returns when they stand still. Nests.
     pub fn pause(&self) {
-        self.pauses.pause(&self.tasks);
+        self.pauses.pause(|| self.tasks.lock().threads.values().cloned().collect());
     }
 
     /// Takes back one [`Kernel::pause`].
@@ -473,7 +474,7 @@ impl Kernel {
 
     /// Takes back one [`Kernel::pause_task`].
     pub fn unpause_task(&self, thread: &Thread) {
-        self.pauses.unpause_task(thread);
+        self.pauses.unpause_task(thread.attention());
     }
 
     /// Counts a request for something that we do not have.

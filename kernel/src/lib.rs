@@ -22,7 +22,6 @@ pub mod kernel;
 mod load;
 mod lock;
 pub mod mapped;
-mod pause;
 pub mod procfs;
 pub mod rlimit;
 pub mod signal;

@@ -133,7 +133,7 @@ impl Shared {
                 kernel.tell_stuck(&line);
             }
             self.armed.store(false, Ordering::SeqCst);
-            if kernel.tasks().lock().threads.values().any(|thread| thread.is_awake()) {
+            if kernel.tasks().lock().threads.values().any(|thread| thread.attention().is_awake()) {
                 self.armed.store(true, Ordering::SeqCst);
             }
             drop(kernel);
@@ -150,7 +150,7 @@ impl Looks {
             .lock()
             .threads
             .values()
-            .filter(|thread| thread.is_awake() && !thread.is_in_guest())
+            .filter(|thread| thread.attention().is_awake() && !thread.attention().is_in_guest())
             .cloned()
             .collect();
         let mut stays = HashMap::with_capacity(busy.len());
@@ -223,7 +223,7 @@ mod tests {
         let kernel = Arc::clone(&sandbox.kernel);
         let main = sandbox.start();
         let thread = kernel.tasks().thread(main.leader()).unwrap();
-        while thread.is_awake() {
+        while thread.attention().is_awake() {
             std::thread::yield_now();
         }
         let mut looks = Looks::default();

@@ -151,7 +151,7 @@ impl Test {
 
 /// Runs the loom models, which are a build of their own: optimized, with the assertions of what they run.
 fn models() -> Result<()> {
-    for package in ["casemate-sync", "casemate-waiter", "casemate-platform-systrap"] {
+    for package in ["casemate-sync", "casemate-waiter", "casemate-stops", "casemate-platform-systrap"] {
         let mut model = cargo(["test", "--quiet", "--release", "--package", package, "--test", "loom"]);
         model.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", target_dir().join("loom"));
         model.env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");

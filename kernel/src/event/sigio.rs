@@ -16,12 +16,13 @@ use auth::{Creds, Uid};
 use fs::vfs::File;
 use waiter::{EventMask, Waiter};
 
+use stops::Work;
+
 use crate::ids::{Pid, Tid};
 use crate::kernel::Kernel;
 use crate::signal::info::{SigData, SigInfo};
 use crate::signal::send::{Origin, Sent};
 use crate::signal::types::Signal;
-use crate::task::thread::Work;
 use crate::task::{Task, Thread, ThreadGroup};
 use crate::time::thread::TimerTarget;
 
@@ -186,9 +187,9 @@ fn put_off(notifier: &Weak<Notifier>) -> Result<(), Weak<Notifier>> {
     let put_off = HERE.try_with(|here| {
         let Ok(mut here) = here.try_borrow_mut() else { return false };
         // In guest code, or about to be there, it would not look for a while.
-        let Some(here) = here.as_mut().filter(|here| !here.thread.is_in_guest()) else { return false };
+        let Some(here) = here.as_mut().filter(|here| !here.thread.attention().is_in_guest()) else { return false };
         here.due.push(Weak::clone(notifier));
-        here.thread.set_work(Work::TIDINGS);
+        here.thread.attention().set_work(Work::TIDINGS);
         true
     });
     if put_off == Ok(true) { Ok(()) } else { Err(Weak::clone(notifier)) }
@@ -209,7 +210,7 @@ pub(crate) fn end() {
 pub(crate) fn tell() {
     let due = HERE.with_borrow_mut(|here| {
         let here = here.as_mut().filter(|here| !here.due.is_empty())?;
-        here.thread.clear_work(Work::TIDINGS);
+        here.thread.attention().clear_work(Work::TIDINGS);
         Some(std::mem::take(&mut here.due))
     });
     for notifier in due.into_iter().flatten() {

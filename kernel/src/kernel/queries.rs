@@ -14,7 +14,6 @@ use super::config::{Cpu, Machine, Uts};
 use crate::futex::FutexTable;
 use crate::heap::Trimmed;
 use crate::ipc::Ipc;
-use crate::pause::Pauses;
 use crate::signal::limits::SignalQuota;
 use crate::socket::unix;
 use crate::syscall::Dispatch;
@@ -23,6 +22,7 @@ use crate::task::thread::CpuTimes;
 use crate::time::thread::Timers;
 use crate::time::vdso::VdsoPages;
 use crate::watchdog::Watchdog;
+use stops::Pauses;
 
 /// Guest memory, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use abi::Errno;
 
+use stops::Work;
+
 use super::info::{SigData, SigInfo};
 use super::send;
 use super::types::{AltStack, SigAction, SigSet, Signal};
 use crate::error::{Restart, SysErr, SysResult};
 use crate::task::Task;
 use crate::task::block::Blocked;
-use crate::task::thread::{Thread, Work};
+use crate::task::thread::Thread;
 
 /// How `rt_sigprocmask` changes a mask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,10 +36,10 @@ fn change_mask(thread: &Arc<Thread>, f: impl FnOnce(SigSet) -> SigSet) -> SigSet
     t.reopen(&signals.pending);
     drop(t);
     if deliverable {
-        thread.set_work(Work::SIGNAL);
+        thread.attention().set_work(Work::SIGNAL);
     }
     let added = new.minus(old);
-    if !added.is_empty() && signals.threads.len() > 1 {
+    if !added.is_empty() && signals.stops.threads().len() > 1 {
         send::retarget(&signals, thread, added);
     }
     old
@@ -62,7 +64,7 @@ impl Task {
 
     /// Whether a signal, a stop or an exit wants the task: long operations end early then.
     pub fn has_pending_signal(&self) -> bool {
-        self.thread().work().intersects(Work::SIGNAL | Work::KILL | Work::STOP)
+        self.thread().attention().work().intersects(Work::SIGNAL | Work::KILL | Work::STOP)
     }
 
     /// Sends a signal to the calling thread itself (SIGPIPE, SIGXFSZ).

@@ -6,6 +6,8 @@ use usermem::Addr;
 use usermem::ptr::UserMemory;
 use zerocopy::FromBytes;
 
+use stops::Work;
+
 use super::info::{SigData, SigInfo};
 use super::send;
 use super::types::{AltStack, AutoDisarm, DefaultAction, SaFlags, SigAction, SigSet, Signal};
@@ -13,7 +15,6 @@ use crate::error::{Restart, SysErr, SysResult};
 use crate::task::Task;
 use crate::task::group::ExitStatus;
 use crate::task::state::{Leave, RunState, Stop};
-use crate::task::thread::Work;
 
 /// A signal with a handler, taken from its queue.
 pub(crate) struct Delivery {
@@ -37,18 +38,18 @@ const SYSCALL_LEN: u64 = 2;
 impl Task {
     /// Looks at everything that wants the task.
     pub(crate) fn run_interrupt(&mut self, restart: Option<Restart>) -> RunState {
-        let work = self.thread().work();
+        let work = self.thread().attention().work();
         if work.contains(Work::KILL) {
             return RunState::Exit(self.death());
         }
         if work.contains(Work::CPU_TIMERS) {
-            self.thread().clear_work(Work::CPU_TIMERS);
+            self.thread().attention().clear_work(Work::CPU_TIMERS);
             self.check_cpu_timers();
         }
         if work.contains(Work::TIDINGS) {
             crate::event::sigio::tell();
         }
-        if self.thread().work().contains(Work::STOP) {
+        if self.thread().attention().work().contains(Work::STOP) {
             return RunState::Stop(Stop::Group { restart });
         }
         match self.next_signal() {
@@ -58,7 +59,7 @@ impl Task {
             Next::Nothing => {
                 self.restore_mask();
                 // A mask that came back may have made a signal deliverable.
-                if self.thread().work().intersects(Work::SIGNAL | Work::KILL | Work::STOP) {
+                if self.thread().attention().work().intersects(Work::SIGNAL | Work::KILL | Work::STOP) {
                     return RunState::Interrupt { restart };
                 }
                 self.restart_silently(restart)
@@ -70,7 +71,7 @@ impl Task {
     fn death(&self) -> ExitStatus {
         let signals = self.group().lock_signals();
         // Without an end of the group, another thread executes a program, and this one ends for it.
-        signals.exiting.unwrap_or(ExitStatus::Exited(0))
+        signals.stops.exiting().unwrap_or(ExitStatus::Exited(0))
     }
 
     /// Takes signals until one has an effect on the run state.
@@ -90,7 +91,7 @@ impl Task {
             }
             drop(own);
             let Some(info) = taken else {
-                self.thread().clear_work(Work::SIGNAL);
+                self.thread().attention().clear_work(Work::SIGNAL);
                 // It may have been chosen for a signal that it has blocked since.
                 send::retarget(&signals, self.thread(), mask);
                 return Next::Nothing;
@@ -144,7 +145,7 @@ impl Task {
             }
         }
         let mut signals = self.group().lock_signals();
-        send::begin_stop(&mut signals, signal);
+        signals.stops.begin_stop(signal);
         true
     }
 

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use stops::{Member, Work};
+
 use super::info::{SI_TIMER, SI_USER, SigInfo};
 use super::queue::{Enqueued, PendingSignals, Room};
 use super::types::{DefaultAction, SigAction, SigSet, Signal};
 use crate::kernel::Kernel;
 use crate::rlimit::Resource;
-use crate::task::group::{ExitStatus, GroupSignals, GroupStop, ThreadGroup};
-use crate::task::thread::{Thread, Work};
+use crate::task::group::{ExitStatus, GroupSignals, ThreadGroup};
+use crate::task::thread::Thread;
 
 /// Why a signal comes, as far as that decides who can refuse it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +52,7 @@ impl Kernel {
     /// RLIMIT_SIGPENDING holds for what a process queues, and for real-time signals of kill(2), which are then pending without
     /// what they tell. Other standard signals always have room, one for each number, and so have timers (one each).
     fn room_for(&self, group: &ThreadGroup, signals: &GroupSignals, info: &SigInfo) -> Room {
-        let uid = signals.threads.first().map_or(0, |t| t.creds().ruid.0);
+        let uid = signals.stops.threads().first().map_or(0, |t| t.creds().ruid.0);
         let free = match info.code {
             SI_TIMER => true,
             code => code >= SI_USER && !info.signal.is_real_time(),
@@ -84,7 +86,7 @@ impl Kernel {
         after: &mut After,
     ) -> Sent {
         let signal = info.signal;
-        if signals.exiting.is_some() && signals.threads.is_empty() {
+        if signals.stops.exiting().is_some() && signals.stops.threads().is_empty() {
             return Sent::Dropped;
         }
         // The generation of a stop or continue signal has effects whether or not it is blocked or ignored (signal(7)).
@@ -92,7 +94,7 @@ impl Kernel {
             discard(signals, SigSet::of(&[Signal::CONT]));
         } else if signal == Signal::CONT {
             discard(signals, SigSet::STOPS);
-            after.continued = resume(signals);
+            after.continued = signals.stops.resume();
         }
         let action = signals.handlers.get(signal);
         if signals.immune && origin == Origin::Guest && !action.is_handler() {
@@ -100,10 +102,10 @@ impl Kernel {
             return Sent::Dropped;
         }
         if signal == Signal::KILL {
-            begin_exit(signals, ExitStatus::Killed(Signal::KILL));
+            signals.stops.begin_exit(ExitStatus::Killed(Signal::KILL));
             return Sent::Done;
         }
-        let target = thread.or_else(|| signals.threads.first());
+        let target = thread.or_else(|| signals.stops.threads().first());
         let kept = target.is_some_and(|t| {
             let t = t.signals.lock();
             t.mask.get().contains(signal) || t.awaited.contains(signal)
@@ -134,10 +136,10 @@ impl Kernel {
             None => {
                 let pushed = signals.pending.push(info, room);
                 // All of them first: see `mask`.
-                for thread in &signals.threads {
+                for thread in signals.stops.threads() {
                     thread.signals.lock().mask.close();
                 }
-                if let Some(taker) = choose(&signals.threads, signal) {
+                if let Some(taker) = choose(signals.stops.threads(), signal) {
                     taker.kick(Work::SIGNAL);
                 }
                 done(pushed)
@@ -166,7 +168,7 @@ impl Kernel {
         t.pending.push(info, Room::Fault);
         t.mask.close();
         drop(t);
-        thread.set_work(Work::SIGNAL);
+        thread.attention().set_work(Work::SIGNAL);
     }
 }
 
@@ -180,7 +182,7 @@ fn done(pushed: Enqueued) -> Sent {
 /// Drops pending instances everywhere in the group.
 fn discard(signals: &mut GroupSignals, set: SigSet) {
     signals.pending.discard(set);
-    for thread in &signals.threads {
+    for thread in signals.stops.threads() {
         thread.signals.lock().pending.discard(set);
     }
 }
@@ -201,7 +203,7 @@ fn choose(threads: &[Arc<Thread>], signal: Signal) -> Option<&Arc<Thread>> {
 /// Passes group signals on that a thread which begins to block them (or to exit) was woken for.
 pub(crate) fn retarget(signals: &GroupSignals, but: &Arc<Thread>, set: SigSet) {
     for signal in signals.pending.set().intersect(set).iter() {
-        let others = signals.threads.iter().filter(|t| !Arc::ptr_eq(t, but));
+        let others = signals.stops.threads().iter().filter(|t| !Arc::ptr_eq(t, but));
         for other in others {
             let wants = {
                 let t = other.signals.lock();
@@ -213,59 +215,6 @@ pub(crate) fn retarget(signals: &GroupSignals, but: &Arc<Thread>, set: SigSet) {
             }
         }
     }
-}
-
-/// Starts the end of a whole group; says whether this call did.
-pub(crate) fn begin_exit(signals: &mut GroupSignals, status: ExitStatus) -> bool {
-    let first = signals.exiting.is_none();
-    if first {
-        signals.exiting = Some(status);
-    }
-    for thread in &signals.threads {
-        thread.kick(Work::KILL);
-    }
-    first
-}
-
-/// Ends a group stop; says whether the group had stopped or was stopping.
-fn resume(signals: &mut GroupSignals) -> bool {
-    let was = std::mem::replace(&mut signals.stop, GroupStop::Running);
-    if was == GroupStop::Running {
-        return false;
-    }
-    for thread in &signals.threads {
-        thread.signals.lock().stop_due = false;
-        thread.clear_work(Work::STOP);
-        thread.parker().unpark();
-    }
-    signals.continued = true;
-    true
-}
-
-/// Starts a group stop by `signal`.
-pub(crate) fn begin_stop(signals: &mut GroupSignals, signal: Signal) {
-    if signals.stop != GroupStop::Running || signals.exiting.is_some() || signals.exec.is_some() {
-        return;
-    }
-    signals.stop = GroupStop::Stopping { signal, left: signals.threads.len() };
-    signals.continued = false;
-    for thread in &signals.threads {
-        thread.signals.lock().stop_due = true;
-        thread.kick(Work::STOP);
-    }
-}
-
-/// Counts a thread as stopped (or gone) in the running group stop; says whether it was the last.
-pub(crate) fn count_stopped(signals: &mut GroupSignals, thread: &Thread) -> bool {
-    let due = std::mem::replace(&mut thread.signals.lock().stop_due, false);
-    if !due {
-        return false;
-    }
-    let GroupStop::Stopping { signal, left } = signals.stop else { return false };
-    let left = left.saturating_sub(1);
-    signals.stop =
-        if left == 0 { GroupStop::Stopped { signal, reported: false } } else { GroupStop::Stopping { signal, left } };
-    left == 0
 }
 
 /// Whether `thread` could take a signal now.

@@ -14,9 +14,11 @@ use mm::Mm;
 use smallvec::SmallVec;
 use waiter::{EventMask, Mode, Pollable, Registration, WaitQueue, Waiter};
 
+use stops::{Interrupted, Work};
+
 use super::Task;
 use super::later::Later;
-use super::thread::{Activity, Thread, Work};
+use super::thread::{Activity, Thread};
 use crate::error::{Restart, SysErr, SysResult};
 use crate::event::sigio;
 use crate::kernel::Kernel;
@@ -106,14 +108,11 @@ impl Sleeper {
             Interruptible::Yes => Work::SIGNAL | Work::KILL | Work::STOP,
             Interruptible::Killable => Work::KILL,
         };
-        if self.thread.work().intersects(stops) {
-            return Err(Blocked::Interrupted);
-        }
         let activity = if interruptible == Interruptible::Yes { Activity::Sleeping } else { Activity::Waiting };
-        self.park_as(activity, deadline_ns);
-        if self.thread.work().intersects(stops) {
-            return Err(Blocked::Interrupted);
-        }
+        let attention = self.thread.attention();
+        attention
+            .sleep_unless(stops, || self.park_as(activity, deadline_ns))
+            .map_err(|Interrupted| Blocked::Interrupted)?;
         match deadline_ns {
             Some(deadline) if sync::monotonic_now_ns() >= deadline => Err(Blocked::TimedOut),
             _ => Ok(()),
@@ -126,16 +125,16 @@ impl Sleeper {
         self.thread.clock.fall_asleep();
         self.thread.set_activity(activity);
         self.thread.count_sleep();
-        self.kernel.pauses().asleep(&self.thread);
-        let context = self.thread.interrupter();
-        if let Some(context) = &context {
-            context.rest(&|| self.thread.parker().has_wake());
-        }
-        self.thread.parker().park(deadline_ns);
-        if let Some(context) = &context {
-            context.wake();
-        }
-        self.kernel.pauses().awake(&self.thread);
+        self.kernel.pauses().sleep(self.thread.attention(), || {
+            let context = self.thread.interrupter();
+            if let Some(context) = &context {
+                context.rest(&|| self.thread.parker().has_wake());
+            }
+            self.thread.parker().park(deadline_ns);
+            if let Some(context) = &context {
+                context.wake();
+            }
+        });
         self.kernel.watchdog().notice(&self.kernel);
         self.thread.set_activity(Activity::Running);
         self.thread.clock.wake_up();

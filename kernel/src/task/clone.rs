@@ -9,8 +9,10 @@ use usermem::Addr;
 use usermem::platform::PlatformError;
 use usermem::ptr::UserPtr;
 
+use stops::Busy;
+
 use super::attributes::Reset;
-use super::group::{GroupStop, Handlers, ThreadGroup};
+use super::group::{Handlers, ThreadGroup};
 
 use super::set::{GroupEntry, Subreaper, Tree};
 use super::state::{Leave, RunState, Stop, VforkDone};
@@ -246,12 +248,8 @@ impl Task {
     fn add_to_tree(&self, request: &CloneRequest, exit_signal: Option<Signal>, parts: Parts) -> SysResult<Arc<Thread>> {
         let mut tree = self.kernel().tasks().lock();
         // A task that has to stop or end first does so, and then makes the child or not.
-        {
-            let signals = self.group().lock_signals();
-            if signals.exiting.is_some() || signals.exec.is_some() || signals.stop != GroupStop::Running {
-                return Err(SysErr::Restart(Restart::NoIntr));
-            }
-        }
+        let again = |_: Busy| SysErr::Restart(Restart::NoIntr);
+        self.group().lock_signals().stops.check_idle().map_err(again)?;
         let number = tree.allocate(request.wanted_tid)?;
         let tid = Tid(number);
         let new_thread = |group: &Arc<ThreadGroup>, parts| {
@@ -274,14 +272,15 @@ impl Task {
         };
         let thread = if request.has(CloneFlags::CLONE_THREAD) {
             let thread = new_thread(self.group(), parts);
-            self.group().lock_signals().threads.push(Arc::clone(&thread));
+            // All of the process may have begun to stop or end meanwhile.
+            self.group().lock_signals().stops.join(Arc::clone(&thread)).map_err(again)?;
             tree.threads.insert(tid, Arc::clone(&thread));
             tree.entry_mut(self.pid())?.live += 1;
             thread
         } else {
             let group = self.new_group(request, Pid(number));
             let thread = new_thread(&group, parts);
-            group.lock_signals().threads.push(Arc::clone(&thread));
+            group.lock_signals().stops.join(Arc::clone(&thread)).map_err(again)?;
             let entry = self.new_entry(&tree, request, exit_signal, &group, &thread)?;
             tree.add_group(entry);
             thread

@@ -19,12 +19,14 @@ use usermem::bytes::KernelDst;
 use usermem::platform::{Context, Prot};
 use usermem::ptr::UserMemory;
 
+use stops::{Busy, Interrupted, wait_alone};
+
 use super::attributes::persona::{ADDR_NO_RANDOMIZE, CLEAR_ON_SETID};
 use super::block::Interruptible;
 use super::clone::out_of_room;
-use super::group::{Dumpable, ExitStatus, GroupStop, Image};
+use super::group::{Dumpable, ExitStatus, Image};
 use super::state::{Leave, RunState, Stop};
-use super::thread::{Comm, Thread, Work};
+use super::thread::{Comm, Thread};
 use super::{NoNewPrivs, Task};
 use crate::error::{Restart, SysErr, SysResult};
 use crate::fdtable::FdTable;
@@ -351,31 +353,18 @@ impl Task {
         };
         let prepared = executor.prepare(request)?;
         let mut signals = self.group().lock_signals();
-        if signals.exiting.is_some() || signals.exec.is_some() || signals.stop != GroupStop::Running {
-            return Err(SysErr::Restart(Restart::NoIntr));
-        }
-        signals.exec = Some(self.tid());
-        for other in signals.threads.iter().filter(|t| !Arc::ptr_eq(t, self.thread())) {
-            other.kick(Work::KILL);
-        }
+        signals.stops.begin_exec(self.thread()).map_err(|Busy| SysErr::Restart(Restart::NoIntr))?;
         drop(signals);
         Err(Leave::Stop(Stop::Exec(Box::new(prepared))).into())
     }
 
     pub(super) fn run_exec_wait(&mut self, exec: Box<PreparedExec>) -> RunState {
         let group = Arc::clone(self.group());
-        loop {
-            let alone = {
-                let tree = self.kernel().tasks().lock();
-                tree.entry(self.pid()).is_ok_and(|e| e.live == 1)
-            };
-            if alone {
-                break;
-            }
-            if self.sleeper.park(None, Interruptible::Killable).is_err() {
-                let status = group.lock_signals().exiting.unwrap_or(ExitStatus::Killed(Signal::KILL));
-                return RunState::Exit(status);
-            }
+        let is_alone = || self.kernel().tasks().lock().entry(self.pid()).is_ok_and(|entry| entry.live == 1);
+        let sleep = || self.sleeper.park(None, Interruptible::Killable).map_err(|_| Interrupted);
+        if wait_alone(is_alone, sleep).is_err() {
+            let status = group.lock_signals().stops.exiting().unwrap_or(ExitStatus::Killed(Signal::KILL));
+            return RunState::Exit(status);
         }
         self.take_over(*exec);
         RunState::App
@@ -424,7 +413,7 @@ impl Task {
         {
             let mut signals = self.group().lock_signals();
             signals.handlers = signals.handlers.for_exec();
-            signals.exec = None;
+            signals.stops.end_exec();
         }
         self.altstack = AltStack::default();
         self.restart_block = None;

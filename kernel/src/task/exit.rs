@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mm::Mm;
+use stops::{GroupStop, Progress, Remaining};
 use usermem::Addr;
 use usermem::ptr::UserPtr;
 
 use super::Task;
-use super::group::{ExitStatus, GroupStop, ThreadGroup};
+use super::group::{ExitStatus, ThreadGroup};
 use super::set::{Session, Tree, Zombie};
 use super::state::Leave;
 use super::thread::{Activity, Parts, Thread};
@@ -36,13 +37,6 @@ struct News {
     ended: Option<Arc<ThreadGroup>>,
     /// Another thread that waits to be the last.
     last: Option<Arc<Thread>>,
-}
-
-/// Whether a process has threads left that run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Remaining {
-    Some,
-    None,
 }
 
 /// `si_code` and `si_status` of SIGCHLD.
@@ -125,7 +119,7 @@ impl Task {
         }
         drop(old_space);
         // For good: a pause does not wait for what remains of it.
-        kernel.pauses().asleep(&thread);
+        kernel.pauses().asleep(thread.attention());
         if remaining == Remaining::None && !is_main {
             kernel.heap().process_ended(sync::monotonic_now_ns());
         }
@@ -133,23 +127,22 @@ impl Task {
 
     fn stop_taking_signals(&mut self) -> Remaining {
         let thread = Arc::clone(self.thread());
-        let (last_to_stop, remaining) = {
+        let left = {
             let mut signals = thread.group().lock_signals();
-            signals.threads.retain(|t| !Arc::ptr_eq(t, &thread));
-            let last = send::count_stopped(&mut signals, &thread);
+            let left = signals.stops.leave(&thread);
             let mut own = thread.signals.lock();
             own.exiting = true;
             thread.ending.store(true, Ordering::SeqCst);
             own.pending.clear();
             drop(own);
             send::retarget(&signals, &thread, SigSet::ALL);
-            (last, if signals.threads.is_empty() { Remaining::None } else { Remaining::Some })
+            left
         };
         thread.group().add_gone(&thread);
-        if last_to_stop {
+        if left.stop == Progress::Complete {
             self.kernel().notify_parent_of_stop(thread.group());
         }
-        remaining
+        left.remaining
     }
 
     /// Tells those who wait in guest memory: robust futexes, the thread's joiner.
@@ -172,10 +165,13 @@ impl Task {
 impl Kernel {
     /// Takes a thread out of the tree whose host thread never ran.
     pub(crate) fn abandon(&self, thread: &Arc<Thread>) {
-        {
+        let left = {
             let mut signals = thread.group().lock_signals();
-            signals.threads.retain(|t| !Arc::ptr_eq(t, thread));
             thread.signals.lock().exiting = true;
+            signals.stops.leave(thread)
+        };
+        if left.stop == Progress::Complete {
+            self.notify_parent_of_stop(thread.group());
         }
         let mut tree = self.tasks().lock();
         if thread.is_leader() {
@@ -216,10 +212,8 @@ impl Kernel {
         let group = Arc::clone(&entry.group);
         let (alive, successor, group_status) = {
             let signals = group.lock_signals();
-            if let Some(exec) = signals.exec {
-                news.last = signals.threads.iter().find(|t| t.tid() == exec).cloned();
-            }
-            (entry.live > 0, signals.threads.first().map(|t| t.tid()), signals.exiting)
+            news.last = signals.stops.executing().cloned();
+            (entry.live > 0, signals.stops.threads().first().map(|t| t.tid()), signals.stops.exiting())
         };
         adopt(tree, thread, if alive { successor } else { None }, news);
         if alive {
@@ -292,9 +286,9 @@ impl Kernel {
         };
         let (code, status) = {
             let signals = group.lock_signals();
-            match signals.stop {
+            match signals.stops.stop() {
                 GroupStop::Stopped { signal, .. } => (child::CLD_STOPPED, signal),
-                GroupStop::Running if signals.continued => (child::CLD_CONTINUED, Signal::CONT),
+                GroupStop::Running if signals.stops.was_continued() => (child::CLD_CONTINUED, Signal::CONT),
                 // Overtaken by the opposite: that one tells.
                 _ => return,
             }

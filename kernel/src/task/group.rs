@@ -11,11 +11,13 @@ use mm::Mm;
 use sync::{LockClass, Mutex, MutexGuard};
 use waiter::WaitQueue;
 
+use stops::{Member, Stops, Work};
+
 use super::account::IoTotals;
 use super::cputime::GroupClock;
-use super::thread::{CpuTimes, Thread, Work};
+use super::thread::{CpuTimes, Thread};
 use super::usage::Usage;
-use crate::ids::{Pid, Tid};
+use crate::ids::Pid;
 use crate::lock::{GROUP_SIGNALS, HANDLERS, LIMITS};
 use crate::rlimit::{Resource, Rlimit, Rlimits};
 use crate::signal::queue::PendingSignals;
@@ -109,33 +111,14 @@ impl Handlers {
     }
 }
 
-/// Where a group stands in job control.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum GroupStop {
-    /// It runs.
-    Running,
-    /// Its threads are stopping; `left` have not stopped yet.
-    Stopping { signal: Signal, left: usize },
-    /// All have stopped; `reported` once a wait has consumed that.
-    Stopped { signal: Signal, reported: bool },
-}
-
 /// What the group's lock guards.
 pub(crate) struct GroupSignals {
     /// Sent to the group.
     pub(crate) pending: PendingSignals,
     /// Actions.
     pub(crate) handlers: Arc<Handlers>,
-    /// Threads that can take signals: all that have not begun to exit.
-    pub(crate) threads: Vec<Arc<Thread>>,
-    /// The group ends with this.
-    pub(crate) exiting: Option<ExitStatus>,
-    /// This thread executes a program and waits for the others to go.
-    pub(crate) exec: Option<Tid>,
-    /// Job control.
-    pub(crate) stop: GroupStop,
-    /// It was continued and no wait has consumed that.
-    pub(crate) continued: bool,
+    /// Threads that can take signals, and what they do together: stop, end, give way to a program.
+    pub(crate) stops: Stops<Thread, Signal, ExitStatus>,
     /// Fatal signals do not come from its own sandbox (init).
     pub(crate) immune: bool,
 }
@@ -236,16 +219,7 @@ impl ThreadGroup {
             pid,
             signals: Mutex::new(
                 GROUP_SIGNALS,
-                GroupSignals {
-                    pending: PendingSignals::default(),
-                    handlers,
-                    threads: Vec::new(),
-                    exiting: None,
-                    exec: None,
-                    stop: GroupStop::Running,
-                    continued: false,
-                    immune: false,
-                },
+                GroupSignals { pending: PendingSignals::default(), handlers, stops: Stops::default(), immune: false },
             ),
             limits: Mutex::new(LIMITS, limits),
             child_events: WaitQueue::new(),
@@ -303,7 +277,7 @@ impl ThreadGroup {
 
     /// Whether it has ended, or is about to.
     pub fn is_ending(&self) -> bool {
-        self.has_ended() || self.signals.lock().exiting.is_some()
+        self.has_ended() || self.signals.lock().stops.exiting().is_some()
     }
 
     pub(crate) fn set_ended(&self) {
@@ -316,7 +290,7 @@ impl ThreadGroup {
 
     /// Its live threads.
     pub fn threads(&self) -> Vec<Arc<Thread>> {
-        self.signals.lock().threads.clone()
+        self.signals.lock().stops.threads().to_vec()
     }
 
     /// One of its limits.
@@ -461,8 +435,8 @@ impl ThreadGroup {
     pub fn signal_sets(&self) -> GroupSignalSets {
         let signals = self.signals.lock();
         let (ignored, caught) = signals.handlers.summary();
-        let queued =
-            signals.pending.len() + signals.threads.iter().map(|t| t.signals.lock().pending.len()).sum::<usize>();
+        let queued = signals.pending.len()
+            + signals.stops.threads().iter().map(|t| t.signals.lock().pending.len()).sum::<usize>();
         GroupSignalSets { pending: signals.pending.set(), ignored, caught, queued }
     }
 

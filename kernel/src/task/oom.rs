@@ -15,7 +15,6 @@ use super::block::Interruptible;
 use super::state::RunState;
 use super::{ExitStatus, INIT_PID, Task, ThreadGroup};
 use crate::kernel::Kernel;
-use crate::signal::send;
 use crate::signal::types::Signal;
 
 /// How much must be free before a task tries again.
@@ -115,7 +114,7 @@ impl Kernel {
             if group.pid() == INIT_PID || group.has_ended() {
                 continue;
             }
-            if group.lock_signals().exiting.is_some() {
+            if group.lock_signals().stops.exiting().is_some() {
                 ending = true;
                 continue;
             }
@@ -136,7 +135,7 @@ impl Kernel {
     fn end_users_of(&self, mm: &Arc<Mm>) {
         for group in self.tasks().groups() {
             if group.mm().is_some_and(|other| Arc::ptr_eq(&other, mm)) {
-                send::begin_exit(&mut group.lock_signals(), KILLED);
+                group.lock_signals().stops.begin_exit(KILLED);
             }
         }
     }

@@ -11,17 +11,18 @@ use usermem::Addr;
 use usermem::platform::{Exit, FaultInfo, PlatformError};
 use usermem::ptr::UserPtr;
 
+use stops::{Progress, stand_still};
+
 use super::Task;
 use super::block::Interruptible;
 use super::group::ExitStatus;
 use super::state::{Kind, RunState, Stop, VforkDone};
-use super::thread::{Activity, Work};
+use super::thread::Activity;
 use crate::error::{Restart, RestartBlock, SysErr, SysResult};
 use crate::event::sigio;
 use crate::futex::{Deadline, WaitRequest};
 use crate::ids::Tid;
 use crate::signal::info::SigInfo;
-use crate::signal::send;
 use crate::signal::types::Signal;
 
 /// Sites that a task remembers as not to be patched.
@@ -58,6 +59,8 @@ impl Task {
     /// Runs until the task ends. Its host thread's main function.
     pub(crate) fn run(mut self, first: RunState) {
         let mut state = first;
+        // A pause may have begun that did not see it.
+        self.kernel().pauses().awake(self.thread().attention());
         self.thread().clock.begin();
         sigio::begin(self.thread());
         self.kernel().watchdog().notice(self.kernel());
@@ -71,12 +74,7 @@ impl Task {
             let kind = state.kind();
             self.thread().set_state(kind);
             CRASH.set(Some(Crash { tid: self.tid().0, call: self.thread().current_call(), state: kind }));
-            if self.thread().work().contains(Work::PAUSE) {
-                self.sleeper.settle();
-                // First: a pause that begins from here on sets it again.
-                self.thread().clear_work(Work::PAUSE);
-                self.kernel().pauses().awake(self.thread());
-            }
+            self.kernel().pauses().look(self.thread().attention(), || self.sleeper.settle());
             state = match state {
                 RunState::Exit(status) => {
                     self.finish(status);
@@ -105,7 +103,7 @@ impl Task {
     }
 
     fn run_app(&mut self) -> RunState {
-        if self.thread().enter_guest().is_err() {
+        if self.thread().attention().enter_guest().is_err() {
             return RunState::Interrupt { restart: None };
         }
         self.thread().clock.enter_guest();
@@ -114,7 +112,7 @@ impl Task {
             Some(later) => self.ctx.switch_or(&mut self.user, &mut || later.now()),
         };
         self.thread().clock.leave_guest();
-        self.thread().leave_guest();
+        self.thread().attention().leave_guest();
         match exit {
             Ok(Exit::Syscall) => {
                 self.note_call();
@@ -152,8 +150,8 @@ impl Task {
     /// Ends the whole process; how this task ends with it.
     pub(crate) fn end_group(&mut self, status: ExitStatus) -> ExitStatus {
         let mut signals = self.group().lock_signals();
-        send::begin_exit(&mut signals, status);
-        signals.exiting.unwrap_or(status)
+        signals.stops.begin_exit(status);
+        signals.stops.exiting().unwrap_or(status)
     }
 
     /// As [`Self::end_group`], as a state.
@@ -188,7 +186,7 @@ impl Task {
             Err(SysErr::Switch(transition)) => return transition.into_leave().into_state(),
             Err(SysErr::Restart(restart)) => return RunState::Interrupt { restart: Some(restart) },
         }
-        if self.saved_mask.is_some() || !self.thread().work().is_empty() {
+        if self.saved_mask.is_some() || !self.thread().attention().work().is_empty() {
             return RunState::Interrupt { restart: None };
         }
         RunState::App
@@ -231,21 +229,14 @@ impl Task {
 
     fn run_group_stop(&mut self, restart: Option<Restart>) -> RunState {
         self.thread().call().note_place(self.user.regs.rsp, self.user.regs.rip);
-        loop {
-            let work = self.thread().work();
-            if work.contains(Work::KILL) || !work.contains(Work::STOP) {
-                return RunState::Interrupt { restart };
-            }
-            // Each time: a further stop may follow a continuation that this task has not seen.
-            let last = {
-                let mut signals = self.group().lock_signals();
-                send::count_stopped(&mut signals, self.thread())
-            };
-            if last {
+        let count = || {
+            let progress = self.group().lock_signals().stops.count_stopped(self.thread());
+            if progress == Progress::Complete {
                 self.kernel().notify_parent_of_stop(self.group());
             }
-            self.sleeper.park_as(Activity::Stopped, None);
-        }
+        };
+        stand_still(self.thread().attention(), count, || self.sleeper.park_as(Activity::Stopped, None));
+        RunState::Interrupt { restart }
     }
 
     fn run_vfork_wait(&mut self, child: Tid, done: Arc<VforkDone>) -> RunState {

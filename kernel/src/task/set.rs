@@ -15,7 +15,7 @@ use abi::Errno;
 use hashbrown::HashMap;
 use sync::{Mutex, MutexGuard};
 
-use super::group::{ExitStatus, GroupStop, ThreadGroup};
+use super::group::{ExitStatus, ThreadGroup};
 use super::thread::Thread;
 use crate::ids::{INIT_PID, PID_MAX, Pid, Tid};
 use crate::lock::{EXT, TASKS};
@@ -387,7 +387,7 @@ impl Tree {
         p.members
             .iter()
             .filter_map(|pid| self.groups.get(pid))
-            .any(|e| !matches!(e.group.lock_signals().stop, GroupStop::Running) && e.zombie.is_none())
+            .any(|e| e.group.lock_signals().stops.is_stopped_or_stopping() && e.zombie.is_none())
     }
 
     /// Living members of a process group.

@@ -1,20 +1,11 @@
 //! The part of a task that others may hold: identity, flags, wake-ups, and what `/proc` looks at.
-//!
-//! ```text
-//!   kicker                                   task's own thread
-//!   flags |= F        (SeqCst)               in_guest := true   (SeqCst)
-//!   in_guest? -> interrupt (SeqCst load)     flags != 0? -> stay (SeqCst load)
-//!   unpark                                   switch to guest code
-//!                                            in_guest := false
-//! ```
-//! Either the kicker sees `in_guest` and interrupts, or the task sees the flag and does not enter the guest. An interrupt
-//! that comes late is remembered by the platform and costs one turn of the loop.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use auth::Creds;
 use mm::Mm;
+use stops::{Attention, Member};
 use sync::{LockClass, Mutex, Parker};
 use usermem::platform::Interrupt;
 
@@ -30,25 +21,6 @@ use crate::lock::{THREAD_PARTS, THREAD_SIGNALS};
 use crate::signal::mask::Mask;
 use crate::signal::queue::PendingSignals;
 use crate::signal::types::SigSet;
-
-bitflags::bitflags! {
-    /// What a task has to look at before it runs guest code or sleeps.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-    pub(crate) struct Work: u32 {
-        /// A signal may be deliverable.
-        const SIGNAL = 1;
-        /// The thread has to exit.
-        const KILL = 2;
-        /// The group stops or is stopped.
-        const STOP = 4;
-        /// The sandbox is paused.
-        const PAUSE = 8;
-        /// Interval timers on CPU time want to be looked at.
-        const CPU_TIMERS = 16;
-        /// Owners of files are to hear of events by signals.
-        const TIDINGS = 32;
-    }
-}
 
 /// What a task is doing, as the letter in `/proc/[pid]/stat` tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,8 +92,6 @@ pub(crate) struct ThreadSignals {
     pub(crate) pending: PendingSignals,
     /// Signals that `sigtimedwait` waits for: they wake though blocked.
     pub(crate) awaited: SigSet,
-    /// It has still to count itself as stopped in the running group stop.
-    pub(crate) stop_due: bool,
     /// It exits: nothing is sent to it any more.
     pub(crate) exiting: bool,
 }
@@ -131,12 +101,10 @@ pub(crate) struct ThreadSignals {
 pub struct Thread {
     tid: AtomicU32,
     group: Arc<ThreadGroup>,
-    flags: AtomicU32,
-    in_guest: AtomicBool,
+    attention: Attention,
     interrupter: Mutex<Option<Arc<dyn Interrupt>>>,
     /// Calls that its platform may answer; unset before its first context.
     pub(super) answers: OnceLock<&'static [(super::published::Fact, u16)]>,
-    parker: Arc<Parker>,
     pub(crate) signals: Mutex<ThreadSignals>,
     parts: Mutex<Parts>,
     identity: Mutex<Identity>,
@@ -167,10 +135,6 @@ pub struct Thread {
     voluntary: AtomicU64,
     involuntary: AtomicU64,
     minor_faults: AtomicU64,
-    /// It touches nothing until it has asked [`crate::pause::Pauses`]. SeqCst, see there.
-    pub(crate) quiet: AtomicBool,
-    /// Pauses of this task alone. SeqCst, see there.
-    pub(crate) held: AtomicU32,
 }
 
 struct Identity {
@@ -195,11 +159,9 @@ impl Thread {
         Arc::new(Self {
             tid: AtomicU32::new(tid.0),
             group,
-            flags: AtomicU32::new(0),
-            in_guest: AtomicBool::new(false),
+            attention: Attention::new(),
             interrupter: Mutex::new(INTERRUPTER, None),
             answers: OnceLock::new(),
-            parker: Arc::new(Parker::new()),
             signals: Mutex::new(THREAD_SIGNALS, ThreadSignals { mask: Mask::new(mask), ..ThreadSignals::default() }),
             parts: Mutex::new(THREAD_PARTS, parts),
             identity: Mutex::new(IDENTITY, Identity { creds, comm }),
@@ -220,8 +182,6 @@ impl Thread {
             voluntary: AtomicU64::new(0),
             involuntary: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
-            quiet: AtomicBool::new(false),
-            held: AtomicU32::new(0),
         })
     }
 
@@ -296,7 +256,7 @@ impl Thread {
 
     /// Where it sleeps.
     pub fn parker(&self) -> &Arc<Parker> {
-        &self.parker
+        self.attention.parker()
     }
 
     /// The context that the thread had, if any, keeps its mask no more.
@@ -318,56 +278,9 @@ impl Thread {
         self.interrupter.lock().clone()
     }
 
-    /// The flags. Pairs with the store in [`Thread::kick`].
-    pub(crate) fn work(&self) -> Work {
-        Work::from_bits_retain(self.flags.load(Ordering::SeqCst))
-    }
-
-    /// Sets flags and makes the task look at them, wherever it is.
-    pub(crate) fn kick(&self, work: Work) {
-        // SeqCst: see the diagram at the module's head.
-        self.flags.fetch_or(work.bits(), Ordering::SeqCst);
-        if self.in_guest.load(Ordering::SeqCst)
-            && let Some(interrupter) = self.interrupter()
-        {
-            interrupter.interrupt();
-        }
-        self.parker.unpark();
-    }
-
-    /// Sets flags that the task itself will see on its way out.
-    pub(crate) fn set_work(&self, work: Work) {
-        self.flags.fetch_or(work.bits(), Ordering::SeqCst);
-    }
-
-    pub(crate) fn clear_work(&self, work: Work) {
-        self.flags.fetch_and(!work.bits(), Ordering::SeqCst);
-    }
-
-    /// Enters guest code unless there is work. By the task's own thread only.
-    pub(crate) fn enter_guest(&self) -> Result<(), Work> {
-        self.in_guest.store(true, Ordering::SeqCst);
-        let work = self.work();
-        if work.is_empty() {
-            return Ok(());
-        }
-        self.in_guest.store(false, Ordering::SeqCst);
-        Err(work)
-    }
-
-    pub(crate) fn leave_guest(&self) {
-        // Relaxed would do: a kicker that still sees `true` interrupts once too often.
-        self.in_guest.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether it runs guest code, or is about to or back from it.
-    pub(crate) fn is_in_guest(&self) -> bool {
-        self.in_guest.load(Ordering::Relaxed)
-    }
-
-    /// Whether it neither sleeps nor stands still for a pause, nor has ended.
-    pub(crate) fn is_awake(&self) -> bool {
-        !self.quiet.load(Ordering::SeqCst)
+    /// What makes it look, wherever it is.
+    pub(crate) fn attention(&self) -> &Attention {
+        &self.attention
     }
 
     /// The run state of the step that it is in.
@@ -480,6 +393,18 @@ impl Thread {
     pub fn signal_sets(&self) -> (SigSet, SigSet) {
         let signals = self.signals.lock();
         (signals.mask.get(), signals.pending.set())
+    }
+}
+
+impl Member for Thread {
+    fn attention(&self) -> &Attention {
+        &self.attention
+    }
+
+    fn interrupt(&self) {
+        if let Some(interrupter) = self.interrupter() {
+            interrupter.interrupt();
+        }
     }
 }
 

@@ -4,9 +4,10 @@ use abi::Errno;
 use abi::wait::WaitOptions;
 use waiter::EventMask;
 
+use stops::GroupStop;
+
 use super::Task;
 use super::exit::child_code;
-use super::group::GroupStop;
 use super::set::{GroupEntry, Tree};
 use super::usage::Usage;
 use crate::error::{Restart, SysErr, SysResult};
@@ -155,19 +156,19 @@ fn state_change(entry: &GroupEntry, options: WaitOptions) -> Option<(WaitOutcome
     }
     let uid = entry.leader.creds().ruid.0;
     let mut signals = entry.group.lock_signals();
-    if let GroupStop::Stopped { signal, reported: false } = signals.stop
+    if let GroupStop::Stopped { signal, reported: false } = signals.stops.stop()
         && options.contains(WaitOptions::WUNTRACED)
     {
         if !keep {
-            signals.stop = GroupStop::Stopped { signal, reported: true };
+            signals.stops.note_reported();
         }
         drop(signals);
         let number = signal.number();
         return Some((outcome(uid, child::CLD_STOPPED, number, abi::wait::status_stopped(number)), false));
     }
-    if signals.continued && options.contains(WaitOptions::WCONTINUED) {
+    if signals.stops.was_continued() && options.contains(WaitOptions::WCONTINUED) {
         if !keep {
-            signals.continued = false;
+            signals.stops.forget_continued();
         }
         drop(signals);
         let cont = Signal::CONT.number();

@@ -10,6 +10,8 @@ use std::sync::{Arc, Weak};
 use abi::Errno;
 use sync::Mutex;
 
+use stops::{Member, Work};
+
 use super::{ClockId, NS_PER_SEC, TimerHandle, TimerTarget};
 use crate::ids::Tid;
 use crate::kernel::Kernel;
@@ -20,7 +22,7 @@ use crate::signal::send::Origin;
 use crate::signal::types::Signal;
 use crate::task::Task;
 use crate::task::group::ThreadGroup;
-use crate::task::thread::{CpuTimes, Thread, Work};
+use crate::task::thread::{CpuTimes, Thread};
 
 /// Which interval timer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

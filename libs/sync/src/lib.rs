@@ -39,6 +39,14 @@ pub mod atomic {
     pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
     #[cfg(not(loom))]
     pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+
+    /// Loom takes sequentially consistent operations for acquiring and releasing ones; only its fences are what they say.
+    /// This stands where the operations beside it have that effect outside of a model.
+    #[inline]
+    pub fn fence_for_model() {
+        #[cfg(loom)]
+        fence(Ordering::SeqCst);
+    }
 }
 
 /// References that a model counts: one that is left at its end fails it.

@@ -7,18 +7,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use sync::atomic::{AtomicUsize, Ordering};
+use sync::atomic::{AtomicUsize, Ordering, fence_for_model};
 use sync::{LockClass, Mutex};
 
 use crate::{EventMask, Taken, Waiter};
-
-/// Loom takes sequentially consistent operations for acquiring and releasing ones; only its fences are what they say. These
-/// stand where the operations beside them have that effect outside of a model.
-#[inline]
-fn fence_for_model() {
-    #[cfg(loom)]
-    sync::atomic::fence(Ordering::SeqCst);
-}
 
 /// A leaf: nothing is called with it held.
 const CLASS: LockClass = LockClass::leaf("waiter.queue");

@@ -21,7 +21,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("platform-kvm", &["usermem", "arch", "sync"]),
     ("fs", &["usermem", "abi", "auth", "sync", "waiter", "segment"]),
     ("mm", &["usermem", "arch", "abi", "sync", "segment"]),
-    ("kernel", &["fs", "mm", "loader", "usermem", "arch", "abi", "auth", "sync", "waiter", "segment", "ldisc"]),
+    ("stops", &["sync"]),
+    (
+        "kernel",
+        &["fs", "mm", "stops", "loader", "usermem", "arch", "abi", "auth", "sync", "waiter", "segment", "ldisc"],
+    ),
     ("syscalls-linux", &["kernel", "mm", "fs", "usermem", "arch", "abi", "auth", "sync", "waiter"]),
     (
         "runner",

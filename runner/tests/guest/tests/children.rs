@@ -135,16 +135,20 @@ fn threads_wait_for_each_other_s_children_unless_they_say_no() {
             (none, taken, status)
         });
         let (none, taken, status) = other.join().unwrap();
-        // What a thread has made goes to another when it ends.
-        let orphan = std::thread::spawn(|| {
-            child(|| {
+        // What a thread has made goes to another when it ends, which is a little after it can be joined.
+        let (orphan, maker) = std::thread::spawn(|| {
+            let orphan = child(|| {
                 loop {
                     let _ = sys!(pause);
                 }
-            })
+            });
+            (orphan, sys!(gettid).unwrap())
         })
         .join()
         .unwrap();
+        while sys!(tgkill, sys!(getpid).unwrap(), maker, 0) == Ok(0) {
+            std::thread::yield_now();
+        }
         kill(orphan, libc::SIGKILL);
         let inherited = sys!(wait4, orphan, 0, libc::__WNOTHREAD, 0);
         steps(&[
