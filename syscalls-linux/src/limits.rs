@@ -351,10 +351,13 @@ fn sched_setattr(task: &mut Task, tid: i32, attr: In<SchedAttr>, flags: u32) -> 
     let size: u32 = mem::read(task, attr.0)?;
     let first = usize::try_from(SCHED_ATTR_SIZE_VER0).unwrap_or(48);
     let size = if size == 0 { first } else { usize::try_from(size).map_err(|_| Errno::EINVAL)? };
-    if size < first {
-        return Err(Errno::E2BIG);
-    }
-    let asked: SchedAttr = mem::read_extensible(task, attr.0, size, first)?;
+    let asked = if size < first { Err(Errno::E2BIG) } else { mem::read_extensible(task, attr.0, size, first) };
+    let asked: SchedAttr = asked.inspect_err(|error| {
+        if *error == Errno::E2BIG {
+            // What is known, for the caller to try again. A bad address is not told.
+            let _ = mem::write(task, attr.0, &u32::try_from(size_of::<SchedAttr>()).unwrap_or(0));
+        }
+    })?;
     let thread = thread(task, tid)?;
     let old = thread.attributes().scheduling();
     let known = SCHED_FLAG_RESET_ON_FORK | SCHED_FLAG_KEEP_POLICY | SCHED_FLAG_KEEP_PARAMS;

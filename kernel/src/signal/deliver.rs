@@ -221,7 +221,8 @@ impl Task {
             info: &abi_info,
             action: &abi_action,
             mask: abi::signal::SigSet(old_mask.0),
-            altstack: stack_t(&self.altstack, on_alt),
+            // As it was set: whether it is in use is no part of it.
+            altstack: stack_t(&self.altstack, false),
             stack,
             trap,
         });

@@ -260,6 +260,36 @@ fn objects_are_compared() {
 }
 
 #[test]
+fn threads_share_what_processes_do_not() {
+    let own = sys!(getpid).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        tell.send(sys!(gettid).unwrap()).unwrap();
+        let _ = ended.recv();
+    });
+    let tid = told.recv().unwrap();
+    // KCMP_VM, KCMP_FILES, KCMP_FS, KCMP_SIGHAND, KCMP_SYSVSEM.
+    for kind in [1, 2, 3, 4, 6] {
+        assert_eq!(sys!(kcmp, own, tid, kind, 0, 0), Ok(0), "{kind}");
+    }
+    assert_eq!(sys!(kcmp, tid, tid, 0, 1, 1), Ok(0));
+    drop(end);
+    thread.join().unwrap();
+    let pid = child(|| {
+        let _ = sys!(pause);
+        1
+    });
+    for kind in [1, 2, 3, 4] {
+        let order = sys!(kcmp, own, pid, kind, 0, 0);
+        let reverse = sys!(kcmp, pid, own, kind, 0, 0);
+        assert!(matches!((order, reverse), (Ok(1), Ok(2)) | (Ok(2), Ok(1))), "{kind}: {order:?} {reverse:?}");
+    }
+    assert_eq!(sys!(kill, pid, libc::SIGKILL), Ok(0));
+    wait_status(pid);
+}
+
+#[test]
 fn signals_go_by_a_directory_of_proc() {
     let pid = child(|| {
         let _ = sys!(pause);
