@@ -209,6 +209,8 @@ consts! {
         FIONCLEX = 0x5450,
         FIOCLEX = 0x5451,
         FIOASYNC = 0x5452,
+        TIOCGLCKTRMIOS = 0x5456,
+        TIOCSLCKTRMIOS = 0x5457,
         FIOQSIZE = 0x5460,
     }
     u32 {

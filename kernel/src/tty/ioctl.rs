@@ -147,6 +147,17 @@ impl Request<'_> {
             | uapi::TCSETAF
             | uapi::TIOCGSOFTCAR
             | uapi::TIOCSSOFTCAR => self.modes(command, argument)?,
+            uapi::TIOCGLCKTRMIOS => {
+                let kept = self.pty.state().kept_modes;
+                self.put(argument, &kept)?;
+            }
+            uapi::TIOCSLCKTRMIOS => {
+                if !self.ctx.creds.has(Caps::SYS_ADMIN) {
+                    return Err(Errno::EPERM);
+                }
+                let kept = self.get(argument)?;
+                self.pty.state().kept_modes = kept;
+            }
             uapi::TIOCGWINSZ => {
                 let size = self.pty.state().size;
                 self.put(argument, &size)?;
@@ -279,7 +290,8 @@ impl Request<'_> {
                 Change::Flush => state.discipline.flush_input(),
                 Change::Keep => ldisc::Effects::default(),
             };
-            let effects = flushed.and(state.set_modes(settled(&asked)));
+            let asked = settled(&without_kept(&now, &asked, &state.kept_modes));
+            let effects = flushed.and(state.set_modes(asked));
             state.note(&effects);
             effects
         };
@@ -404,6 +416,24 @@ impl Request<'_> {
         };
         self.pty.act(effects);
         Ok(())
+    }
+}
+
+/// `asked`, but for what `kept` keeps as it is in `now`.
+fn without_kept(now: &Termios2, asked: &Termios2, kept: &Termios) -> Termios2 {
+    let bits = |now: u32, asked: u32, kept: u32| (now & kept) | (asked & !kept);
+    let mut chars = asked.c_cc;
+    for ((to, now), kept) in chars.iter_mut().zip(now.c_cc).zip(kept.c_cc) {
+        *to = if kept == 0 { *to } else { now };
+    }
+    Termios2 {
+        c_iflag: bits(now.c_iflag, asked.c_iflag, kept.c_iflag),
+        c_oflag: bits(now.c_oflag, asked.c_oflag, kept.c_oflag),
+        c_cflag: bits(now.c_cflag, asked.c_cflag, kept.c_cflag),
+        c_lflag: bits(now.c_lflag, asked.c_lflag, kept.c_lflag),
+        c_line: if kept.c_line == 0 { asked.c_line } else { now.c_line },
+        c_cc: chars,
+        ..*asked
     }
 }
 

@@ -13,7 +13,7 @@ use abi::Errno;
 use abi::fs::OpenFlags;
 use abi::tty::{
     TIOCPKT_DATA, TIOCPKT_DOSTOP, TIOCPKT_FLUSHREAD, TIOCPKT_FLUSHWRITE, TIOCPKT_NOSTOP, TIOCPKT_START, TIOCPKT_STOP,
-    Winsize,
+    Termios, Winsize,
 };
 use fs::Context;
 use fs::vfs::{FileOps, makedev};
@@ -76,6 +76,8 @@ pub(super) struct State {
     /// What the next packet tells.
     packet_status: u8,
     pub(super) size: Winsize,
+    /// TIOCSLCKTRMIOS: bits, and characters that are not 0, of what no change of the modes changes.
+    pub(super) kept_modes: Termios,
     /// tcflow(3) on the master: what is typed waits.
     pub(super) master_stopped: bool,
     short_of_room: Short,
@@ -231,6 +233,7 @@ impl Pty {
                     packets: false,
                     packet_status: 0,
                     size: Winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 },
+                    kept_modes: Termios::default(),
                     master_stopped: false,
                     short_of_room: Short::default(),
                 },

@@ -57,6 +57,8 @@ const IOCTL: &[u64] = &[
     0x5450,
     0x5451,
     0x5452,
+    0x5456,
+    0x5457,
     0x802c_542a,
     0x402c_542b,
     0x402c_542c,
@@ -650,7 +652,7 @@ impl Gen {
             Kind::IoctlArg => {
                 let pid = self.pid();
                 match self.command {
-                    0x5402..=0x5404 | 0x540b | 0x5414 | 0x402c_542b..=0x402c_542d => self.terminal_settings(),
+                    0x5402..=0x5404 | 0x540b | 0x5414 | 0x5457 | 0x402c_542b..=0x402c_542d => self.terminal_settings(),
                     0x5410 | 0x8901 | 0x8902 => self.image(&pid.to_le_bytes()),
                     // A flag's new state, a packet mode's, a lock's, how a peer is opened, what to forget.
                     0x5409..=0x540a | 0x540e | 0x5425 | 0x5441 => self.rng.pick(&[0, 1, 2, 3, 0o402]),

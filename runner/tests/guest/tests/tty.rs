@@ -396,6 +396,30 @@ fn exclusive_terminals_refuse_others() {
     assert_eq!(sys!(close, again().unwrap()), Ok(0));
 }
 
+/// Administrators may say what no change of the modes changes.
+#[test]
+fn locked_modes_stay() {
+    let pair = Pair::new();
+    // SAFETY: 1. zeroes are a termios.
+    let [mut now, mut lock] = unsafe { std::mem::zeroed::<[libc::termios; 2]>() };
+    assert_eq!(sys!(ioctl, pair.slave, libc::TIOCGLCKTRMIOS, &raw mut lock), Ok(0));
+    assert_eq!((lock.c_lflag, lock.c_cc[libc::VINTR]), (0, 0));
+    lock.c_lflag = libc::ECHO;
+    lock.c_cc[libc::VINTR] = 1;
+    let locked = sys!(ioctl, pair.master, libc::TIOCSLCKTRMIOS, &raw const lock);
+    assert_eq!(locked, if casemate_guest_tests::is_root() { Ok(0) } else { Err(libc::EPERM) });
+    assert_eq!(sys!(ioctl, pair.slave, libc::TCGETS, &raw mut now), Ok(0));
+    let mut changed = now;
+    changed.c_lflag &= !(libc::ECHO | libc::ECHOE);
+    changed.c_cc[libc::VINTR] = 5;
+    changed.c_cc[libc::VQUIT] = 6;
+    assert_eq!(sys!(ioctl, pair.slave, libc::TCSETS, &raw const changed), Ok(0));
+    assert_eq!(sys!(ioctl, pair.slave, libc::TCGETS, &raw mut now), Ok(0));
+    let (echoes, interrupt) = if locked == Ok(0) { (libc::ECHO, 3) } else { (0, 5) };
+    assert_eq!((now.c_lflag & (libc::ECHO | libc::ECHOE), now.c_cc[libc::VINTR]), (echoes, interrupt));
+    assert_eq!(now.c_cc[libc::VQUIT], 6);
+}
+
 /// Runs `body` in a child that leads a session of its own; 0 is success.
 fn in_session(pair: &Pair, body: impl FnOnce(&Pair) -> i32) {
     in_child(|| {
