@@ -15,6 +15,7 @@ use kernel::signal::SigSet;
 use kernel::syscall::SysResult;
 use kernel::syscalls;
 use kernel::task::{Blocked, Task};
+use smallvec::SmallVec;
 use usermem::Addr;
 use waiter::{EventMask, Pollable as _};
 
@@ -331,7 +332,7 @@ fn epoll_ctl(task: &mut Task, epoll: Fd, EpollOp(op): EpollOp, fd: Fd, event: In
 fn epoll_until(task: &mut Task, epoll: Fd, out: Addr, max: i32, deadline_ns: Option<u64>) -> Result<usize, Errno> {
     let max = usize::try_from(max).ok().filter(|&max| max > 0 && max <= i32::MAX as usize / 12).ok_or(Errno::EINVAL)?;
     let file = task.fds().get(epoll.0)?;
-    let set = Epoll::of(&file)?;
+    let set = file.ops_as::<Epoll>().ok_or(Errno::EINVAL)?;
     let events = loop {
         let events = set.collect(max);
         if !events.is_empty() || deadline_ns == Some(0) {
@@ -343,7 +344,7 @@ fn epoll_until(task: &mut Task, epoll: Fd, out: Addr, max: i32, deadline_ns: Opt
             Err(Blocked::Interrupted) => return Err(Errno::EINTR),
         }
     };
-    let events: Vec<EpollEvent> =
+    let events: SmallVec<[EpollEvent; 16]> =
         events.iter().map(|event| EpollEvent { events: event.events, data: event.data }).collect();
     mem::write_array(task, out, &events)?;
     Ok(events.len())

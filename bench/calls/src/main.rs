@@ -3,7 +3,7 @@
 //! `bench-calls run NAME…` prints one line per measure: name, median, lowest and highest of its batches, in nanoseconds
 //! per operation, separated by tabs. `count N … NAME` does the operation of one measure N times. `list` prints the names. `time CMD…` runs a program and prints how long it took from
 //! fork to wait; `serve` does so for each line of standard input, which makes it the driver inside a running sandbox.
-//! `threads N` keeps N threads asleep until its standard input ends.
+//! `threads N` keeps N threads asleep until its standard input ends, `processes N PROGRAM` so many static processes.
 //!
 //! [`measure`] calibrates and repeats; each other module holds the measures of one family.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks on its streams")]
@@ -67,9 +67,13 @@ fn main() -> ExitCode {
         }),
         ["time", command @ ..] => serve::time(command).map(|taken| println!("{}", taken.as_nanos())),
         ["serve"] => serve::serve(),
+        ["processes", count, program] => {
+            count.parse().map_err(io::Error::other).and_then(|count| tasks::sleeping_processes(count, program))
+        }
         ["threads", count] => count.parse().map_err(io::Error::other).and_then(tasks::sleepers),
         _ => Err(io::Error::other(
-            "list | run BUDGET-MS STATIC-PROGRAM NAME… | count N STATIC-PROGRAM NAME | time CMD… | serve | threads N",
+            "list | run BUDGET-MS STATIC-PROGRAM NAME… | count N STATIC-PROGRAM NAME | time CMD… | serve | threads N | \
+             processes N STATIC-PROGRAM",
         )),
     };
     match result {

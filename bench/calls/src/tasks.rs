@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::io::{self, Read as _, Write as _};
+use std::process::Command;
 use std::sync::{Arc, Barrier};
 
 use crate::measure::{Harness, Measure, Sample, c_path, cvt};
@@ -9,10 +10,15 @@ use crate::measure::{Harness, Measure, Sample, c_path, cvt};
 pub(crate) const MEASURES: &[Measure] = &[
     Measure { name: "signal-self", run: signal_self },
     Measure { name: "pthread-create-join", run: pthread },
+    Measure { name: "pthreads-1000", run: pthreads },
+    Measure { name: "pthreads-1000-at-once", run: pthreads_at_once },
     Measure { name: "fork-exit-wait", run: fork },
     Measure { name: "vfork-exec-wait", run: vfork_exec },
     Measure { name: "fork-exit-wait-80m", run: fork_large },
 ];
+
+/// Threads that are made before the first is joined.
+const THREADS: usize = 1000;
 
 /// Heap of the large process, in bytes.
 const HEAP: usize = 80_000_000;
@@ -44,6 +50,50 @@ fn pthread(harness: &Harness) -> io::Result<Sample> {
             // SAFETY: 1. the thread was started and nobody else joins it.
             unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
         }
+    }))
+}
+
+/// Makes many threads with `body`, then joins them all.
+fn create_and_join(body: extern "C" fn(*mut c_void) -> *mut c_void) -> io::Result<()> {
+    let mut threads = Vec::with_capacity(THREADS);
+    for _ in 0..THREADS {
+        let mut thread = 0;
+        // SAFETY: 1. the thread's id goes to a live place; 2. its body uses no argument.
+        let error = unsafe { libc::pthread_create(&mut thread, std::ptr::null(), body, std::ptr::null_mut()) };
+        if error != 0 {
+            // Those that wait for the others stay.
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        threads.push(thread);
+    }
+    for thread in threads {
+        // SAFETY: 1. the thread was started and nobody else joins it.
+        unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
+    }
+    Ok(())
+}
+
+/// Many threads of which each may end before the next begins.
+fn pthreads(harness: &Harness) -> io::Result<Sample> {
+    create_and_join(thread_body)?;
+    Ok(harness.each(|| {
+        let _ = create_and_join(thread_body);
+    }))
+}
+
+/// Where threads wait until all are there.
+static ALL_THERE: Barrier = Barrier::new(THREADS);
+
+extern "C" fn wait_for_all(argument: *mut c_void) -> *mut c_void {
+    ALL_THERE.wait();
+    argument
+}
+
+/// Many threads that all live at once: the last one lets them end.
+fn pthreads_at_once(harness: &Harness) -> io::Result<Sample> {
+    create_and_join(wait_for_all)?;
+    Ok(harness.each(|| {
+        let _ = create_and_join(wait_for_all);
     }))
 }
 
@@ -123,6 +173,21 @@ pub(crate) fn sleepers(count: usize) -> io::Result<()> {
     end.wait();
     for thread in threads {
         let _ = thread.join();
+    }
+    Ok(())
+}
+
+/// Keeps `count` processes of the static `program` asleep until standard input ends; says `ready` when they were started.
+pub(crate) fn sleeping_processes(count: usize, program: &str) -> io::Result<()> {
+    let (read, write) = io::pipe()?;
+    let start = |_| Command::new(program).arg("sleep").stdin(read.try_clone()?).spawn();
+    let children: Vec<_> = (0..count).map(start).collect::<io::Result<_>>()?;
+    println!("ready");
+    io::stdout().flush()?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    drop(write);
+    for mut child in children {
+        child.wait()?;
     }
     Ok(())
 }

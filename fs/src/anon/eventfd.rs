@@ -1,15 +1,15 @@
 //! eventfd(2): a counter to wait for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Errno;
 use abi::fs::OpenFlags;
-use sync::Mutex;
 use usermem::bytes::{IoDst, IoSrc};
 use waiter::{EventMask, WaitQueue};
 
+use crate::Context;
 use crate::vfs::{File, FileOps};
-use crate::{Context, lockclass};
 
 /// What a read takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,24 +23,27 @@ pub enum Mode {
 /// The counter.
 pub struct EventFd {
     mode: Mode,
-    count: Mutex<u64>,
+    /// SeqCst throughout: what `readiness` reports, so it changes before the queue is woken.
+    count: AtomicU64,
     queue: WaitQueue,
 }
 
 impl EventFd {
     /// A counter that starts at `count`, as a file.
     pub fn create(count: u64, mode: Mode, flags: OpenFlags) -> Arc<File> {
-        let event = Self { mode, count: Mutex::new(lockclass::BUFFER, count), queue: WaitQueue::new() };
+        let event = Self { mode, count: AtomicU64::new(count), queue: WaitQueue::new() };
         File::anonymous(Arc::new(event), flags | OpenFlags::O_RDWR, "anon_inode:[eventfd]")
     }
 
     /// Adds to the counter, from inside the kernel; saturates at the highest count.
     pub fn signal(&self, add: u64) {
-        {
-            let mut count = self.count.lock();
-            *count = count.saturating_add(add).min(u64::MAX - 1);
-        }
+        self.change(|count| Some(count.saturating_add(add).min(u64::MAX - 1)));
         self.queue.wake(EventMask::READABLE);
+    }
+
+    /// Replaces the count by what `to` makes of it, unless that is nothing; says what it was.
+    fn change(&self, to: impl FnMut(u64) -> Option<u64>) -> Option<u64> {
+        self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, to).ok()
     }
 }
 
@@ -49,15 +52,9 @@ impl FileOps for EventFd {
         if dst.remaining() < 8 {
             return Err(Errno::EINVAL);
         }
-        let taken = {
-            let mut count = self.count.lock();
-            let taken = if self.mode == Mode::Semaphore { (*count).min(1) } else { *count };
-            if taken == 0 {
-                return Err(Errno::EAGAIN);
-            }
-            *count -= taken;
-            taken
-        };
+        let left = |count: u64| if self.mode == Mode::Semaphore { count - 1 } else { 0 };
+        let count = self.change(|count| (count > 0).then(|| left(count))).ok_or(Errno::EAGAIN)?;
+        let taken = count - left(count);
         self.queue.wake(EventMask::WRITABLE);
         // Linux, too, loses the count when the buffer turns out to be bad.
         if dst.put(&taken.to_ne_bytes())? == 8 { Ok(8) } else { Err(Errno::EFAULT) }
@@ -75,18 +72,14 @@ impl FileOps for EventFd {
         if add == u64::MAX {
             return Err(Errno::EINVAL);
         }
-        {
-            let mut count = self.count.lock();
-            // The highest count is u64::MAX - 1.
-            let sum = count.checked_add(add).filter(|sum| *sum < u64::MAX).ok_or(Errno::EAGAIN)?;
-            *count = sum;
-        }
+        // The highest count is u64::MAX - 1.
+        self.change(|count| count.checked_add(add).filter(|sum| *sum < u64::MAX)).ok_or(Errno::EAGAIN)?;
         self.queue.wake(EventMask::READABLE);
         Ok(8)
     }
 
     fn readiness(&self, interest: EventMask) -> EventMask {
-        let count = *self.count.lock();
+        let count = self.count.load(Ordering::SeqCst);
         let mut ready = EventMask::empty();
         if count > 0 {
             ready |= EventMask::READABLE;
@@ -105,6 +98,6 @@ impl FileOps for EventFd {
     }
 
     fn fdinfo(&self) -> String {
-        format!("eventfd-count: {:16x}\n", *self.count.lock())
+        format!("eventfd-count: {:16x}\n", self.count.load(Ordering::SeqCst))
     }
 }

@@ -334,6 +334,19 @@ impl State {
         Ok(found)
     }
 
+    /// Where in the memory file an access of the kernel to `len` bytes at `addr` finds them, if they are private memory in one
+    /// piece that is ready for it, as mostly. `None`: ask [`Self::resolve`].
+    pub(crate) fn resolve_at_once(&self, addr: Addr, len: u64, access: Access) -> Option<u64> {
+        let (range, vma) = self.vmas.get(addr)?;
+        let (piece, pma) = self.pmas.get(addr)?;
+        let ready = vma.is_private()
+            && vma.allows(access, Force::No)
+            && !pma.text
+            && !(pma.cow && access == Access::Write)
+            && addr.0.checked_add(len)? <= range.end.0.min(piece.end.0);
+        ready.then(|| pma.offset + (addr.0 - piece.start.0))
+    }
+
     /// Finds the bytes for an access of the kernel to `[addr, end)`: a first part of it, and where it is.
     pub(crate) fn resolve(
         &mut self,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use abi::Errno;
 use smallvec::SmallVec;
+use sync::epoch::Pin;
 use usermem::bytes::{IoDst, IoSrc};
 use usermem::platform::Access;
 use usermem::ptr::{UserBuf, UserMemory};
@@ -81,8 +82,26 @@ impl Mm {
         Ok((runs, guard))
     }
 
+    /// The `len` bytes at `addr` for `access`, where finding them takes no more than looking them up, and what to hold while
+    /// they are moved; `None` where it takes more. Most copies are of a structure in a page that is there.
+    fn at_once(&self, addr: Addr, len: u64, access: Access) -> Option<(Pin, CopyGuard<'_>, VolatileSlice<'_>)> {
+        if len > MAX_STEP {
+            return None;
+        }
+        let pin = self.pool.pin();
+        let state = self.lock();
+        let offset = state.resolve_at_once(addr, len, access)?;
+        let bytes = self.pool.slice(offset, len).ok()?;
+        let guard = self.begin_copy(&state, access);
+        drop(state);
+        Some((pin, guard, bytes))
+    }
+
     /// Copies guest memory at `addr` to a prefix of `buf`; says how many bytes, `EFAULT` when the first cannot be read.
     pub(crate) fn read_at(&self, addr: Addr, buf: &mut [u8], force: Force) -> Result<usize, Errno> {
+        if let Some((_pin, _guard, bytes)) = self.at_once(addr, buf.len() as u64, Access::Read) {
+            return safecopy::read_slices(&[bytes], buf);
+        }
         let mut src = UserSrc::with_force(self, &[UserBuf::new(addr, buf.len())], force);
         if buf.is_empty() { Ok(0) } else { src.take(buf) }
     }
@@ -90,6 +109,9 @@ impl Mm {
     /// Copies a prefix of `bytes` to guest memory at `addr`; says how many bytes, `EFAULT` when the first cannot be
     /// written.
     pub(crate) fn write_at(&self, addr: Addr, bytes: &[u8], force: Force) -> Result<usize, Errno> {
+        if let Some((_pin, _guard, to)) = self.at_once(addr, bytes.len() as u64, Access::Write) {
+            return safecopy::write_slices(&[to], bytes);
+        }
         let mut dst = UserDst::with_force(self, &[UserBuf::new(addr, bytes.len())], force);
         if bytes.is_empty() { Ok(0) } else { dst.put(bytes) }
     }
@@ -133,6 +155,9 @@ impl Mm {
             return Err(Errno::EINVAL);
         }
         let range = AddrRange::of_len(addr, size).ok_or(Errno::EFAULT)?;
+        if let Some((_pin, _guard, word)) = self.at_once(addr, size, access) {
+            return f(word);
+        }
         let _pin = self.pool.pin();
         let (runs, _guard) = self.translate(std::iter::once(range), size, access, Force::No)?;
         match runs.as_slice() {
@@ -236,6 +261,13 @@ impl Cursor {
 
     fn remaining(&self) -> usize {
         usize::try_from(self.remaining).unwrap_or(usize::MAX)
+    }
+
+    /// Where the next `max` bytes go, or all that remain, if that is in one buffer.
+    fn single(&self, max: usize) -> Option<(Addr, u64)> {
+        let range = self.buffers.get(self.index)?;
+        let len = self.remaining.min(max as u64);
+        (len <= range.len()).then_some((range.start, len))
     }
 }
 
@@ -341,6 +373,12 @@ impl<M: std::ops::Deref<Target = Mm>> IoDst for UserDst<M> {
             return Ok(0);
         }
         let mm: &Mm = &self.mm;
+        let single = self.cursor.single(max);
+        if let Some((_pin, _guard, bytes)) = single.and_then(|(addr, len)| mm.at_once(addr, len, Access::Write)) {
+            let n = f(&[bytes])?.min(bytes.len());
+            self.cursor.advance(n as u64);
+            return Ok(n);
+        }
         let _pin = mm.pool.pin();
         let (runs, _guard) = mm.translate(self.cursor.ranges(), max as u64, Access::Write, self.cursor.force)?;
         let total: usize = runs.iter().map(|run| run.len).sum();
@@ -381,6 +419,12 @@ impl<M: std::ops::Deref<Target = Mm>> IoSrc for UserSrc<M> {
             return Ok(0);
         }
         let mm: &Mm = &self.mm;
+        let single = self.cursor.single(max);
+        if let Some((_pin, _guard, bytes)) = single.and_then(|(addr, len)| mm.at_once(addr, len, Access::Read)) {
+            let n = f(&[bytes])?.min(bytes.len());
+            self.cursor.advance(n as u64);
+            return Ok(n);
+        }
         let _pin = mm.pool.pin();
         let (runs, _guard) = mm.translate(self.cursor.ranges(), max as u64, Access::Read, self.cursor.force)?;
         let total: usize = runs.iter().map(|run| run.len).sum();

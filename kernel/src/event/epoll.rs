@@ -21,6 +21,7 @@ use abi::fs::OpenFlags;
 use fs::Context;
 use fs::vfs::{File, FileOps};
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 use sync::{LockClass, Mutex};
 use usermem::bytes::IoDst;
 use waiter::ready::{Listed, Mark, ReadyList};
@@ -174,6 +175,12 @@ pub struct Epoll {
     parents: AtomicUsize,
 }
 
+/// Events, and items, that a collection has room for without allocating.
+const AT_HAND: usize = 16;
+
+/// What one collection has found.
+pub type Events = SmallVec<[Event; AT_HAND]>;
+
 /// Serialises changes of which sets contain which.
 static NESTING: Mutex<()> = Mutex::new(GRAPH, ());
 
@@ -309,27 +316,38 @@ impl Epoll {
     }
 
     /// Takes at most `max` events; empty when nothing is ready. Level-triggered items stay on the list.
-    pub fn collect(&self, max: usize) -> Vec<Event> {
-        let mut events = Vec::new();
-        let mut again: Vec<Arc<Item>> = Vec::new();
+    pub fn collect(&self, max: usize) -> Events {
+        let mut events = Events::new();
+        if max > 0
+            && let Some(event) = self.ready.alone().and_then(|item| item.stays_ready())
+        {
+            events.push(event);
+            return events;
+        }
+        let mut taken: SmallVec<[Arc<Item>; AT_HAND]> = SmallVec::new();
+        let mut again: SmallVec<[Arc<Item>; AT_HAND]> = SmallVec::new();
         // Each item is looked at once, however often it is woken meanwhile.
-        let mut turns = self.ready.len();
-        while events.len() < max && turns > 0 {
-            turns -= 1;
-            let Some(item) = self.ready.take() else { break };
-            match self.ask(&item) {
-                Asked::Ready(event, level) => {
-                    events.push(event);
-                    if level && self.ready.reserve(&item) {
-                        again.push(item);
+        let mut turns = None;
+        while events.len() < max && turns != Some(0) {
+            let most = turns.unwrap_or(usize::MAX).min(max - events.len());
+            let before = self.ready.take_some(most, &mut taken);
+            let left = turns.unwrap_or(before).saturating_sub(taken.len());
+            turns = Some(if taken.is_empty() { 0 } else { left });
+            for item in taken.drain(..) {
+                match self.ask(&item) {
+                    Asked::Ready(event, level) => {
+                        events.push(event);
+                        if level && self.ready.reserve(&item) {
+                            again.push(item);
+                        }
                     }
+                    Asked::NotReady => {}
+                    Asked::Gone => self.forget(&item),
                 }
-                Asked::NotReady => {}
-                Asked::Gone => self.forget(&item),
             }
         }
         // Level-triggered items go to the end, so that no busy file starves the others.
-        if self.ready.put_back(again) {
+        if self.ready.put_back(again.into_iter()) {
             // Another waiter may have seen the list empty meanwhile.
             self.queue.wake(EventMask::READABLE);
         }
@@ -339,29 +357,32 @@ impl Epoll {
     /// What `item` reports now.
     fn ask(&self, item: &Arc<Item>) -> Asked {
         let Some(file) = item.file.upgrade() else { return Asked::Gone };
-        let mut interest = item.interest.lock();
-        let event = interest.event;
-        if interest.spent {
+        // The file is asked without the item's lock: it may be a set itself.
+        let (event, spent) = {
+            let interest = item.interest.lock();
+            (interest.event, interest.spent)
+        };
+        if spent {
             return Asked::NotReady;
         }
-        // The file is asked without the item's lock: it may be a set itself.
-        drop(interest);
         let ready = file.readiness(wanted(event));
         if ready.is_empty() {
             return Asked::NotReady;
         }
-        interest = item.interest.lock();
-        if event.events & bits::EXCLUSIVE != 0
-            && let Some(registration) = &interest.registration
-        {
-            // Whoever is told of the event now has it: closing the set later wakes nobody else for it.
-            registration.used();
-        }
-        if event.events & bits::ONESHOT != 0 {
-            if interest.spent {
-                return Asked::NotReady;
+        if event.events & (bits::EXCLUSIVE | bits::ONESHOT) != 0 {
+            let mut interest = item.interest.lock();
+            if event.events & bits::EXCLUSIVE != 0
+                && let Some(registration) = &interest.registration
+            {
+                // Whoever is told of the event now has it: closing the set later wakes nobody else for it.
+                registration.used();
             }
-            interest.spent = true;
+            if event.events & bits::ONESHOT != 0 {
+                if interest.spent {
+                    return Asked::NotReady;
+                }
+                interest.spent = true;
+            }
         }
         let level = event.events & (bits::EDGE | bits::ONESHOT) == 0;
         Asked::Ready(Event { events: ready.bits(), data: event.data }, level)
@@ -397,6 +418,19 @@ impl Item {
     /// Whether its file was closed.
     fn is_gone(&self) -> bool {
         self.file.strong_count() == 0
+    }
+
+    /// What it reports now, if it is level-triggered and ready: then it may stay where it is on the ready list.
+    fn stays_ready(&self) -> Option<Event> {
+        let (event, spent) = {
+            let interest = self.interest.lock();
+            (interest.event, interest.spent)
+        };
+        if spent || event.events & (bits::EDGE | bits::ONESHOT | bits::EXCLUSIVE) != 0 {
+            return None;
+        }
+        let ready = self.file.upgrade()?.readiness(wanted(event));
+        (!ready.is_empty()).then_some(Event { events: ready.bits(), data: event.data })
     }
 
     fn unregister(&self) {

@@ -36,14 +36,15 @@ impl<T: Listed> ReadyList<T> {
         Self { list: Mutex::new(class, VecDeque::new()) }
     }
 
-    /// How many are on the list.
-    pub fn len(&self) -> usize {
-        self.list.lock().len()
-    }
-
     /// Whether nothing is on the list.
     pub fn is_empty(&self) -> bool {
         self.list.lock().is_empty()
+    }
+
+    /// What is on the list, if that is one thing. It stays there: what it says when it is asked counts if it is ready.
+    pub fn alone(&self) -> Option<Arc<T>> {
+        let list = self.list.lock();
+        list.front().filter(|_| list.len() == 1).cloned()
     }
 
     /// Whether `thing` is on the list, or about to be.
@@ -65,17 +66,28 @@ impl<T: Listed> ReadyList<T> {
         Some(thing)
     }
 
+    /// [Takes](Self::take) the first ones off, at most `max`, and hands them to `out`; says how many there were before.
+    pub fn take_some(&self, max: usize, out: &mut impl Extend<Arc<T>>) -> usize {
+        let mut list = self.list.lock();
+        let before = list.len();
+        let taken = list.drain(..before.min(max));
+        out.extend(taken.inspect(|thing| thing.mark().0.store(false, Ordering::SeqCst)));
+        before
+    }
+
     /// Whether a thing that was taken is to be [put back](Self::put_back): `false` if it is on the list again already.
     pub fn reserve(&self, thing: &T) -> bool {
         !thing.mark().0.swap(true, Ordering::SeqCst)
     }
 
-    /// Puts back things that were [reserved](Self::reserve), at the end; says whether anything is on the list then: others may
-    /// have seen it empty meanwhile, and are to be woken.
-    pub fn put_back(&self, things: Vec<Arc<T>>) -> bool {
-        let mut list = self.list.lock();
-        list.extend(things);
-        !list.is_empty()
+    /// Puts back things that were [reserved](Self::reserve), at the end; says whether there are any: others may have seen the
+    /// list empty meanwhile, and are to be woken.
+    pub fn put_back(&self, things: impl ExactSizeIterator<Item = Arc<T>>) -> bool {
+        let some = things.len() > 0;
+        if some {
+            self.list.lock().extend(things);
+        }
+        some
     }
 
     /// Takes off those for which `keep` says no.

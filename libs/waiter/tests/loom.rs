@@ -132,7 +132,7 @@ impl Set {
         let Some(file) = self.ready.take() else { return false };
         let told = file.bytes.load(Ordering::SeqCst) > 0;
         let again = if told && level && self.ready.reserve(&file) { vec![file] } else { Vec::new() };
-        if self.ready.put_back(again) {
+        if self.ready.put_back(again.into_iter()) {
             self.queue.wake(EventMask::READABLE);
         }
         told

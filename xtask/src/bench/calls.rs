@@ -21,8 +21,8 @@ const PACKAGE: &str = "casemate-bench-calls";
 pub(super) struct Guest {
     /// Measures single calls, and times other programs.
     pub(super) calls: String,
-    /// Static, does nothing.
-    exit: String,
+    /// Static, does nothing, or sleeps.
+    pub(super) exit: String,
 }
 
 /// Builds them: the first as any dynamic program, the second static.
