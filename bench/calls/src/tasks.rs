@@ -41,35 +41,32 @@ extern "C" fn thread_body(argument: *mut c_void) -> *mut c_void {
     argument
 }
 
+/// A body of a thread that needs no argument.
+type Body = extern "C" fn(*mut c_void) -> *mut c_void;
+
+fn create(body: Body) -> io::Result<libc::pthread_t> {
+    let mut thread = 0;
+    // SAFETY: 1. the thread's id goes to a live place; 2. its body uses no argument.
+    let error = unsafe { libc::pthread_create(&mut thread, std::ptr::null(), body, std::ptr::null_mut()) };
+    if error == 0 { Ok(thread) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+/// Joins a thread that [`create`] has made, once.
+fn join(thread: libc::pthread_t) {
+    // SAFETY: 1. the thread was started and nobody else joins it.
+    unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
+}
+
 fn pthread(harness: &Harness) -> io::Result<Sample> {
     Ok(harness.each(|| {
-        let mut thread = 0;
-        // SAFETY: 1. the thread's id goes to a live place; 2. its body does nothing.
-        let error = unsafe { libc::pthread_create(&mut thread, std::ptr::null(), thread_body, std::ptr::null_mut()) };
-        if error == 0 {
-            // SAFETY: 1. the thread was started and nobody else joins it.
-            unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
-        }
+        let _ = create(thread_body).map(join);
     }))
 }
 
-/// Makes many threads with `body`, then joins them all.
-fn create_and_join(body: extern "C" fn(*mut c_void) -> *mut c_void) -> io::Result<()> {
-    let mut threads = Vec::with_capacity(THREADS);
-    for _ in 0..THREADS {
-        let mut thread = 0;
-        // SAFETY: 1. the thread's id goes to a live place; 2. its body uses no argument.
-        let error = unsafe { libc::pthread_create(&mut thread, std::ptr::null(), body, std::ptr::null_mut()) };
-        if error != 0 {
-            // Those that wait for the others stay.
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        threads.push(thread);
-    }
-    for thread in threads {
-        // SAFETY: 1. the thread was started and nobody else joins it.
-        unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
-    }
+/// Makes many threads with `body`, then joins them all. Should one fail, those that wait for the others stay.
+fn create_and_join(body: Body) -> io::Result<()> {
+    let threads: Vec<_> = (0..THREADS).map(|_| create(body)).collect::<io::Result<_>>()?;
+    threads.into_iter().for_each(join);
     Ok(())
 }
 

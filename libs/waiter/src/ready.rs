@@ -59,14 +59,7 @@ impl<T: Listed> ReadyList<T> {
         }
     }
 
-    /// Takes the first off. Ask it after this.
-    pub fn take(&self) -> Option<Arc<T>> {
-        let thing = self.list.lock().pop_front()?;
-        thing.mark().0.store(false, Ordering::SeqCst);
-        Some(thing)
-    }
-
-    /// [Takes](Self::take) the first ones off, at most `max`, and hands them to `out`; says how many there were before.
+    /// Takes the first ones off, at most `max`, and hands them to `out`; says how many there were before. Ask them after this.
     pub fn take_some(&self, max: usize, out: &mut impl Extend<Arc<T>>) -> usize {
         let mut list = self.list.lock();
         let before = list.len();

@@ -106,6 +106,14 @@ impl Listed for File {
     }
 }
 
+/// How a file is watched; a level-triggered one that is alone may be asked where it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trigger {
+    Edge,
+    Level,
+    LevelInPlace,
+}
+
 /// A set with its files, as epoll has them.
 struct Set {
     ready: ReadyList<File>,
@@ -127,21 +135,28 @@ impl Set {
         self.queue.wake(EventMask::READABLE);
     }
 
-    /// What epoll_wait(2) tells; a level-triggered file stays on the list.
-    fn collect(&self, level: bool) -> bool {
-        let Some(file) = self.ready.take() else { return false };
-        let told = file.bytes.load(Ordering::SeqCst) > 0;
-        let again = if told && level && self.ready.reserve(&file) { vec![file] } else { Vec::new() };
+    /// What epoll_wait(2) tells; a level-triggered file stays on the list, or returns to it.
+    fn collect(&self, how: Trigger) -> bool {
+        let ready = |file: &File| file.bytes.load(Ordering::SeqCst) > 0;
+        if how == Trigger::LevelInPlace && self.ready.alone().is_some_and(|file| ready(&file)) {
+            return true;
+        }
+        let mut taken = Vec::new();
+        self.ready.take_some(1, &mut taken);
+        let Some(file) = taken.pop() else { return false };
+        let told = ready(&file);
+        let stays = told && how != Trigger::Edge && self.ready.reserve(&file);
+        let again = if stays { vec![file] } else { Vec::new() };
         if self.ready.put_back(again.into_iter()) {
             self.queue.wake(EventMask::READABLE);
         }
         told
     }
 
-    fn wait(&self, level: bool) {
+    fn wait(&self, how: Trigger) {
         let task = Task::new();
         let registration = self.queue.register(waiter(&task), EventMask::READABLE, Mode::Shared);
-        while !self.collect(level) {
+        while !self.collect(how) {
             task.sleep();
         }
         drop(registration);
@@ -162,7 +177,7 @@ fn no_edge_is_missed() {
         };
         let mut read = 0;
         while read < 2 {
-            set.wait(false);
+            set.wait(Trigger::Edge);
             // Reads all there is, as an edge-triggered program must.
             read += set.file.bytes.swap(0, Ordering::SeqCst);
         }
@@ -173,16 +188,21 @@ fn no_edge_is_missed() {
 /// Two wait for a file that stays ready: both are told.
 #[test]
 fn a_level_is_told_to_all_who_wait() {
-    bounded(|| {
-        let set = Set::new();
-        let other = {
-            let set = std::sync::Arc::clone(&set);
-            thread::spawn(move || set.wait(true))
-        };
-        set.write();
-        set.wait(true);
-        other.join().unwrap();
-    });
+    let all = |one: Trigger, another: Trigger| {
+        bounded(move || {
+            let set = Set::new();
+            let other = {
+                let set = std::sync::Arc::clone(&set);
+                thread::spawn(move || set.wait(another))
+            };
+            set.write();
+            set.wait(one);
+            other.join().unwrap();
+        });
+    };
+    all(Trigger::Level, Trigger::Level);
+    all(Trigger::Level, Trigger::LevelInPlace);
+    all(Trigger::LevelInPlace, Trigger::LevelInPlace);
 }
 
 /// One bucket for all keys, or one for each.
