@@ -40,8 +40,8 @@ pub(crate) enum RunState {
 }
 
 /// An internal stop: the kernel begins it and ends it. Each is killable, which means that the end of its thread
-/// ([`super::thread::Work::KILL`]) ends it too, and no signal does. (A ptrace(2) stop belongs here, as one more.) External
-/// stops are no states: see [`crate::pause`].
+/// ([`stops::Work::KILL`]) ends it too, and no signal does. (A ptrace(2) stop belongs here, as one more.) External
+/// stops are no states: see [`stops::Pauses`].
 pub(crate) enum Stop {
     /// Job control: until the process is continued. Pauses and further stops may come meanwhile.
     Group { restart: Option<Restart> },
